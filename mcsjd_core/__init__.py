@@ -1,0 +1,38 @@
+"""Lossless parallel decoding for autoregressive image models: SJD, MC-SJD and a seed-exact mode.
+
+    model = mcsjd_core.load(mcsjd_core.EMBEDDED_MODEL)
+    result = mcsjd_core.sample(model, ["red apple"], mcsjd_core.DecodeSettings(coupling="maximal", window=64))
+    image = mcsjd_core.pictures(model, result.tokens)
+
+Start reading at `decode.py` (the loop) and `coupling.py` (what the methods differ in).
+"""
+
+from .coupling import COUPLINGS
+from .decode import METHODS, Decoded, DecodeSettings, DecodingError, Step, decode
+from .drafts import INITIALISERS
+from .errors import InputError
+from .grid import Grid
+from .laws import LawSettings
+from .loading import EMBEDDED_MODEL, detect, load
+from .models import FAMILIES
+from .sampling import pictures, sample
+
+__all__ = [
+    "COUPLINGS",
+    "EMBEDDED_MODEL",
+    "FAMILIES",
+    "INITIALISERS",
+    "METHODS",
+    "DecodeSettings",
+    "Decoded",
+    "DecodingError",
+    "Grid",
+    "InputError",
+    "LawSettings",
+    "Step",
+    "decode",
+    "detect",
+    "load",
+    "pictures",
+    "sample",
+]

@@ -1,0 +1,63 @@
+"""Preallocated keys and values, written at explicit slots per row.
+
+Rolling back is free: a slot that was not committed is overwritten by the next forward, and no query attends past its own
+slot. Rows are left-padded to one prompt length, so the code at grid index i lies in the same slot of every row, while rows
+still move at their own pace.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class KVCache:
+    """Keys and values [layers][rows, kv_heads, capacity, head_dim] and the number of padding slots of every row.
+
+    `rows` may shrink while decoding (`keep_rows`): finished rows then cost nothing more.
+    """
+
+    def __init__(self, layers: int, padding: Tensor, kv_heads: int, capacity: int, head_dim: int, *, dtype, device):
+        shape = (len(padding), kv_heads, capacity, head_dim)
+        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
+        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
+        self.padding = padding.clone()  # [rows], slots before a row's first real token
+        self.rows = len(padding)
+
+    @property
+    def capacity(self) -> int:
+        return self.keys[0].shape[2]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values))
+
+    def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor, extent: int) -> tuple[Tensor, Tensor]:
+        """Store keys and values [rows, kv_heads, L, head_dim] at slots [rows, L]; give both up to slot `extent`."""
+        row = torch.arange(self.rows, device=slots.device)[:, None]
+        # Advanced indices around a slice put their dimensions first: [rows, L, kv_heads, head_dim].
+        self.keys[layer][row, :, slots] = keys.transpose(1, 2)
+        self.values[layer][row, :, slots] = values.transpose(1, 2)
+        return self.keys[layer][: self.rows, :, :extent], self.values[layer][: self.rows, :, :extent]
+
+    def visible(self, slots: Tensor, extent: int) -> Tensor:
+        """Mask [rows, L, extent]: which slots a query at slots [rows, L] attends to.
+
+        A query in the padding sees itself only: an empty row of the softmax would be NaN, and NaN in a stored value spoils
+        every later sum, masked or not.
+        """
+        key = torch.arange(extent, device=slots.device)
+        real = (key >= self.padding[: self.rows, None, None]) & (key <= slots[..., None])
+        return real | (key == slots[..., None])
+
+    def positions(self, slots: Tensor) -> Tensor:
+        """Position ids [rows, L] of slots [rows, L]: real tokens are counted, padding is not."""
+        return (slots - self.padding[: self.rows, None]).clamp_min(0)
+
+    def keep_rows(self, kept: list[int]) -> None:
+        """Go on with the rows `kept` (ascending) alone; only rows that change their place are copied."""
+        for place, row in enumerate(kept):
+            if place != row:
+                for tensor in (*self.keys, *self.values, self.padding):
+                    tensor[place] = tensor[row]
+        self.rows = len(kept)

@@ -1,0 +1,50 @@
+"""Building blocks that several model families use unchanged: rotary embedding and per-head norms."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def rotary_angles(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [rows, 1, L, head_dim / 2] in float32 for position ids [rows, L] (Su et al., arXiv 2104.09864).
+
+    Computed anew instead of kept as a table: there is no length to exceed and no buffer to move between devices.
+    """
+    frequencies = theta ** (-torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim)
+    angles = positions[:, None, :, None].float() * frequencies
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, angles: tuple[Tensor, Tensor], interleaved: bool) -> Tensor:
+    """Turn the pairs of x [rows, heads, L, head_dim]: (i, i + head_dim / 2), or (2i, 2i + 1) when interleaved."""
+    cos, sin = (angle.to(x.dtype) for angle in angles)
+    first, second = (x[..., ::2], x[..., 1::2]) if interleaved else x.chunk(2, dim=-1)
+    turned = (first * cos - second * sin, second * cos + first * sin)
+    return torch.stack(turned, dim=-1).flatten(-2) if interleaved else torch.cat(turned, dim=-1)
+
+
+class HeadNorm(nn.Module):
+    """Norm over each head's channels, x [rows, heads, L, head_dim]; `weight` (and `bias`) are [groups, head_dim].
+
+    `groups` divides the heads; consecutive heads share a row (Chameleon stores 1 or `heads` rows). kind "layer" subtracts
+    the mean and has a bias, "rms" does neither.
+    """
+
+    def __init__(self, kind: str, groups: int, head_dim: int, eps: float, *, dtype=None, device=None):
+        super().__init__()
+        self.kind, self.eps = kind, eps
+        self.weight = nn.Parameter(torch.ones(groups, head_dim, dtype=dtype, device=device))
+        self.bias = nn.Parameter(torch.zeros(groups, head_dim, dtype=dtype, device=device)) if kind == "layer" else None
+
+    def _per_head(self, rows: Tensor, x: Tensor) -> Tensor:
+        # A host that offloads weights moves only the layers it knows; this one follows its input by itself.
+        rows = rows.to(device=x.device, dtype=x.dtype)
+        return rows.repeat_interleave(x.shape[1] // len(rows), dim=0)[:, None]  # heads, 1, head_dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "layer":
+            y = F.layer_norm(x.float(), x.shape[-1:], eps=self.eps).to(x.dtype)
+            return y * self._per_head(self.weight, x) + self._per_head(self.bias, x)
+        return F.rms_norm(x.float(), x.shape[-1:], eps=self.eps).to(x.dtype) * self._per_head(self.weight, x)

@@ -1,0 +1,207 @@
+"""Chameleon family (arXiv 2405.09818): text and image tokens in one vocabulary, one transformer, a VQGAN codec.
+
+Reads Hugging Face directories: `config.json`, safetensors with the public tensor names, `tokenizer.json`, and the codec
+as `vqgan.safetensors` in the taming-transformers layout. The embedded model is such a directory. Image layout is Anole's:
+begin-of-image, then the raster of codes, nothing in between.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..checkpoint import Checkpoint, fill, read_json
+from ..codecs.vqgan import VQGAN, VQGANConfig
+from ..errors import InputError
+from ..grid import Grid
+from ..kv_cache import KVCache
+from ..transformer import Transformer, TransformerConfig
+from .interface import Prompt, SamplingDefaults
+
+IMAGE_PREFIX, DIGITS = "IMGIMG", "ABCDEFGHIJ"
+BOS, BEGIN_OF_IMAGE, TURN_END = "<s>", "<racm3:break>", "<reserved08706>"
+
+
+def image_token_name(code: int) -> str:
+    """Vocabulary name of a code: its decimal digits as letters, `IMGIMGBCZ` for 12."""
+    return IMAGE_PREFIX + "".join(DIGITS[int(d)] for d in str(code)) + "Z"
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The ids that matter for drawing, looked up by name."""
+
+    bos: int
+    begin_of_image: int
+    turn_end: int
+    first_code: int
+
+    @classmethod
+    def from_names(cls, ids: dict[str, int], codebook_size: int) -> Vocabulary:
+        missing = [name for name in (BOS, BEGIN_OF_IMAGE, TURN_END, image_token_name(0)) if name not in ids]
+        if missing:
+            raise InputError(f"The vocabulary lacks {', '.join(missing)}; this is not a Chameleon tokenizer.")
+        first = ids[image_token_name(0)]
+        for code in range(codebook_size):
+            if ids.get(image_token_name(code)) != first + code:
+                raise InputError(f"Image token {image_token_name(code)} is not at id {first + code}; the tokenizer is of another model.")
+        return cls(ids[BOS], ids[BEGIN_OF_IMAGE], ids[TURN_END], first)
+
+
+class ChameleonTransformer(nn.Module):
+    """The token model. `lm_head` holds the rows of the image tokens only: nothing else is ever drawn."""
+
+    def __init__(self, config: TransformerConfig, vocab_size: int, vocabulary: Vocabulary, codebook_size: int,
+                 *, dtype=None, device=None, operations=nn):  # fmt: skip
+        super().__init__()
+        factory = {"dtype": dtype, "device": device}
+        self.vocabulary, self.codebook_size = vocabulary, codebook_size
+        self.model = Transformer(config, operations=operations, **factory)
+        self.model.embed_tokens = operations.Embedding(vocab_size, config.dim, **factory)
+        self.lm_head = operations.Linear(config.dim, codebook_size, bias=False, **factory)
+        self.compute_dtype = dtype or torch.get_default_dtype()
+
+    def embed_ids(self, ids: Tensor) -> Tensor:
+        """Embeddings of vocabulary ids (text and control tokens)."""
+        return self.model.embed_tokens(ids).to(self.compute_dtype)
+
+    def embed(self, tokens: Tensor, index: Tensor) -> Tensor:
+        return self.embed_ids(tokens + self.vocabulary.first_code)
+
+    def new_cache(self, padding: Tensor, capacity: int) -> KVCache:
+        return self.model.new_cache(padding, capacity, self.compute_dtype)
+
+    def hidden(self, embeddings: Tensor, slots: Tensor, cache: KVCache, extent: int) -> Tensor:
+        return self.model.forward_cached(embeddings, slots, cache, extent)
+
+    def logits(self, hidden: Tensor, index: Tensor) -> Tensor:
+        return self.lm_head(hidden)
+
+
+def transformer_config(config: dict, head_norm_rows: int) -> TransformerConfig:
+    """From a public `config.json`; `head_norm_rows` is read off the stored norm tensors."""
+    heads, dim = config["num_attention_heads"], config["hidden_size"]
+    return TransformerConfig(
+        dim=dim,
+        layers=config["num_hidden_layers"],
+        heads=heads,
+        kv_heads=config.get("num_key_value_heads") or heads,
+        head_dim=dim // heads,
+        ffn_dim=config["intermediate_size"],
+        norm_eps=config.get("rms_norm_eps", 1e-5),
+        rope_theta=config.get("rope_theta", 10000.0),
+        qk_norm="layer",
+        qk_norm_groups=head_norm_rows,
+        norm_after=config.get("swin_norm", False),
+    )
+
+
+def codec_config(vq: dict) -> VQGANConfig:
+    """From `config.json`'s `vq_config`."""
+    return VQGANConfig(
+        channels=vq["base_channels"],
+        channel_multipliers=tuple(vq["channel_multiplier"]),
+        res_blocks=vq["num_res_blocks"],
+        z_channels=vq["latent_channels"],
+        embed_dim=vq["embed_dim"],
+        codebook_size=vq["num_embeddings"],
+    )
+
+
+class Chameleon:
+    """A loaded checkpoint of the family."""
+
+    name = "chameleon"
+
+    def __init__(self, token_model: ChameleonTransformer, codec: VQGAN, tokenizer, grid: Grid, defaults: SamplingDefaults):
+        self.token_model, self.codec, self.tokenizer = token_model, codec, tokenizer
+        self._grid, self.defaults = grid, defaults
+        self.control_tokens = sorted(
+            (t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special), key=len, reverse=True
+        )
+
+    def grid(self) -> Grid:
+        return self._grid
+
+    def text_ids(self, text: str) -> list[int]:
+        """Ids of a user's text; control tokens written in it are dropped, they would change the format."""
+        for control in self.control_tokens:
+            text = text.replace(control, " ")
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def prompt(self, texts: list[str], negatives: list[str] | None, guided: bool) -> Prompt:
+        rows: list[list[int]] = []
+        for i, text in enumerate(texts):
+            rows.append(self._row(text))
+            if guided:
+                rows.append(self._row(negatives[i] if negatives else ""))
+        return self._embed(rows, guided)
+
+    def _row(self, text: str) -> list[int]:
+        """`<s> text <reserved08706> <racm3:break>`; without text only the first and the last, as in caption dropout."""
+        v = self.token_model.vocabulary
+        ids = self.text_ids(text)
+        return [v.bos, *ids, *([v.turn_end] if ids else []), v.begin_of_image]
+
+    def _embed(self, rows: list[list[int]], guided: bool) -> Prompt:
+        longest = max(map(len, rows))
+        device = self.token_model.lm_head.weight.device
+        padded = torch.tensor([[0] * (longest - len(row)) + row for row in rows], device=device)
+        padding = torch.tensor([longest - len(row) for row in rows], device=device)
+        return Prompt(self.token_model.embed_ids(padded), padding, guided)
+
+
+def detect(path: Path) -> bool:
+    """Whether `path` is a checkpoint directory of this family."""
+    config = path / "config.json"
+    return config.is_file() and read_json(config).get("model_type") == "chameleon"
+
+
+def load(path: Path, *, dtype: torch.dtype, device, operations) -> Chameleon:
+    """Load a checkpoint directory; the codec always runs in float32 (fact sheet: lower precision shows in flat areas)."""
+    config = read_json(path / "config.json")
+    tokenizer = _tokenizer(path / "tokenizer.json")
+    codec_shape = codec_config(config["vq_config"])
+    vocabulary = Vocabulary.from_names(tokenizer.get_vocab(), codec_shape.codebook_size)
+    checkpoint = Checkpoint.of_directory(path)
+    head_norm_rows = checkpoint.shape("model.layers.0.self_attn.q_norm.weight")[0]
+    token_model = ChameleonTransformer(
+        transformer_config(config, head_norm_rows), config["vocab_size"], vocabulary, codec_shape.codebook_size,
+        dtype=dtype, device="meta", operations=operations,
+    )  # fmt: skip
+    wanted = checkpoint.tensors(lambda name: not name.startswith("model.vqmodel."))
+    image_rows = slice(vocabulary.first_code, vocabulary.first_code + codec_shape.codebook_size)
+    tensors = ((name, tensor[image_rows] if name == "lm_head.weight" else tensor) for name, tensor in wanted)
+    fill(token_model, tensors, dtype=dtype, device=device, source=path)
+    codec = VQGAN(codec_shape, device="meta", operations=operations)
+    codec_file = path / "vqgan.safetensors"
+    fill(codec, Checkpoint([codec_file]).tensors(), dtype=torch.float32, device=device, source=codec_file)
+    return Chameleon(token_model, codec, tokenizer, *_drawing(path, codec_shape))
+
+
+def _tokenizer(path: Path):
+    from tokenizers import Tokenizer  # heavy: only when a model is loaded
+
+    if not path.is_file():
+        raise InputError(f"{path} is missing; the text tokenizer is part of the checkpoint directory.")
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises bare Exception
+        raise InputError(f"{path} is not a tokenizer file ({error}); download it again.") from None
+
+
+def _drawing(path: Path, codec: VQGANConfig) -> tuple[Grid, SamplingDefaults]:
+    """Grid and default settings: `image_grid` and the sampling fields of generation_config.json, else 32 x 32 (Anole)."""
+    file = path / "generation_config.json"
+    settings = read_json(file) if file.exists() else {}
+    rows, columns = settings.get("image_grid", (32, 32))
+    defaults = SamplingDefaults(
+        cfg_scale=settings.get("guidance_scale", 3.0),
+        temperature=settings.get("temperature", 1.0),
+        top_k=settings.get("top_k", 0),
+        top_p=settings.get("top_p", 1.0),
+    )
+    return Grid(rows, columns), defaults

@@ -1,0 +1,71 @@
+"""What the decoding loop asks of a model, and what a host asks of a family."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from ..codecs.vqgan import VQGAN
+from ..grid import Grid
+from ..kv_cache import KVCache
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What stands before the first code: embeddings [rows, P, dim], left-padded, and `padding` [rows] slots in front.
+
+    With guidance the rows alternate: conditional, unconditional, conditional ... (2 B rows), so that the first rows of the
+    cache belong to the first pictures of the batch.
+    """
+
+    embeddings: Tensor
+    padding: Tensor
+    guided: bool
+
+    @property
+    def batch(self) -> int:
+        return len(self.embeddings) // (2 if self.guided else 1)
+
+
+@dataclass(frozen=True)
+class SamplingDefaults:
+    """The published settings of a checkpoint, offered by every user interface."""
+
+    cfg_scale: float = 1.0
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    window: int = 64
+
+
+class TokenModel(Protocol):
+    """The few things that the decoding loop calls; it knows no more of a model than this."""
+
+    codebook_size: int
+
+    def embed(self, tokens: Tensor, index: Tensor) -> Tensor:
+        """Embeddings [rows, L, dim] of codes or forced tokens [rows, L] at grid places `index` [rows, L]."""
+
+    def new_cache(self, padding: Tensor, capacity: int) -> KVCache: ...
+
+    def hidden(self, embeddings: Tensor, slots: Tensor, cache: KVCache, extent: int) -> Tensor:
+        """Hidden states [rows, L, dim]; see `Transformer.forward_cached`."""
+
+    def logits(self, hidden: Tensor, index: Tensor) -> Tensor:
+        """Logits [rows, L, codebook_size] for the token after each place; `index` as in `embed`, one further on."""
+
+
+class Family(Protocol):
+    """A loaded checkpoint: a `TokenModel` with its prompt format, grid and codec."""
+
+    name: str
+    token_model: nn.Module
+    codec: VQGAN
+    defaults: SamplingDefaults
+
+    def grid(self) -> Grid: ...
+
+    def prompt(self, texts: list[str], negatives: list[str] | None, guided: bool) -> Prompt:
+        """Prompt for a batch of len(texts); `negatives` replace the empty prompt of the unconditional rows."""

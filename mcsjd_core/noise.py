@@ -1,0 +1,84 @@
+"""Counter-based randomness: every number is a hash of what it is for.
+
+A number depends on (seed, purpose, position, and step or code) alone: not on the window, the batch, the device or the order
+of evaluation, so it is computed only where it is needed, and torch's global random state is never touched. The hash is
+SplitMix64 (Steele, Lea and Flood, 2014), applied once per key.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+# Purposes. Two draws with different purposes are independent.
+ACCEPT, RESAMPLE, GUMBEL, INITIAL_DRAFT = range(1, 5)
+
+_GAMMA = 0x9E3779B97F4A7C15
+_FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+
+
+def _signed(value: int) -> int:
+    """The int64 with the same 64 bits."""
+    value &= 2**64 - 1
+    return value - 2**64 if value >= 2**63 else value
+
+
+def _xor_shift(x: Tensor, bits: int) -> Tensor:
+    return x ^ ((x >> bits) & ((1 << (64 - bits)) - 1))  # >> copies the sign; the mask makes it a logical shift
+
+
+def mix(key: Tensor, counter: Tensor | int) -> Tensor:
+    """Output number `counter` of the SplitMix64 stream that starts at `key`; int64, all 64 bits random."""
+    step = counter + 1
+    x = key + (_signed(step * _GAMMA) if isinstance(step, int) else step * _signed(_GAMMA))
+    x = _xor_shift(x, 30) * _signed(_FIRST)
+    x = _xor_shift(x, 27) * _signed(_SECOND)
+    return _xor_shift(x, 31)
+
+
+def to_uniform(bits: Tensor) -> Tensor:
+    """Float64 strictly between 0 and 1, 52 random bits each."""
+    return (((bits >> 12) & (2**52 - 1)).double() + 0.5) * 2.0**-52
+
+
+def to_exponential(bits: Tensor) -> Tensor:
+    """Standard exponential variates, float32: `-log(u)`, so that `-log(exponential)` is a standard Gumbel.
+
+    Taken as -log1p(-u): the smallest variates decide a race, and float32 resolves u near 0 to 2^-52, near 1 only to 2^-24.
+    """
+    return -torch.log1p(-to_uniform(bits).float().clamp_max(1 - 2**-24))
+
+
+def row_seeds(seed: int, batch: int, device) -> Tensor:
+    """Seeds [batch] of the rows of a batch: row b uses `seed + b`, so it equals a single run with that seed."""
+    return torch.tensor([_signed(seed + b) for b in range(batch)], device=device)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The randomness of one iteration's window: rows with `seeds` [B], at `positions` [B, L], iteration `step`."""
+
+    seeds: Tensor
+    positions: Tensor
+    step: int
+
+    def _key(self, purpose: int) -> Tensor:
+        return mix(mix(mix(self.seeds, purpose), 0)[:, None], self.positions)  # [B, L]
+
+    def uniform(self, purpose: int) -> Tensor:
+        """Fresh for every position and iteration; [B, L] float64 in (0, 1)."""
+        return to_uniform(mix(self._key(purpose), self.step))
+
+    def exponentials(self, codes: Tensor) -> Tensor:
+        """One per position and code, the same in every iteration; [B, L, K] for codes [B, L, K] or [K]."""
+        return to_exponential(mix(self._key(GUMBEL)[..., None], codes))
+
+    def random_codes(self, codebook_size: int) -> Tensor:
+        """A code [B, L] for every position, uniform and the same in every iteration: first drafts."""
+        # 2^52 equally likely numbers over at most 2^17 codes: no code is favoured by more than 2^-35.
+        return (to_uniform(self._key(INITIAL_DRAFT)) * codebook_size).long()
+
+    def at(self, positions: Tensor) -> Noise:
+        return replace(self, positions=positions)

@@ -1,0 +1,50 @@
+"""From a prompt to tokens to pictures with a loaded model: what the command line and every host call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .decode import Decoded, DecodeSettings, Step, decode
+from .errors import InputError
+from .models.interface import Family
+
+
+def sample(
+    model: Family,
+    texts: list[str],
+    settings: DecodeSettings,
+    *,
+    negatives: list[str] | None = None,
+    first_codes: Tensor | None = None,
+    earlier_tokens: Tensor | None = None,
+    on_step: Callable[[Step], None] | None = None,
+) -> Decoded:
+    """Draw one picture's tokens for every text.
+
+    first_codes [1 or B, r, columns] are the upper rows of pictures to continue; the other arguments as in `decode`.
+    """
+    if not texts:
+        raise InputError("Nothing to draw: give at least one prompt.")
+    if negatives is not None and len(negatives) != len(texts):
+        raise InputError(f"There are {len(negatives)} negative prompts for {len(texts)} prompts; give one for each.")
+    guided = settings.law.guided
+    prompt = model.prompt(texts, negatives if guided else None, guided)
+    grid = model.grid()
+    first = None if first_codes is None else grid.tokens(first_codes)
+    return decode(
+        model.token_model, prompt, grid, settings, first_tokens=first, earlier_tokens=earlier_tokens, on_step=on_step
+    )
+
+
+@torch.no_grad()
+def pictures(model: Family, tokens: Tensor, batch: int = 4) -> Tensor:
+    """Pictures [B, 3, H, W] float32 in 0..1 of whole token rows [B, num_tokens], `batch` of them decoded at a time."""
+    codes = model.grid().codes(tokens)
+    size = model.codec.config.codebook_size
+    if codes.min() < 0 or codes.max() >= size:
+        raise InputError(f"These tokens belong to another model: this codec has {size} codes, got {int(codes.max())}.")
+    codes = codes.to(model.codec.quantize.embedding.weight.device)
+    return torch.cat([model.codec.decode(part).float() for part in codes.split(batch)])

@@ -1,0 +1,151 @@
+"""A decoder-only transformer over embeddings, written for windowed decoding.
+
+It is the body that the supported families share (Llama, Chameleon and their kin): families differ by
+`TransformerConfig`, and own their embeddings and heads. Module names are those of the public checkpoints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .kv_cache import KVCache
+from .layers import HeadNorm, rotary_angles, rotate
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    dim: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn_dim: int
+    norm_eps: float = 1e-5
+    rope_theta: float = 10000.0
+    rope_interleaved: bool = False
+    qk_norm: str | None = None  # "layer" (Chameleon) or "rms", over the channels of each head, before the rotation
+    qk_norm_groups: int = 1  # rows of weights stored; they divide heads and kv_heads
+    qk_norm_eps: float = 1e-5
+    norm_after: bool = False  # Chameleon 30B's `swin_norm`: norm the sublayer's output instead of its input
+
+
+class Attention(nn.Module):
+    """Grouped-query attention over a cached prefix and the window."""
+
+    def __init__(self, config: TransformerConfig, operations, **factory):
+        super().__init__()
+        self.config = config
+
+        def linear(inp: int, out: int) -> nn.Module:
+            return operations.Linear(inp, out, bias=False, **factory)
+
+        self.q_proj = linear(config.dim, config.heads * config.head_dim)
+        self.k_proj = linear(config.dim, config.kv_heads * config.head_dim)
+        self.v_proj = linear(config.dim, config.kv_heads * config.head_dim)
+        self.o_proj = linear(config.heads * config.head_dim, config.dim)
+        if config.qk_norm:
+            shape = (config.qk_norm, config.qk_norm_groups, config.head_dim, config.qk_norm_eps)
+            self.q_norm, self.k_norm = HeadNorm(*shape, **factory), HeadNorm(*shape, **factory)
+
+    def forward(self, x: Tensor, angles, mask: Tensor | None, store) -> Tensor:
+        rows, length, _ = x.shape
+        q, k, v = (
+            proj(x).view(rows, length, -1, self.config.head_dim).transpose(1, 2)
+            for proj in (self.q_proj, self.k_proj, self.v_proj)
+        )  # rows, heads, L, head_dim
+        if self.config.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = (rotate(t, angles, self.config.rope_interleaved) for t in (q, k))
+        k, v = store(k, v)
+        y = grouped_attention(q, k, v, mask)
+        return self.o_proj(y.transpose(1, 2).reshape(rows, length, -1))
+
+
+def grouped_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention [rows, heads, L, head_dim] of q over k, v [rows, kv_heads, T, head_dim].
+
+    Without a mask it is causal. Heads that share keys become further queries of them, so nothing is copied.
+    """
+    rows, heads, length, head_dim = q.shape
+    groups = heads // k.shape[1]
+    if groups == 1 or mask is None:
+        if groups > 1:
+            k, v = (t.repeat_interleave(groups, dim=1) for t in (k, v))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+    q = q.reshape(rows, k.shape[1], groups * length, head_dim)
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.repeat(1, 1, groups, 1))
+    return y.reshape(rows, heads, length, head_dim)
+
+
+class MLP(nn.Module):
+    """SwiGLU."""
+
+    def __init__(self, config: TransformerConfig, operations, **factory):
+        super().__init__()
+        self.gate_proj = operations.Linear(config.dim, config.ffn_dim, bias=False, **factory)
+        self.up_proj = operations.Linear(config.dim, config.ffn_dim, bias=False, **factory)
+        self.down_proj = operations.Linear(config.ffn_dim, config.dim, bias=False, **factory)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nn.Module):
+    def __init__(self, config: TransformerConfig, operations, **factory):
+        super().__init__()
+        self.norm_after = config.norm_after
+        self.self_attn = Attention(config, operations, **factory)
+        self.mlp = MLP(config, operations, **factory)
+        self.input_layernorm = operations.RMSNorm(config.dim, eps=config.norm_eps, **factory)
+        self.post_attention_layernorm = operations.RMSNorm(config.dim, eps=config.norm_eps, **factory)
+
+    def forward(self, x: Tensor, angles, mask: Tensor | None, store) -> Tensor:
+        if self.norm_after:
+            x = x + self.input_layernorm(self.self_attn(x, angles, mask, store))
+            return x + self.post_attention_layernorm(self.mlp(x))
+        x = x + self.self_attn(self.input_layernorm(x), angles, mask, store)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Transformer(nn.Module):
+    """Embeddings in, final hidden states out (after the last norm)."""
+
+    def __init__(self, config: TransformerConfig, *, dtype=None, device=None, operations=nn):
+        super().__init__()
+        self.config = config
+        factory = {"dtype": dtype, "device": device}
+        self.layers = nn.ModuleList(Block(config, operations, **factory) for _ in range(config.layers))
+        self.norm = operations.RMSNorm(config.dim, eps=config.norm_eps, **factory)
+
+    def new_cache(self, padding: Tensor, capacity: int, dtype) -> KVCache:
+        """An empty cache for len(padding) rows with `padding` [rows] unused slots in front."""
+        c = self.config
+        return KVCache(c.layers, padding, c.kv_heads, capacity, c.head_dim, dtype=dtype, device=padding.device)
+
+    def forward(self, embeddings: Tensor, positions: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Hidden states [rows, L, dim] of embeddings [rows, L, dim] at position ids [rows, L], without a cache.
+
+        `mask` [rows, 1, L, L] is True where a query may look; None is causal.
+        """
+        return self._run(embeddings, positions, mask, lambda layer, k, v: (k, v))
+
+    def forward_cached(self, embeddings: Tensor, slots: Tensor, cache: KVCache, extent: int) -> Tensor:
+        """Hidden states [rows, L, dim] of embeddings written to cache slots [rows, L], over all slots below `extent`.
+
+        `extent` is a plain number above every slot: the host knows it, so nothing has to be read back from the device.
+        """
+        mask = cache.visible(slots, extent)[:, None]
+
+        def store(layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+            return cache.write(layer, slots, k, v, extent)
+
+        return self._run(embeddings, cache.positions(slots), mask, store)
+
+    def _run(self, x: Tensor, positions: Tensor, mask: Tensor | None, store) -> Tensor:
+        angles = rotary_angles(positions, self.config.head_dim, self.config.rope_theta)
+        for i, layer in enumerate(self.layers):
+            x = layer(x, angles, mask, lambda k, v, i=i: store(i, k, v))
+        return self.norm(x)

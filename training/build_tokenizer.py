@@ -1,0 +1,76 @@
+"""Make the embedded model's tokenizer: byte-level BPE over captions, in the id order of the Chameleon family.
+
+    python -m training.build_tokenizer --data build/emoji --out build/tokenizer.json
+
+Ids: 0 `<s>`, 1 `<pad>`, 2 `</s>`, 3 `<unk>`, then the image tokens, the control tokens, the bytes and the merges. The big
+models of the family have the same order with 8192 image tokens, so one loader serves both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from mcsjd_core.models.chameleon import image_token_name
+
+from . import emoji_data
+from .train_codec import CONFIG
+
+LEADING = ("<s>", "<pad>", "</s>", "<unk>")
+CONTROLS = ("<eoss>", "<racm3:break>", "<reserved08706>", "<image>")
+
+
+def captions(data: Path, seed: int, rounds: int = 3) -> Iterator[str]:
+    """Training captions of every picture, drawn a few times."""
+    emoji = emoji_data.load(data)
+    rng = np.random.default_rng(seed)
+    for _ in range(rounds):
+        for glyph, variant in zip(emoji.glyph_of, emoji.variants, strict=True):
+            yield emoji_data.caption(glyph, variant, rng)
+
+
+def prepare(tokenizer: Tokenizer) -> Tokenizer:
+    """Lower case, and a space before the first word, so that a word has one spelling wherever it stands."""
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Strip(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def byte_pairs(texts: Iterator[str], merges: int) -> tuple[list[str], list[list[str]]]:
+    """Symbols (the 256 bytes, then the merged ones) and merges of a byte-level BPE."""
+    tokenizer = prepare(Tokenizer(models.BPE()))
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=256 + merges, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    model = json.loads(tokenizer.to_str())["model"]
+    return sorted(model["vocab"], key=model["vocab"].get), model["merges"]
+
+
+def build(data: Path, merges: int, seed: int) -> Tokenizer:
+    symbols, pairs = byte_pairs(captions(data, seed), merges)
+    images = [image_token_name(code) for code in range(CONFIG.codebook_size)]
+    names = [*LEADING, *images, *CONTROLS, *symbols]
+    vocabulary = {name: id for id, name in enumerate(names)}
+    merged = [tuple(pair) for pair in pairs]
+    tokenizer = prepare(Tokenizer(models.BPE(vocab=vocabulary, merges=merged, unk_token="<unk>")))
+    # Image tokens are no added tokens: thousands of them would slow every encode down, and no text contains them.
+    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in (*LEADING, *CONTROLS)])
+    return tokenizer
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder written by training.emoji_data")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--merges", type=int, default=1200)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    tokenizer = build(arguments.data, arguments.merges, arguments.seed)
+    tokenizer.save(str(arguments.out))
+    print(f"{tokenizer.get_vocab_size()} tokens written to {arguments.out}")

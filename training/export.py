@@ -1,0 +1,111 @@
+"""Write the trained parts as an ordinary checkpoint directory of the Chameleon family.
+
+    python -m training.export --transformer build/transformer --codec build/codec --tokenizer build/tokenizer.json \
+        --out embedded/emoji-256
+
+Names, shapes and files are those of the public Hugging Face checkpoints; weights are float16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from mcsjd_core.codecs.vqgan import VQGANConfig
+from mcsjd_core.transformer import TransformerConfig
+
+# The settings that the project's figures are made with; `image_grid` is our own key, the others are transformers'.
+GENERATION = {"image_grid": [16, 16], "guidance_scale": 3.0, "temperature": 1.0, "top_k": 100, "top_p": 1.0}
+
+
+def model_config(transformer: TransformerConfig, codec: VQGANConfig, vocabulary: dict[str, int]) -> dict:
+    """config.json in the fields of transformers' ChameleonConfig."""
+    return {
+        "model_type": "chameleon",
+        "architectures": ["ChameleonForConditionalGeneration"],
+        "vocab_size": len(vocabulary),
+        "hidden_size": transformer.dim,
+        "intermediate_size": transformer.ffn_dim,
+        "num_hidden_layers": transformer.layers,
+        "num_attention_heads": transformer.heads,
+        "num_key_value_heads": transformer.kv_heads,
+        "hidden_act": "silu",
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": transformer.norm_eps,
+        "rope_theta": transformer.rope_theta,
+        "model_parallel_size": 1,
+        "swin_norm": transformer.norm_after,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": False,
+        "bos_token_id": vocabulary["<s>"],
+        "eos_token_id": vocabulary["</s>"],
+        "pad_token_id": vocabulary["<pad>"],
+        "torch_dtype": "float16",
+        "vq_config": {
+            "base_channels": codec.channels,
+            "channel_multiplier": list(codec.channel_multipliers),
+            "num_res_blocks": codec.res_blocks,
+            "latent_channels": codec.z_channels,
+            "embed_dim": codec.embed_dim,
+            "num_embeddings": codec.codebook_size,
+            "attn_resolutions": None,
+            "attn_type": "vanilla",
+            "double_latent": False,
+            "in_channels": 3,
+            "resolution": 16 * codec.downsampling,
+        },
+        "vocabulary_map": vocabulary,
+    }
+
+
+def public_tensors(state: dict[str, Tensor], vocab_size: int, first_code: int) -> dict[str, Tensor]:
+    """The transformer's tensors under public names; the head gets zero rows for everything that is no image token."""
+    head = state["lm_head.weight"]
+    full = torch.zeros(vocab_size, head.shape[1])
+    full[first_code : first_code + len(head)] = head
+    return state | {"lm_head.weight": full}
+
+
+def write_checkpoint(
+    out: Path, transformer: TransformerConfig, codec: VQGANConfig, tokenizer: Tokenizer,
+    transformer_state: dict[str, Tensor], codec_state: dict[str, Tensor], generation: dict = GENERATION,
+    dtype: torch.dtype = torch.float16,
+) -> None:  # fmt: skip
+    """Write the directory `out`; states are those of ChameleonTransformer and VQGAN."""
+    out.mkdir(parents=True, exist_ok=True)
+    vocabulary = dict(sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]))
+    first_code = vocabulary["IMGIMGAZ"]
+    tensors = public_tensors(transformer_state, len(vocabulary), first_code)
+    for name, state in (("model", tensors), ("vqgan", codec_state)):
+        state = {key: value.to(dtype).contiguous().clone() for key, value in state.items()}
+        save_file(state, out / f"{name}.safetensors", metadata={"format": "pt"})
+    config = model_config(transformer, codec, vocabulary)
+    (out / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    (out / "generation_config.json").write_text(json.dumps(generation, indent=1) + "\n")
+    tokenizer.save(str(out / "tokenizer.json"))
+
+
+def main() -> None:
+    from .train_codec import CONFIG as CODEC
+    from .train_transformer import CONFIG as TRANSFORMER
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name in ("transformer", "codec", "tokenizer", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    a = parser.parse_args()
+    states = [torch.load(d / "training.pt", weights_only=True)["model"] for d in (a.transformer, a.codec)]
+    write_checkpoint(a.out, TRANSFORMER, CODEC, Tokenizer.from_file(str(a.tokenizer)), *states)
+    for part in ("transformer", "codec"):
+        shutil.copyfile(getattr(a, part) / "report.json", a.out / f"{part}_report.json")
+
+
+if __name__ == "__main__":
+    main()

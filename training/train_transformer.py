@@ -1,0 +1,182 @@
+"""Train the transformer of the embedded model on captions and codes.
+
+    python -m training.train_transformer --data build/emoji --codes build/codes.safetensors \
+        --tokenizer build/tokenizer.json --out build/transformer --minutes 80
+
+One sequence is `<s> caption <reserved08706> <racm3:break> code ...`; the loss counts codes alone. A tenth of the captions
+is dropped, which is what classifier-free guidance needs. Matrices are trained with Muon (Jordan et al., 2024), the rest
+with AdamW. Interrupted runs continue with the same command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mcsjd_core.models.chameleon import ChameleonTransformer, Vocabulary
+from mcsjd_core.transformer import TransformerConfig
+
+from . import emoji_data
+from .schedule import Budget, Log, hold_then_fall, save, set_learning_rate
+from .train_codec import CONFIG as CODEC
+
+CONFIG = TransformerConfig(dim=320, layers=8, heads=5, kv_heads=5, head_dim=64, ffn_dim=896, qk_norm="layer")
+KIND_WEIGHTS = {"identity": 1.5, "shifted": 0.5, "recoloured": 0.7}
+SKIN_WEIGHT = 0.2  # half of the glyphs are skin tones of one another
+IGNORED = -100  # cross_entropy's mark for "no loss here"
+
+
+@dataclass
+class Settings:
+    seed: int = 0
+    batch: int = 32
+    matrix_lr: float = 2e-3
+    vector_lr: float = 2e-3
+    weight_decay: float = 0.05
+    warmup_steps: int = 50
+    caption_dropout: float = 0.1
+
+
+class Sequences:
+    """Draws training batches: a picture by weight, one of its captions, its codes."""
+
+    def __init__(self, data: Path, codes: Tensor, tokenizer: Tokenizer, settings: Settings):
+        emoji = emoji_data.load(data)
+        self.glyphs, self.variants = emoji.glyph_of, emoji.variants
+        if len(codes) != len(self.variants):
+            raise SystemExit(f"{len(codes)} rows of codes do not belong to {len(self.variants)} pictures; encode them again.")
+        self.codes, self.tokenizer, self.settings = codes, tokenizer, settings
+        self.vocabulary = Vocabulary.from_names(tokenizer.get_vocab(), CODEC.codebook_size)
+        weights = [
+            KIND_WEIGHTS[variant["kind"]] * (SKIN_WEIGHT if glyph["skin"] else 1.0)
+            for glyph, variant in zip(self.glyphs, self.variants, strict=True)
+        ]
+        self.cumulative = np.cumsum(weights) / np.sum(weights)
+
+    def prefix(self, row: int, rng: np.random.Generator) -> list[int]:
+        v = self.vocabulary
+        if rng.random() < self.settings.caption_dropout:
+            return [v.bos, v.begin_of_image]
+        text = emoji_data.caption(self.glyphs[row], self.variants[row], rng)
+        return [v.bos, *self.tokenizer.encode(text, add_special_tokens=False).ids, v.turn_end, v.begin_of_image]
+
+    def batch(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """ids [B, S], right-padded, and the code each place has to predict [B, S], IGNORED elsewhere."""
+        rows = np.searchsorted(self.cumulative, rng.random(self.settings.batch))
+        prefixes = [self.prefix(int(row), rng) for row in rows]
+        count = self.codes.shape[1]
+        length = max(map(len, prefixes)) + count - 1  # the last code is predicted, never fed
+        ids = torch.ones(len(rows), length, dtype=torch.long)
+        targets = torch.full((len(rows), length), IGNORED)
+        for b, (row, prefix) in enumerate(zip(rows, prefixes, strict=True)):
+            first = len(prefix)
+            ids[b, :first] = torch.tensor(prefix)
+            ids[b, first : first + count - 1] = self.codes[row, :-1] + self.vocabulary.first_code
+            targets[b, first - 1 : first - 1 + count] = self.codes[row]
+        return ids, targets
+
+
+def code_loss(model: ChameleonTransformer, ids: Tensor, targets: Tensor) -> Tensor:
+    """Mean nats per code."""
+    positions = torch.arange(ids.shape[1]).expand_as(ids)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        hidden = model.model(model.embed_ids(ids), positions)  # right padding needs no mask: nothing real looks at it
+        logits = model.lm_head(hidden[targets != IGNORED])
+    return F.cross_entropy(logits.float(), targets[targets != IGNORED])
+
+
+def build_model(tokenizer: Tokenizer, seed: int) -> ChameleonTransformer:
+    torch.manual_seed(seed)
+    vocabulary = Vocabulary.from_names(tokenizer.get_vocab(), CODEC.codebook_size)
+    model = ChameleonTransformer(CONFIG, tokenizer.get_vocab_size(), vocabulary, CODEC.codebook_size)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 2 and "norm" not in name:
+            nn.init.normal_(parameter, std=0.02)
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            nn.init.normal_(parameter, std=0.02 / (2 * CONFIG.layers) ** 0.5)
+    return model
+
+
+def build_optimizers(model: ChameleonTransformer, settings: Settings) -> list[torch.optim.Optimizer]:
+    matrices = [p for name, p in model.named_parameters() if name.endswith("_proj.weight")]
+    vectors = [p for name, p in model.named_parameters() if not name.endswith("_proj.weight")]
+    return [
+        torch.optim.Muon(
+            matrices, lr=settings.matrix_lr, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw"
+        ),
+        torch.optim.AdamW(vectors, lr=settings.vector_lr, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+
+
+def train(data: Path, codes: Path, tokenizer_file: Path, out: Path, minutes: float, settings: Settings) -> None:
+    tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    sequences = Sequences(data, load_file(codes)["codes"].long(), tokenizer, settings)
+    model = build_model(tokenizer, settings.seed)
+    optimizers = build_optimizers(model, settings)
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint, log = out / "training.pt", Log(out / "log.jsonl")
+    step, budget = 0, Budget(minutes)
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(state["model"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        step, budget = state["step"], Budget(minutes, state["seconds"])
+    losses: list[float] = []
+    while budget.progress < 1:
+        rng = np.random.default_rng((settings.seed, step))  # keyed by step: a resumed run draws what it would have drawn
+        factor = min(1.0, (step + 1) / settings.warmup_steps) * hold_then_fall(budget.progress)
+        loss = code_loss(model, *sequences.batch(rng))
+        model.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            set_learning_rate(optimizer, factor)
+            optimizer.step()
+        losses.append(loss.item())
+        step += 1
+        if step % 50 == 0:
+            log(step=step, seconds=budget.seconds, loss=sum(losses) / len(losses), lr_factor=factor)
+            losses.clear()
+        if step % 250 == 0 or budget.progress >= 1:
+            save(checkpoint, training_state(model, optimizers, step, budget))
+    report = evaluate(model, sequences) | {"steps": step, "seconds": budget.seconds, "settings": asdict(settings)}
+    report |= {"parameters": sum(p.numel() for p in model.parameters()), "config": asdict(CONFIG)}
+    (out / "report.json").write_text(json.dumps(report, indent=1))
+    log(**report)
+
+
+def training_state(model, optimizers, step: int, budget: Budget) -> dict:
+    return {
+        "model": model.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+        "step": step,
+        "seconds": budget.seconds,
+    }
+
+
+@torch.no_grad()
+def evaluate(model: ChameleonTransformer, sequences: Sequences, batches: int = 16) -> dict:
+    """Mean nats per code over fresh draws from the training distribution (the glyphs were all seen)."""
+    rng = np.random.default_rng((sequences.settings.seed, 2**32))
+    losses = [code_loss(model, *sequences.batch(rng)).item() for _ in range(batches)]
+    return {"loss": sum(losses) / len(losses), "sequences": batches * sequences.settings.batch}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name in ("data", "codes", "tokenizer", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=80.0, help="time budget of the training itself")
+    parser.add_argument("--seed", type=int, default=0)
+    a = parser.parse_args()
+    train(a.data, a.codes, a.tokenizer, a.out, a.minutes, Settings(seed=a.seed))
