@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,11 +22,66 @@ def read_json(path: Path) -> dict:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} is missing; a checkpoint directory needs it, so download the whole directory.") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); it has to be a file that you may read.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid JSON ({error}); download it again.") from None
     if not isinstance(data, dict):
         raise InputError(f"{path} holds a {type(data).__name__} where an object was expected; download it again.")
     return data
+
+
+class Fields:
+    """The fields of a JSON object, each checked when it is asked for; null counts as absent.
+
+    A field that is absent and has no default, or that holds something else than asked for, is an InputError naming it.
+    """
+
+    def __init__(self, data: dict, where: str):
+        self.data, self.where = data, where
+
+    @classmethod
+    def of_file(cls, path: Path) -> Fields:
+        return cls(read_json(path), str(path))
+
+    def count(self, name: str, default: int | None = None) -> int:
+        return self._get(name, default, "a whole number above 0", _is_count)
+
+    def counts(self, name: str, default: tuple[int, ...] | None = None) -> tuple[int, ...]:
+        return tuple(self._get(name, default, "a list of whole numbers above 0", _are_counts))
+
+    def number(self, name: str, default: float | None = None) -> float:
+        return self._get(name, default, "a number", _is_number)
+
+    def flag(self, name: str, default: bool) -> bool:
+        return self._get(name, default, "true or false", lambda value: isinstance(value, bool))
+
+    def part(self, name: str, default: dict | None = None) -> Fields:
+        """The fields of an object inside this one."""
+        data = self._get(name, default, "an object", lambda value: isinstance(value, dict))
+        return Fields(data, f"`{name}` in {self.where}")
+
+    def _get(self, name: str, default, kind: str, fits: Callable[[object], bool]):
+        value = self.data.get(name)
+        if value is None and default is None:
+            raise InputError(f"{self.where} lacks the field `{name}`; it is of another model, or incomplete.")
+        if value is None:
+            return default
+        if not fits(value):
+            raise InputError(f"`{name}` in {self.where} has to be {kind}, got {value!r}.")
+        return value
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _are_counts(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_count, value))
 
 
 class Checkpoint:
@@ -45,16 +101,17 @@ class Checkpoint:
             return cls([single])
         if not index.exists():
             raise InputError(f"{directory} holds neither model.safetensors nor its index; download the whole directory.")
-        shards = sorted(set(read_json(index).get("weight_map", {}).values()))
-        # A shard name is data from the net: it must not lead out of the directory.
-        files = [directory / Path(shard).name for shard in shards]
-        missing = [file.name for file in files if not file.exists()]
-        if missing or not files:
+        shards = sorted(set(map(str, Fields.of_file(index).part("weight_map").data.values())))
+        _check_shard_names(shards, index)
+        missing = [shard for shard in shards if not (directory / shard).exists()]
+        if missing or not shards:
             raise InputError(f"{directory} lacks {_some(missing) or 'every shard'}; download the missing files.")
-        return cls(files)
+        return cls(directory / shard for shard in shards)
 
     def shape(self, name: str) -> list[int]:
-        with _open(self._file(name)) as handle:
+        if name not in self.files:
+            raise InputError(f"The checkpoint has no tensor {name}; it is of another model, or incomplete.")
+        with _open(self.files[name]) as handle:
             return handle.get_slice(name).get_shape()
 
     def tensors(self, wanted: Callable[[str], bool] = lambda name: True) -> Iterable[tuple[str, Tensor]]:
@@ -65,15 +122,18 @@ class Checkpoint:
                     if wanted(name):
                         yield name, handle.get_tensor(name)
 
-    def _file(self, name: str) -> Path:
-        if name not in self.files:
-            raise InputError(f"The checkpoint has no tensor {name}; it is of another model, or incomplete.")
-        return self.files[name]
+
+def _check_shard_names(shards: list[str], index: Path) -> None:
+    """Shard names come from the net: each has to be a plain file name, so that none leads out of the directory."""
+    for shard in shards:
+        # Windows rules take both kinds of slash, and drive letters, for what they are.
+        if PureWindowsPath(shard).name != shard or not shard.endswith(".safetensors"):
+            raise InputError(f"{index} names the shard {shard!r}, which is no safetensors file beside it; download it again.")
 
 
 def _open(file: Path):
-    if not file.exists():
-        raise InputError(f"{file} is missing; download it.")
+    if not file.is_file():
+        raise InputError(f"{file} is {'not a file' if file.exists() else 'missing'}; download it.")
     try:
         return safe_open(file, framework="pt", device="cpu")
     except (SafetensorError, OSError) as error:
@@ -83,25 +143,25 @@ def _open(file: Path):
 def fill(module: nn.Module, tensors: Iterable[tuple[str, Tensor]], *, dtype: torch.dtype, device, source: Path) -> None:
     """Give `module`, built on the meta device, its weights: every tensor converted to `dtype` on `device`, none left over.
 
-    Raises InputError that lists what is missing, unexpected or of another shape.
+    Raises InputError that lists what is missing, unexpected, of another shape or no floating-point tensor.
     """
-    expected = dict(module.state_dict(keep_vars=True))
-    unexpected, misshaped = [], []
+    shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    missing, weights = dict(shapes), {}
+    unexpected, misshaped, quantised = [], [], []
     for name, tensor in tensors:
-        target = expected.pop(name, None)
-        if target is None:
+        if missing.pop(name, None) is None:
             unexpected.append(name)
-        elif target.shape != tensor.shape:
-            misshaped.append(f"{name} {list(tensor.shape)} instead of {list(target.shape)}")
+        elif shapes[name] != tensor.shape:
+            misshaped.append(f"{name} {list(tensor.shape)} instead of {list(shapes[name])}")
+        elif not tensor.is_floating_point():
+            quantised.append(f"{name} {tensor.dtype}")
         else:
-            module.load_state_dict({name: tensor.to(device=device, dtype=dtype)}, strict=False, assign=True)
-    problems = [
-        f"{len(names)} {what}: {_some(names)}"
-        for what, names in (("missing", list(expected)), ("unexpected", unexpected), ("of wrong shape", misshaped))
-        if names
-    ]
+            weights[name] = tensor.to(device=device, dtype=dtype)
+    found = {"missing": list(missing), "unexpected": unexpected, "of wrong shape": misshaped, "not floating-point": quantised}
+    problems = [f"{len(names)} {what}: {_some(names)}" for what, names in found.items() if names]
     if problems:
         raise InputError(f"The tensors in {source} do not fit ({'; '.join(problems)}); it is of another model, or damaged.")
+    module.load_state_dict(weights, strict=False, assign=True)
     module.requires_grad_(False).eval()
 
 

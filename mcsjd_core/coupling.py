@@ -1,7 +1,7 @@
 """The couplings: how a new token is drawn from its target law so that it agrees with its draft as often as possible.
 
 A coupling gets the target laws p and draft laws q of the whole window, the drafts x ~ q, and the window's noise. What it
-returns follows p; where it equals the draft, the draft is kept. To add one, write a class with the same three members and
+returns follows p; where it equals the draft, the draft is kept. To add one, write a class with the same members and
 put it into `COUPLINGS`.
 """
 
@@ -52,6 +52,7 @@ class Independent:
     """SJD (Teng et al., arXiv 2410.01699): behind the first mismatch every token is drawn afresh."""
 
     label = "SJD (independent)"
+    uses_draft_law = True
 
     def couple(self, p: Law, q: Law, drafts: Tensor, noise: Noise) -> Tensor:
         tokens = modified_rejection(p, q, drafts, noise)
@@ -67,6 +68,7 @@ class Maximal:
     """MC-SJD with maximal coupling (arXiv 2510.24211): one modified rejection over the whole window."""
 
     label = "MC-SJD (maximal)"
+    uses_draft_law = True
 
     def couple(self, p: Law, q: Law, drafts: Tensor, noise: Noise) -> Tensor:
         return modified_rejection(p, q, drafts, noise)
@@ -79,6 +81,7 @@ class Gumbel:
     """MC-SJD with Gumbel coupling (arXiv 2510.24211): behind the first mismatch, Gumbel noise fixed per position."""
 
     label = "MC-SJD (Gumbel)"
+    uses_draft_law = True
 
     def couple(self, p: Law, q: Law, drafts: Tensor, noise: Noise) -> Tensor:
         tokens = modified_rejection(p, q, drafts, noise)
@@ -92,6 +95,7 @@ class GumbelExact:
     """Seed-exact: every token is the Gumbel maximum of its target, which is what plain AR draws with the same seed."""
 
     label = "seed-exact (Gumbel)"
+    uses_draft_law = False  # it verifies by equality, so any draft from any source will do
 
     def couple(self, p: Law, q: Law | None, drafts: Tensor, noise: Noise) -> Tensor:
         return gumbel_max(p, noise)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -175,10 +175,10 @@ class _Run:
         positions = self.committed[:, None] + torch.arange(self.window, device=self.device)  # A, L
         drafts = self.sequence[self.rows[:, None], positions]
         logits = self._logits(positions)
-        law = target_law(logits, self.settings.law)
-        noise = Noise(self.seeds, positions, self.iteration)
-        tokens = self.coupling.couple(law, self.draft_law, drafts, noise)
         forced = self.forced[positions.clamp_max(self.grid.num_tokens - 1)]
+        law = self._law(logits, forced)
+        noise = Noise(self.seeds, positions, self.iteration)
+        tokens = self.coupling.couple(law, self.draft_law, self._codes(drafts), noise)
         tokens = torch.where(forced == FREE, tokens, forced)
         if self.settings.trace_detail:
             collision = self.coupling.collision(law, self.draft_law)
@@ -214,6 +214,15 @@ class _Run:
         cut = self.forbidden[rule.clamp_min(0)] & (rule >= 0)[..., None]
         return logits.masked_fill(cut, float("-inf"))
 
+    def _law(self, logits: Tensor, forced: Tensor) -> Law:
+        """Target law [A, L] of guided logits; where a token is forced, the point mass on its stand-in code."""
+        law = target_law(logits, self.settings.law)
+        return law.with_points(forced != FREE, self._codes(forced)) if self.grid.has_forced else law
+
+    def _codes(self, tokens: Tensor) -> Tensor:
+        """Codes that stand for tokens in a law: a forced token beyond the codebook is certain, whichever code bears it."""
+        return tokens.clamp(0, self.model.codebook_size - 1)
+
     def _advance(self, law: Law, moved: Tensor) -> None:
         """Count what was committed and make the next window: survivors keep their place, their draft law is now `law`."""
         self.iteration += 1
@@ -239,12 +248,12 @@ class _Run:
         fresh = positions >= known[:, None]
         drafts = torch.where(fresh, guess, self.sequence[self.rows[:, None], positions])
         self.sequence[self.rows[:, None], positions] = drafts
-        self.draft_law = self._draft_law(fresh, drafts, known, law)
+        if self.coupling.uses_draft_law or self.settings.trace_detail:
+            self.draft_law = self._draft_law(fresh, drafts, known, law)
 
     def _draft_law(self, fresh: Tensor, drafts: Tensor, known: Tensor, law: Law | None) -> Law:
         """Draft laws of the new window: `law` for survivors, the point mass for fresh drafts."""
-        # A forced token beyond the codebook has no place in a law; it is always accepted, whatever stands here.
-        codes = drafts.clamp_max(self.model.codebook_size - 1)
+        codes = self._codes(drafts)
         if law is None:
             return point_law(codes, self.model.codebook_size)
         first = self.last_window - (known - self.committed)  # offset of the first survivor in the old window
@@ -269,17 +278,15 @@ class _Run:
         kept = [place for place, row in enumerate(self.active) if self.done[row] < self.grid.num_tokens]
         if len(kept) == len(self.active):
             return
-        self.active = [self.active[place] for place in kept]
-        if not kept:
+        order = fill_holes(kept)
+        self.active = [self.active[place] for place in order]
+        if not order:
             return
-        index = torch.tensor(kept, device=self.device)
+        index = torch.tensor(order, device=self.device)
         self.rows, self.committed, self.seeds = self.rows[index], self.committed[index], self.seeds[index]
-        self.draft_law = replace(
-            self.draft_law,
-            probs=self.draft_law.probs[index],
-            codes=None if self.draft_law.codes is None else self.draft_law.codes[index],
-        )
-        model_rows = [self.branches * place + branch for place in kept for branch in range(self.branches)]
+        if self.draft_law is not None:
+            self.draft_law = self.draft_law.take_rows(index)
+        model_rows = [self.branches * place + branch for place in order for branch in range(self.branches)]
         self.start = self.start[torch.tensor(model_rows, device=self.device)]
         self.cache.keep_rows(model_rows)
 
@@ -290,6 +297,14 @@ class _Run:
                 for name, value in zip(DETAILS, values, strict=True):
                     self.traces[row].details.setdefault(name, []).append(value)
         return self.traces
+
+
+def fill_holes(kept: list[int]) -> list[int]:
+    """The ascending places `kept`, reordered so that only the last of them move, into the gaps in front of them."""
+    count = len(kept)
+    movers = iter([place for place in kept if place >= count])
+    stay = set(kept)
+    return [place if place in stay else next(movers) for place in range(count)]
 
 
 def check_prompt(prompt: Prompt, settings: DecodeSettings) -> None:

@@ -55,6 +55,10 @@ class Grid:
     def num_tokens(self) -> int:
         return self.frames * self.rows * self.stride + len(self.end)
 
+    @property
+    def has_forced(self) -> bool:
+        return self.row_end is not None or bool(self.end)
+
     def forced(self) -> Tensor:
         """Forced token of every place, [num_tokens], FREE where the model decides."""
         forced = torch.full((self.num_tokens,), FREE)

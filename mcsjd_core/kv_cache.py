@@ -54,10 +54,11 @@ class KVCache:
         """Position ids [rows, L] of slots [rows, L]: real tokens are counted, padding is not."""
         return (slots - self.padding[: self.rows, None]).clamp_min(0)
 
-    def keep_rows(self, kept: list[int]) -> None:
-        """Go on with the rows `kept` (ascending) alone; only rows that change their place are copied."""
-        for place, row in enumerate(kept):
-            if place != row:
-                for tensor in (*self.keys, *self.values, self.padding):
-                    tensor[place] = tensor[row]
-        self.rows = len(kept)
+    def keep_rows(self, order: list[int]) -> None:
+        """Go on with len(order) rows, place p holding what row order[p] held; only rows that change their place are copied."""
+        moves = [(place, row) for place, row in enumerate(order) if place != row]
+        if moves:
+            to, origin = torch.tensor(moves, device=self.padding.device).unbind(1)
+            for tensor in (*self.keys, *self.values, self.padding):
+                tensor[to] = tensor[origin]
+        self.rows = len(order)

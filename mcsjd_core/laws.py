@@ -80,6 +80,10 @@ class Law:
         codes = None if self.codes is None else self.codes.gather(1, index)
         return Law(self.probs.gather(1, index), codes, self.codebook_size)
 
+    def take_rows(self, rows: Tensor) -> Law:
+        """The laws of the batch rows `rows` [B']."""
+        return Law(self.probs[rows], None if self.codes is None else self.codes[rows], self.codebook_size)
+
     def with_points(self, where: Tensor, tokens: Tensor) -> Law:
         """The same, with the point mass on tokens [B, L] wherever `where` [B, L]."""
         place = tokens if self.codes is None else torch.zeros_like(tokens)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from .checkpoint import read_json
 from .errors import InputError
 from .models import FAMILIES
 from .models.interface import Family
@@ -14,9 +15,11 @@ EMBEDDED_MODEL = Path(__file__).resolve().parent.parent / "embedded" / "emoji-25
 
 
 def detect(path: Path | str) -> str | None:
-    """Name of the family whose checkpoint lies at `path`, None if no family recognises it."""
-    path = Path(path)
-    return next((name for name, family in FAMILIES.items() if family.detect(path)), None)
+    """Name of the family whose checkpoint lies at `path`, None if no family recognises it; `load` then says why."""
+    try:
+        return next((name for name, family in FAMILIES.items() if family.detect(Path(path))), None)
+    except InputError:
+        return None
 
 
 def load(path: Path | str, *, dtype: torch.dtype = torch.float32, device="cpu", operations=torch.nn) -> Family:
@@ -24,14 +27,32 @@ def load(path: Path | str, *, dtype: torch.dtype = torch.float32, device="cpu", 
 
     `dtype` is that of the transformer's weights and activations. `operations` provides the layer classes (`Linear`,
     `Embedding`, `RMSNorm`, `Conv2d`, `GroupNorm`), so that a host can cast and offload weights its own way.
+    On a CPU, weights that are stored in `dtype` already stay memory-mapped: leave the files alone while the model lives.
     Raises InputError if the path, a file in it or a tensor is not what a supported checkpoint has.
     """
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"There is no checkpoint at {path}; give the directory that holds its config.json.")
     if not dtype.is_floating_point:
         raise InputError(f"Weights can be held in a floating-point dtype only, got {dtype}; use torch.float32 or torch.bfloat16.")
+    _check_device(device)
     name = detect(path)
     if name is None:
-        raise InputError(f"{path} is not a checkpoint of a supported family ({', '.join(FAMILIES)}); check its config.json.")
+        raise InputError(_why_unsupported(path))
     return FAMILIES[name].load(path, dtype=dtype, device=device, operations=operations)
+
+
+def _check_device(device) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # a build without the device raises AssertionError
+        reason = str(error).splitlines()[0]
+        raise InputError(f"Device {device} cannot be used ({reason}); use 'cpu' or one that is there.") from None
+
+
+def _why_unsupported(path: Path) -> str:
+    """Why no family takes `path`, in one sentence; raises InputError itself if config.json is missing or broken."""
+    if not path.exists():
+        return f"There is no checkpoint at {path}; give the directory that holds its config.json."
+    if not path.is_dir():
+        return f"{path} is a file; give the directory that holds the checkpoint's config.json."
+    kind = read_json(path / "config.json").get("model_type")
+    return f"{path} is a checkpoint of model_type {kind!r}; the supported families are {', '.join(FAMILIES)}."

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .laws import Law
 
-DETAILS = ("acceptance", "tv", "changed", "collision")
+DETAILS = ("acceptance", "tv", "changed", "collision", "entropy")
 
 
 @dataclass
@@ -17,8 +17,8 @@ class RowTrace:
     """One picture's iterations, in order: window starts (grid index), committed counts, and seconds since prefill.
 
     With detail, every entry of `details` is a list of [L] float tensors, one an iteration, for the window's positions:
-    `acceptance` sum_v min(p, q), `tv` the total variation between p and q, `changed` whether the token changed, and
-    `collision` the probability that the coupling in use gives the same token again.
+    `acceptance` sum_v min(p, q), `tv` the total variation between p and q, `changed` whether the token changed,
+    `collision` the probability that the coupling in use gives the same token again, and `entropy` of p in nats.
     """
 
     starts: list[int] = field(default_factory=list)
@@ -53,6 +53,7 @@ class RowTrace:
 
 
 def window_details(p: Law, q: Law, drafts: Tensor, tokens: Tensor, collision: Tensor) -> Tensor:
-    """[4, B, L] float32 in the order of DETAILS, on the device of the laws."""
+    """[5, B, L] float32 in the order of DETAILS, on the device of the laws."""
     acceptance = torch.minimum(p.probs, q.probs_at(p)).sum(-1)
-    return torch.stack((acceptance, 1 - acceptance, (tokens != drafts).float(), collision))
+    entropy = torch.special.entr(p.probs).sum(-1)
+    return torch.stack((acceptance, 1 - acceptance, (tokens != drafts).float(), collision, entropy))

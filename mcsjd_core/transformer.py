@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .errors import InputError
 from .kv_cache import KVCache
 from .layers import HeadNorm, rotary_angles, rotate
 
@@ -27,9 +28,27 @@ class TransformerConfig:
     rope_theta: float = 10000.0
     rope_interleaved: bool = False
     qk_norm: str | None = None  # "layer" (Chameleon) or "rms", over the channels of each head, before the rotation
-    qk_norm_groups: int = 1  # rows of weights stored; they divide heads and kv_heads
+    qk_norm_groups: int = 1  # rows of weights that the queries have; keys have as many, but no more than kv_heads
     qk_norm_eps: float = 1e-5
     norm_after: bool = False  # Chameleon 30B's `swin_norm`: norm the sublayer's output instead of its input
+
+    def __post_init__(self):
+        sizes = (self.dim, self.layers, self.heads, self.kv_heads, self.head_dim, self.ffn_dim, self.qk_norm_groups)
+        if min(sizes) < 1:
+            raise InputError(f"Every size of a transformer has to be at least 1, got {self}.")
+        if self.head_dim % 2:
+            raise InputError(f"Rotary embedding turns pairs of channels, got {self.head_dim} channels a head; it has to be even.")
+        if self.heads % self.kv_heads:
+            raise InputError(f"{self.heads} heads cannot share {self.kv_heads} key heads evenly; one has to divide the other.")
+        if self.qk_norm not in (None, "layer", "rms"):
+            raise InputError(f"qk_norm has to be None, 'layer' or 'rms', got {self.qk_norm!r}.")
+        if self.heads % self.qk_norm_groups or self.kv_heads % self.key_norm_groups:
+            rows, heads = self.qk_norm_groups, f"{self.heads} query and {self.kv_heads} key heads"
+            raise InputError(f"{rows} rows of norm weights cannot serve {heads}; the rows have to divide the heads.")
+
+    @property
+    def key_norm_groups(self) -> int:
+        return min(self.qk_norm_groups, self.kv_heads)
 
 
 class Attention(nn.Module):
@@ -47,8 +66,9 @@ class Attention(nn.Module):
         self.v_proj = linear(config.dim, config.kv_heads * config.head_dim)
         self.o_proj = linear(config.heads * config.head_dim, config.dim)
         if config.qk_norm:
-            shape = (config.qk_norm, config.qk_norm_groups, config.head_dim, config.qk_norm_eps)
-            self.q_norm, self.k_norm = HeadNorm(*shape, **factory), HeadNorm(*shape, **factory)
+            shape = (config.head_dim, config.qk_norm_eps)
+            self.q_norm = HeadNorm(config.qk_norm, config.qk_norm_groups, *shape, **factory)
+            self.k_norm = HeadNorm(config.qk_norm, config.key_norm_groups, *shape, **factory)
 
     def forward(self, x: Tensor, angles, mask: Tensor | None, store) -> Tensor:
         rows, length, _ = x.shape

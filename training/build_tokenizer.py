@@ -21,6 +21,7 @@ from mcsjd_core.models.chameleon import image_token_name
 from . import emoji_data
 from .train_codec import CONFIG
 
+MERGES = 1200
 LEADING = ("<s>", "<pad>", "</s>", "<unk>")
 CONTROLS = ("<eoss>", "<racm3:break>", "<reserved08706>", "<image>")
 
@@ -68,7 +69,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder written by training.emoji_data")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--merges", type=int, default=1200)
+    parser.add_argument("--merges", type=int, default=MERGES)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     tokenizer = build(arguments.data, arguments.merges, arguments.seed)

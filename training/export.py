@@ -66,12 +66,21 @@ def model_config(transformer: TransformerConfig, codec: VQGANConfig, vocabulary:
     }
 
 
-def public_tensors(state: dict[str, Tensor], vocab_size: int, first_code: int) -> dict[str, Tensor]:
-    """The transformer's tensors under public names; the head gets zero rows for everything that is no image token."""
+def public_tensors(
+    state: dict[str, Tensor], transformer: TransformerConfig, vocab_size: int, first_code: int
+) -> dict[str, Tensor]:
+    """The transformer's tensors under public names and in the shapes that transformers' ChameleonModel has.
+
+    The head gets zero rows for everything that is no image token, the norms of queries and keys a row for every head.
+    """
     head = state["lm_head.weight"]
     full = torch.zeros(vocab_size, head.shape[1])
     full[first_code : first_code + len(head)] = head
-    return state | {"lm_head.weight": full}
+    public = state | {"lm_head.weight": full}
+    for norm, heads in (("q_norm", transformer.heads), ("k_norm", transformer.kv_heads)):
+        for name in (name for name in state if f".{norm}." in name):
+            public[name] = state[name].repeat_interleave(heads // len(state[name]), dim=0)
+    return public
 
 
 def write_checkpoint(
@@ -83,7 +92,7 @@ def write_checkpoint(
     out.mkdir(parents=True, exist_ok=True)
     vocabulary = dict(sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]))
     first_code = vocabulary["IMGIMGAZ"]
-    tensors = public_tensors(transformer_state, len(vocabulary), first_code)
+    tensors = public_tensors(transformer_state, transformer, len(vocabulary), first_code)
     for name, state in (("model", tensors), ("vqgan", codec_state)):
         state = {key: value.to(dtype).contiguous().clone() for key, value in state.items()}
         save_file(state, out / f"{name}.safetensors", metadata={"format": "pt"})
@@ -93,19 +102,20 @@ def write_checkpoint(
     tokenizer.save(str(out / "tokenizer.json"))
 
 
-def main() -> None:
+def export(transformer: Path, codec: Path, tokenizer: Path, out: Path) -> None:
+    """Write `out` from the folders of train_transformer and train_codec, with their reports beside the weights."""
     from .train_codec import CONFIG as CODEC
     from .train_transformer import CONFIG as TRANSFORMER
 
+    states = [torch.load(part / "training.pt", weights_only=True)["model"] for part in (transformer, codec)]
+    write_checkpoint(out, TRANSFORMER, CODEC, Tokenizer.from_file(str(tokenizer)), *states)
+    for name, part in (("transformer", transformer), ("codec", codec)):
+        shutil.copyfile(part / "report.json", out / f"{name}_report.json")
+
+
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name in ("transformer", "codec", "tokenizer", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     a = parser.parse_args()
-    states = [torch.load(d / "training.pt", weights_only=True)["model"] for d in (a.transformer, a.codec)]
-    write_checkpoint(a.out, TRANSFORMER, CODEC, Tokenizer.from_file(str(a.tokenizer)), *states)
-    for part in ("transformer", "codec"):
-        shutil.copyfile(getattr(a, part) / "report.json", a.out / f"{part}_report.json")
-
-
-if __name__ == "__main__":
-    main()
+    export(a.transformer, a.codec, a.tokenizer, a.out)

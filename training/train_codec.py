@@ -1,10 +1,11 @@
 """Train the codec of the embedded model: a small VQGAN, 128 x 128 pixels to 16 x 16 codes.
 
-    python -m training.train_codec --data build/emoji --out build/codec --minutes 30
+    python -m training.train_codec --data build/emoji --out build/codec --minutes 52
 
 The loss is L1 + squared error: no adversary and no perceptual network, so nothing has to be downloaded and the figure
 reported (PSNR on held-out glyphs) is what the training asks for. The codebook follows the latents by exponential moving
 averages (van den Oord et al., 2017, appendix A.1); codes that nobody uses are moved onto current latents.
+With `--decoder-only` encoder and codebook stay as they are, so that codes made with them stay valid.
 Interrupted runs continue with the same command.
 """
 
@@ -12,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from torch.nn import functional as F
 from mcsjd_core.codecs.vqgan import VQGAN, VQGANConfig
 
 from . import emoji_data
+from .schedule import Budget, Log, cosine, save, set_learning_rate
 
 CONFIG = VQGANConfig(
     channels=32,
@@ -33,6 +33,8 @@ CONFIG = VQGANConfig(
     embed_dim=8,
     codebook_size=1024,
 )
+SKIN_WEIGHT = 0.5  # skin tones are half of the glyphs and nearly alike
+FIRST_PICTURES = 256  # whose latents the codebook starts on
 
 
 @dataclass
@@ -45,19 +47,20 @@ class Settings:
     commitment: float = 0.25
     ema_decay: float = 0.98
     unused_below: float = 0.02  # moving count of a batch's uses below which a code is moved
+    decoder_only: bool = False
 
 
 class CodebookTrainer:
-    """Straight-through quantisation whose rows follow the latents by exponential moving averages."""
+    """Rows that follow the latents by exponential moving averages."""
 
-    def __init__(self, weight: Tensor, settings: Settings):
-        self.weight, self.settings = weight, settings
+    def __init__(self, weight: Tensor, settings: Settings, generator: torch.Generator):
+        self.weight, self.settings, self.generator = weight, settings, generator
         self.counts = torch.ones(len(weight))
         self.sums = weight.detach().clone()
 
-    def initialise(self, latents: Tensor, generator: torch.Generator) -> None:
+    def initialise(self, latents: Tensor) -> None:
         """Put the rows on latents [n, d]: random picks, then a few rounds of k-means."""
-        rows = latents[torch.randperm(len(latents), generator=generator)[: len(self.weight)]].clone()
+        rows = latents[torch.randperm(len(latents), generator=self.generator)[: len(self.weight)]].clone()
         for _ in range(10):
             nearest = torch.cdist(latents, rows).argmin(1)
             counts = torch.bincount(nearest, minlength=len(rows)).float()
@@ -66,23 +69,38 @@ class CodebookTrainer:
         self.weight.data.copy_(rows)
         self.sums, self.counts = rows.clone(), torch.ones(len(rows))
 
-    def update(self, latents: Tensor, codes: Tensor, generator: torch.Generator) -> None:
-        """Move the rows towards the latents [n, d] that chose them."""
+    def update(self, latents: Tensor, codes: Tensor) -> None:
+        """Move the rows towards the latents [n, d] that chose them with codes [n]."""
         decay = self.settings.ema_decay
         one_batch = torch.bincount(codes, minlength=len(self.weight)).float()
         self.counts.mul_(decay).add_(one_batch, alpha=1 - decay)
         self.sums.mul_(decay).add_(torch.zeros_like(self.sums).index_add_(0, codes, latents), alpha=1 - decay)
         unused = (self.counts < self.settings.unused_below).nonzero().flatten()
         if len(unused):
-            picks = torch.randint(len(latents), (len(unused),), generator=generator)
+            picks = torch.randint(len(latents), (len(unused),), generator=self.generator)
             self.sums[unused], self.counts[unused] = latents[picks], 1.0
         self.weight.data.copy_(self.sums / self.counts[:, None])
 
-    def state(self) -> dict:
-        return {"counts": self.counts, "sums": self.sums}
 
-    def restore(self, state: dict) -> None:
-        self.counts, self.sums = state["counts"], state["sums"]
+class Pictures:
+    """The data set's pictures: training rows drawn by weight, and the held-out identity rows."""
+
+    def __init__(self, data: Path, generator: torch.Generator):
+        emoji = emoji_data.load(data)
+        self.images, self.generator = emoji.images, generator
+        rows = list(zip(emoji.glyph_of, emoji.variants, strict=True))
+        self.train = [row for row, (glyph, _) in enumerate(rows) if glyph["split"] == "train"]
+        self.held_out = [
+            row
+            for row, (glyph, variant) in enumerate(rows)
+            if glyph["split"] == "held_out" and variant["kind"] == "identity"
+        ]
+        self.weights = torch.tensor([SKIN_WEIGHT if rows[row][0]["skin"] else 1.0 for row in self.train])
+
+    def draw(self, count: int) -> Tensor:
+        """`count` training pictures [count, 3, H, W] in 0..1."""
+        picks = torch.multinomial(self.weights, count, replacement=True, generator=self.generator)
+        return pixels_of(self.images, [self.train[i] for i in picks.tolist()])
 
 
 def pixels_of(images, rows) -> Tensor:
@@ -91,32 +109,24 @@ def pixels_of(images, rows) -> Tensor:
     return torch.from_numpy(images[rows]).permute(0, 3, 1, 2).float().div_(255).contiguous()
 
 
-def draw_rows(rows: list[int], weights: Tensor, count: int, generator: torch.Generator) -> list[int]:
-    """`count` of the rows, with replacement, in proportion to their weights."""
-    return [rows[i] for i in torch.multinomial(weights, count, replacement=True, generator=generator).tolist()]
-
-
-def training_step(model: VQGAN, book: CodebookTrainer, pixels: Tensor, quantise: bool, generator) -> tuple[Tensor, Tensor]:
-    """Loss (scalar) and the latents [n, d] of one batch; moves the codebook when it is on."""
+def codec_loss(model: VQGAN, book: CodebookTrainer, pixels: Tensor, quantise: bool) -> Tensor:
+    """Loss (scalar) of pictures [B, 3, H, W]; moves the codebook when `quantise`."""
+    settings = book.settings
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        latents = model.latents(pixels).float()
+        with torch.set_grad_enabled(not settings.decoder_only):
+            latents = model.latents(pixels).float()
         vectors, commitment = latents, latents.new_zeros(())
         if quantise:
             codes = model.quantize.nearest(latents.detach())
             rows = model.quantize.lookup(codes).detach()
             commitment = F.mse_loss(latents, rows)
-            vectors = latents + (rows - latents).detach()
-            book.update(latents.detach().flatten(0, 2), codes.flatten(), generator)
+            vectors = latents + (rows - latents).detach()  # straight through
+            if not settings.decoder_only:
+                book.update(latents.detach().flatten(0, 2), codes.flatten())
         picture = model.reconstruct(vectors)
     error = picture.float() - pixels
     # Squared error alone blurs edges, L1 alone lets flat areas drift; 4 brings the two to one size on this data.
-    return error.abs().mean() + 4 * error.square().mean() + book.settings.commitment * commitment, latents
-
-
-def learning_rate(step: int, progress: float, settings: Settings) -> float:
-    """Linear warm-up over steps, then a cosine over `progress` (0 to 1 of the budget) down to a fiftieth."""
-    warm = min(1.0, (step + 1) / settings.warmup_steps)
-    return settings.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+    return error.abs().mean() + 4 * error.square().mean() + settings.commitment * commitment
 
 
 @torch.no_grad()
@@ -132,47 +142,33 @@ def evaluate(model: VQGAN, images, rows, batch: int = 32) -> dict:
     return {"psnr": sum(psnr) / len(psnr), "pictures": len(psnr), "codes_used": len(used)}
 
 
-def train(data: Path, out: Path, minutes: float, steps: int, settings: Settings) -> None:
-    emoji = emoji_data.load(data)
-    glyphs = emoji.glyph_of
-    train_rows = [row for row, glyph in enumerate(glyphs) if glyph["split"] == "train"]
-    # Skin tones are half of the glyphs and nearly alike: each is drawn half as often.
-    weights = torch.tensor([0.5 if glyphs[row]["skin"] else 1.0 for row in train_rows])
-    held_out = [
-        row
-        for row, glyph in enumerate(glyphs)
-        if glyph["split"] == "held_out" and emoji.variants[row]["kind"] == "identity"
-    ]
+def learned_parameters(model: VQGAN, settings: Settings) -> list[Tensor]:
+    parts = ("decoder.", "post_quant_conv.") if settings.decoder_only else ("encoder.", "decoder.", "quant", "post_")
+    return [p for name, p in model.named_parameters() if name.startswith(parts) and not name.startswith("quantize.")]
+
+
+def train(data: Path, out: Path, minutes: float, settings: Settings, start_from: Path | None = None) -> None:
     torch.manual_seed(settings.seed)
     generator = torch.Generator().manual_seed(settings.seed)
-    model = VQGAN(CONFIG)
-    book = CodebookTrainer(model.quantize.embedding.weight, settings)
-    learned = [p for name, p in model.named_parameters() if not name.startswith("quantize.")]
+    pictures, model = Pictures(data, generator), VQGAN(CONFIG)
+    book = CodebookTrainer(model.quantize.embedding.weight, settings, generator)
+    learned = learned_parameters(model, settings)
     optimizer = torch.optim.AdamW(learned, lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
     out.mkdir(parents=True, exist_ok=True)
-    checkpoint, log = out / "training.pt", out / "log.jsonl"
-    step, spent = 0, 0.0
+    checkpoint, log = out / "training.pt", Log(out / "log.jsonl")
+    step, budget = 0, Budget(minutes)
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        book.restore(state["book"])
-        generator.set_state(state["generator"])
-        step, spent = state["step"], state["seconds"]
-    started = time.perf_counter() - spent
+        step, budget = restore(checkpoint, model, optimizer, book, minutes)
+    elif start_from:
+        model.load_state_dict(torch.load(start_from / "training.pt", weights_only=True)["model"])
     losses: list[float] = []
-    while step < steps and time.perf_counter() - started < minutes * 60:
-        pixels = pixels_of(emoji.images, draw_rows(train_rows, weights, settings.batch, generator))
-        # The schedule follows whichever of the two budgets, steps or minutes, is nearer its end.
-        progress = max(step / steps, (time.perf_counter() - started) / (minutes * 60))
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, progress, settings)
-        quantise = step >= settings.continuous_steps
-        if step == settings.continuous_steps:
-            sample = draw_rows(train_rows, weights, 256, generator)
+    while budget.progress < 1:
+        set_learning_rate(optimizer, min(1.0, (step + 1) / settings.warmup_steps) * cosine(budget.progress))
+        quantise = settings.decoder_only or step >= settings.continuous_steps
+        if step == settings.continuous_steps and not settings.decoder_only:
             with torch.no_grad():
-                book.initialise(model.latents(pixels_of(emoji.images, sample)).flatten(0, 2), generator)
-        loss, _ = training_step(model, book, pixels, quantise, generator)
+                book.initialise(model.latents(pictures.draw(FIRST_PICTURES)).flatten(0, 2))
+        loss = codec_loss(model, book, pictures.draw(settings.batch), quantise)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(learned, 1.0)
@@ -180,45 +176,45 @@ def train(data: Path, out: Path, minutes: float, steps: int, settings: Settings)
         losses.append(loss.item())
         step += 1
         if step % 100 == 0:
-            record = {"step": step, "seconds": time.perf_counter() - started, "loss": sum(losses) / len(losses)}
+            sample = evaluate(model, pictures.images, pictures.held_out[:128]) if step % 500 == 0 else {}
+            log(step=step, seconds=budget.seconds, loss=sum(losses) / len(losses), **sample)
             losses.clear()
-            if step % 500 == 0:
-                record |= evaluate(model, emoji.images, held_out[:128])
-                save(checkpoint, model, optimizer, book, generator, step, record["seconds"])
-            with log.open("a") as file:
-                file.write(json.dumps(record) + "\n")
-            print(record, flush=True)
-    finish(out, model, optimizer, book, generator, step, time.perf_counter() - started, emoji.images, held_out, settings)
+        if step % 500 == 0 or budget.progress >= 1:
+            save(checkpoint, training_state(model, optimizer, book, step, budget))
+    report = {"steps": step, "seconds": budget.seconds, "settings": asdict(settings), "config": asdict(CONFIG)}
+    report |= evaluate(model, pictures.images, pictures.held_out)
+    (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    log(**report)
 
 
-def save(path: Path, model, optimizer, book, generator, step: int, seconds: float) -> None:
-    state = {
+def training_state(model: VQGAN, optimizer, book: CodebookTrainer, step: int, budget: Budget) -> dict:
+    return {
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "book": book.state(),
-        "generator": generator.get_state(),
+        "book": {"counts": book.counts, "sums": book.sums},
+        "generator": book.generator.get_state(),
         "step": step,
-        "seconds": seconds,
+        "seconds": budget.seconds,
     }
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    partial.replace(path)
 
 
-def finish(out: Path, model, optimizer, book, generator, step, seconds, images, held_out, settings) -> None:
-    save(out / "training.pt", model, optimizer, book, generator, step, seconds)
-    report = {"steps": step, "seconds": seconds, "settings": asdict(settings), "config": asdict(CONFIG)}
-    report |= evaluate(model, images, held_out)
-    (out / "report.json").write_text(json.dumps(report, indent=1))
-    print(json.dumps(report), flush=True)
+def restore(path: Path, model: VQGAN, optimizer, book: CodebookTrainer, minutes: float) -> tuple[int, Budget]:
+    """Continue an interrupted run: its step, and the budget less what it has used."""
+    state = torch.load(path, weights_only=True)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    book.counts, book.sums = state["book"]["counts"], state["book"]["sums"]
+    book.generator.set_state(state["generator"])
+    return state["step"], Budget(minutes, state["seconds"])
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder written by training.emoji_data")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=30.0, help="time budget of the training itself")
-    parser.add_argument("--steps", type=int, default=100_000)
+    parser.add_argument("--minutes", type=float, default=52.0, help="time budget of the training itself")
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    train(arguments.data, arguments.out, arguments.minutes, arguments.steps, Settings(seed=arguments.seed))
+    parser.add_argument("--decoder-only", action="store_true", help="keep encoder and codebook")
+    parser.add_argument("--start-from", type=Path, help="another run's --out whose weights to begin with")
+    a = parser.parse_args()
+    train(a.data, a.out, a.minutes, Settings(seed=a.seed, decoder_only=a.decoder_only), a.start_from)

@@ -33,6 +33,16 @@ class VQGANConfig:
     normalize_codebook: bool = False
     spatial_norm: bool = False  # decoder norms guided by the codebook vectors (MoVQ, arXiv 2209.09002)
 
+    def __post_init__(self):
+        sizes = (self.channels, self.res_blocks, self.z_channels, self.embed_dim, self.codebook_size)
+        if not self.channel_multipliers or min(*sizes, *self.channel_multipliers) < 1:
+            raise InputError(f"Every size of a codec has to be at least 1, got {self}.")
+        if self.channels % NORM_GROUPS:
+            raise InputError(f"channels has to be a multiple of {NORM_GROUPS}, which the group norms need, got {self.channels}.")
+        if not set(self.attention_levels) <= set(range(len(self.channel_multipliers))):
+            levels = len(self.channel_multipliers)
+            raise InputError(f"attention_levels have to lie in 0 to {levels - 1}, got {list(self.attention_levels)}.")
+
     @property
     def downsampling(self) -> int:
         """Pixels per code along each side."""
@@ -214,8 +224,8 @@ class Codebook(nn.Module):
 
     def nearest(self, z: Tensor) -> Tensor:
         """Code [...] whose row is nearest to z [..., embed_dim] by squared distance."""
+        # Where rows have length 1 the models normalise z too; that scales all products alike and moves no minimum.
         rows = self.lookup(torch.arange(self.embedding.num_embeddings, device=z.device))
-        z = F.normalize(z, dim=-1) if self.normalize else z
         return (rows.square().sum(-1) - 2 * z @ rows.T).argmin(-1)
 
 
@@ -247,8 +257,10 @@ class VQGAN(nn.Module):
     def encode(self, pixels: Tensor) -> Tensor:
         """Codes [B, H / f, W / f] of pixels [B, 3, H, W] in 0..1; both sides must be multiples of f."""
         factor = self.config.downsampling
-        if pixels.ndim != 4 or pixels.shape[1] != 3 or 0 in pixels.shape:
-            raise InputError(f"The codec needs pictures of shape [B, 3, H, W], got {list(pixels.shape)}.")
+        if pixels.ndim != 4 or pixels.shape[1] != 3 or 0 in pixels.shape or not pixels.is_floating_point():
+            raise InputError(
+                f"The codec needs floating-point pictures of shape [B, 3, H, W], got {list(pixels.shape)} {pixels.dtype}."
+            )
         if pixels.shape[2] % factor or pixels.shape[3] % factor:
             height, width = pixels.shape[2:]
             raise InputError(f"The codec needs sides that are multiples of {factor} px, got {width} x {height}; resize it.")
@@ -257,6 +269,10 @@ class VQGAN(nn.Module):
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
         """Pictures [B, 3, H, W] in 0..1 of codes [B, h, w]."""
-        if codes.ndim != 3 or codes.is_floating_point():
+        if codes.ndim != 3 or 0 in codes.shape or codes.dtype not in (torch.int32, torch.int64):
             raise InputError(f"The codec needs whole-number codes of shape [B, h, w], got {list(codes.shape)} {codes.dtype}.")
+        # Read back once a picture: on a GPU a code out of range would end the whole process' use of the device.
+        low, high = torch.stack(codes.aminmax()).tolist()
+        if low < 0 or high >= self.config.codebook_size:
+            raise InputError(f"This codec has codes 0 to {self.config.codebook_size - 1}, got {low} to {high}.")
         return self.reconstruct(self.quantize.lookup(codes)).clamp(0, 1)

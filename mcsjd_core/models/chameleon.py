@@ -7,13 +7,14 @@ begin-of-image, then the raster of codes, nothing in between.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import Checkpoint, fill, read_json
+from ..checkpoint import Checkpoint, Fields, fill, read_json
 from ..codecs.vqgan import VQGAN, VQGANConfig
 from ..errors import InputError
 from ..grid import Grid
@@ -23,6 +24,8 @@ from .interface import Prompt, SamplingDefaults
 
 IMAGE_PREFIX, DIGITS = "IMGIMG", "ABCDEFGHIJ"
 BOS, BEGIN_OF_IMAGE, TURN_END = "<s>", "<racm3:break>", "<reserved08706>"
+# Names that steer the model. Tokenizers of the family differ in which of them they list as added tokens.
+CONTROL = re.compile(rf"<(/?s|pad|unk|eoss|racm3:break|image|reserved\d+|sentinel:\d+)>|{IMAGE_PREFIX}[{DIGITS}]+Z")
 
 
 def image_token_name(code: int) -> str:
@@ -46,13 +49,18 @@ class Vocabulary:
             raise InputError(f"The vocabulary lacks {', '.join(missing)}; this is not a Chameleon tokenizer.")
         first = ids[image_token_name(0)]
         for code in range(codebook_size):
-            if ids.get(image_token_name(code)) != first + code:
-                raise InputError(f"Image token {image_token_name(code)} is not at id {first + code}; the tokenizer is of another model.")
+            name = image_token_name(code)
+            if ids.get(name) != first + code:
+                raise InputError(f"Image token {name} is not at id {first + code}; the tokenizer is of another model.")
         return cls(ids[BOS], ids[BEGIN_OF_IMAGE], ids[TURN_END], first)
 
 
 class ChameleonTransformer(nn.Module):
-    """The token model. `lm_head` holds the rows of the image tokens only: nothing else is ever drawn."""
+    """The token model. `lm_head` holds the rows of the image tokens only: nothing else is ever drawn.
+
+    A host whose `operations` cast or move the weights may set `compute_dtype`, that of activations and cache (the weights'
+    own by default), and `compute_device`, where prompts are put (None: where the weights of `lm_head` lie).
+    """
 
     def __init__(self, config: TransformerConfig, vocab_size: int, vocabulary: Vocabulary, codebook_size: int,
                  *, dtype=None, device=None, operations=nn):  # fmt: skip
@@ -63,6 +71,7 @@ class ChameleonTransformer(nn.Module):
         self.model.embed_tokens = operations.Embedding(vocab_size, config.dim, **factory)
         self.lm_head = operations.Linear(config.dim, codebook_size, bias=False, **factory)
         self.compute_dtype = dtype or torch.get_default_dtype()
+        self.compute_device: torch.device | None = None
 
     def embed_ids(self, ids: Tensor) -> Tensor:
         """Embeddings of vocabulary ids (text and control tokens)."""
@@ -81,33 +90,44 @@ class ChameleonTransformer(nn.Module):
         return self.lm_head(hidden)
 
 
-def transformer_config(config: dict, head_norm_rows: int) -> TransformerConfig:
+def transformer_config(config: Fields, head_norm_rows: int) -> TransformerConfig:
     """From a public `config.json`; `head_norm_rows` is read off the stored norm tensors."""
-    heads, dim = config["num_attention_heads"], config["hidden_size"]
+    heads, dim = config.count("num_attention_heads"), config.count("hidden_size")
     return TransformerConfig(
         dim=dim,
-        layers=config["num_hidden_layers"],
+        layers=config.count("num_hidden_layers"),
         heads=heads,
-        kv_heads=config.get("num_key_value_heads") or heads,
+        kv_heads=config.count("num_key_value_heads", heads),
         head_dim=dim // heads,
-        ffn_dim=config["intermediate_size"],
-        norm_eps=config.get("rms_norm_eps", 1e-5),
-        rope_theta=config.get("rope_theta", 10000.0),
+        ffn_dim=config.count("intermediate_size"),
+        norm_eps=config.number("rms_norm_eps", 1e-5),
+        rope_theta=_rope_theta(config),
         qk_norm="layer",
         qk_norm_groups=head_norm_rows,
-        norm_after=config.get("swin_norm", False),
+        norm_after=config.flag("swin_norm", False),
     )
 
 
-def codec_config(vq: dict) -> VQGANConfig:
-    """From `config.json`'s `vq_config`."""
+def _rope_theta(config: Fields) -> float:
+    """`rope_theta`, which transformers from version 5 on writes inside `rope_parameters`."""
+    rope = config.part("rope_parameters", {})
+    if config.data.get("rope_scaling") or rope.data.get("rope_type", "default") != "default":
+        raise InputError(f"{config.where} asks for scaled rotary embedding, which no model of this family is known to have.")
+    return rope.number("rope_theta", config.number("rope_theta", 10000.0))
+
+
+def codec_config(vq: Fields) -> VQGANConfig:
+    """From `config.json`'s `vq_config`, whose attention is given by side lengths of the feature map."""
+    multipliers, sides = vq.counts("channel_multiplier"), vq.counts("attn_resolutions", ())
+    resolution = vq.count("resolution", 512)
     return VQGANConfig(
-        channels=vq["base_channels"],
-        channel_multipliers=tuple(vq["channel_multiplier"]),
-        res_blocks=vq["num_res_blocks"],
-        z_channels=vq["latent_channels"],
-        embed_dim=vq["embed_dim"],
-        codebook_size=vq["num_embeddings"],
+        channels=vq.count("base_channels"),
+        channel_multipliers=multipliers,
+        res_blocks=vq.count("num_res_blocks"),
+        attention_levels=tuple(i for i in range(len(multipliers)) if resolution >> i in sides),
+        z_channels=vq.count("latent_channels"),
+        embed_dim=vq.count("embed_dim"),
+        codebook_size=vq.count("num_embeddings"),
     )
 
 
@@ -119,18 +139,14 @@ class Chameleon:
     def __init__(self, token_model: ChameleonTransformer, codec: VQGAN, tokenizer, grid: Grid, defaults: SamplingDefaults):
         self.token_model, self.codec, self.tokenizer = token_model, codec, tokenizer
         self._grid, self.defaults = grid, defaults
-        self.control_tokens = sorted(
-            (t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special), key=len, reverse=True
-        )
+        self.control_ids = control_ids(tokenizer)
 
     def grid(self) -> Grid:
         return self._grid
 
     def text_ids(self, text: str) -> list[int]:
-        """Ids of a user's text; control tokens written in it are dropped, they would change the format."""
-        for control in self.control_tokens:
-            text = text.replace(control, " ")
-        return self.tokenizer.encode(text, add_special_tokens=False).ids
+        """Ids of a user's text; control and image tokens written in it are dropped, they would change the format."""
+        return [id for id in self.tokenizer.encode(text, add_special_tokens=False).ids if id not in self.control_ids]
 
     def prompt(self, texts: list[str], negatives: list[str] | None, guided: bool) -> Prompt:
         rows: list[list[int]] = []
@@ -148,10 +164,16 @@ class Chameleon:
 
     def _embed(self, rows: list[list[int]], guided: bool) -> Prompt:
         longest = max(map(len, rows))
-        device = self.token_model.lm_head.weight.device
+        device = self.token_model.compute_device or self.token_model.lm_head.weight.device
         padded = torch.tensor([[0] * (longest - len(row)) + row for row in rows], device=device)
         padding = torch.tensor([longest - len(row) for row in rows], device=device)
         return Prompt(self.token_model.embed_ids(padded), padding, guided)
+
+
+def control_ids(tokenizer) -> frozenset[int]:
+    """Ids that no text may lead to: added tokens, and whatever bears the name of a control or image token."""
+    named = {id for name, id in tokenizer.get_vocab().items() if CONTROL.fullmatch(name)}
+    return frozenset(named | set(tokenizer.get_added_tokens_decoder()))
 
 
 def detect(path: Path) -> bool:
@@ -161,15 +183,17 @@ def detect(path: Path) -> bool:
 
 
 def load(path: Path, *, dtype: torch.dtype, device, operations) -> Chameleon:
-    """Load a checkpoint directory; the codec always runs in float32 (fact sheet: lower precision shows in flat areas)."""
-    config = read_json(path / "config.json")
-    tokenizer = _tokenizer(path / "tokenizer.json")
-    codec_shape = codec_config(config["vq_config"])
+    """Load a checkpoint directory; the codec always runs in float32, since lower precision shows in flat areas."""
+    config = Fields.of_file(path / "config.json")
+    codec_shape = codec_config(config.part("vq_config"))
+    tokenizer, vocab_size = _tokenizer(path / "tokenizer.json"), config.count("vocab_size")
     vocabulary = Vocabulary.from_names(tokenizer.get_vocab(), codec_shape.codebook_size)
-    checkpoint = Checkpoint.of_directory(path)
-    head_norm_rows = checkpoint.shape("model.layers.0.self_attn.q_norm.weight")[0]
+    _check_ids(tokenizer, vocabulary, codec_shape.codebook_size, vocab_size)
+    drawing = _drawing(path)
+    # All files are opened before any is read: a missing codec is told at once, not after gigabytes of transformer.
+    checkpoint, codec_checkpoint = Checkpoint.of_directory(path), Checkpoint([path / "vqgan.safetensors"])
     token_model = ChameleonTransformer(
-        transformer_config(config, head_norm_rows), config["vocab_size"], vocabulary, codec_shape.codebook_size,
+        transformer_config(config, _head_norm_rows(checkpoint)), vocab_size, vocabulary, codec_shape.codebook_size,
         dtype=dtype, device="meta", operations=operations,
     )  # fmt: skip
     wanted = checkpoint.tensors(lambda name: not name.startswith("model.vqmodel."))
@@ -177,9 +201,27 @@ def load(path: Path, *, dtype: torch.dtype, device, operations) -> Chameleon:
     tensors = ((name, tensor[image_rows] if name == "lm_head.weight" else tensor) for name, tensor in wanted)
     fill(token_model, tensors, dtype=dtype, device=device, source=path)
     codec = VQGAN(codec_shape, device="meta", operations=operations)
-    codec_file = path / "vqgan.safetensors"
-    fill(codec, Checkpoint([codec_file]).tensors(), dtype=torch.float32, device=device, source=codec_file)
-    return Chameleon(token_model, codec, tokenizer, *_drawing(path, codec_shape))
+    fill(codec, codec_checkpoint.tensors(), dtype=torch.float32, device=device, source=path / "vqgan.safetensors")
+    return Chameleon(token_model, codec, tokenizer, *drawing)
+
+
+def _head_norm_rows(checkpoint: Checkpoint) -> int:
+    """Rows of the stored query norms: 1 for every model-parallel shard (Lumina-mGPT), or one a head (transformers)."""
+    name = "model.layers.0.self_attn.q_norm.weight"
+    shape = checkpoint.shape(name)
+    if len(shape) != 2:
+        raise InputError(f"{name} needs the shape [rows, head channels], got {shape}; convert it to the Hugging Face layout.")
+    return shape[0]
+
+
+def _check_ids(tokenizer, vocabulary: Vocabulary, codebook_size: int, vocab_size: int) -> None:
+    """Every id that a prompt or picture can hold has to have an embedding."""
+    controls = control_ids(tokenizer)
+    text = max((id for id in tokenizer.get_vocab().values() if id not in controls), default=0)
+    image = vocabulary.first_code + codebook_size - 1
+    largest = max(text, image, vocabulary.bos, vocabulary.begin_of_image, vocabulary.turn_end)
+    if largest >= vocab_size:
+        raise InputError(f"tokenizer.json has ids up to {largest}, the model embeds {vocab_size}; it is of another model.")
 
 
 def _tokenizer(path: Path):
@@ -193,15 +235,17 @@ def _tokenizer(path: Path):
         raise InputError(f"{path} is not a tokenizer file ({error}); download it again.") from None
 
 
-def _drawing(path: Path, codec: VQGANConfig) -> tuple[Grid, SamplingDefaults]:
+def _drawing(path: Path) -> tuple[Grid, SamplingDefaults]:
     """Grid and default settings: `image_grid` and the sampling fields of generation_config.json, else 32 x 32 (Anole)."""
     file = path / "generation_config.json"
-    settings = read_json(file) if file.exists() else {}
-    rows, columns = settings.get("image_grid", (32, 32))
+    settings = Fields(read_json(file) if file.exists() else {}, str(file))
+    grid = settings.counts("image_grid", (32, 32))
+    if len(grid) != 2:
+        raise InputError(f"`image_grid` in {file} has to be [rows, columns], got {list(grid)}.")
     defaults = SamplingDefaults(
-        cfg_scale=settings.get("guidance_scale", 3.0),
-        temperature=settings.get("temperature", 1.0),
-        top_k=settings.get("top_k", 0),
-        top_p=settings.get("top_p", 1.0),
+        cfg_scale=settings.number("guidance_scale", 3.0),
+        temperature=settings.number("temperature", 1.0),
+        top_k=int(settings.number("top_k", 0)),
+        top_p=settings.number("top_p", 1.0),
     )
-    return Grid(rows, columns), defaults
+    return Grid(*grid), defaults

@@ -1,0 +1,50 @@
+"""The command line: `generate` draws pictures, `compare` draws them with every method side by side."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from ..decode import DecodingError
+from ..errors import InputError
+from . import compare, generate
+
+COMMANDS = (generate, compare)  # each offers add_parser(subparsers) and run(arguments)
+FAILED, INTERRUPTED = 2, 130  # exit codes: bad input, and the shell's 128 + SIGINT
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m mcsjd_core",
+        description="Draw pictures with autoregressive models, several tokens per forward and without changing the result's law.",
+    )
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add_parser(subparsers).set_defaults(run=command.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code is 0, 2 after bad input (argparse exits by itself), 130 after Ctrl-C."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except (InputError, DecodingError) as error:
+        return _end(FAILED, str(error))
+    except torch.cuda.OutOfMemoryError:
+        return _end(
+            FAILED, f"Memory ran out on {arguments.device}; use fewer pictures, a smaller window, or --dtype bfloat16."
+        )
+    except OSError as error:
+        return _end(FAILED, f"A file cannot be read or written: {error}.")
+    except KeyboardInterrupt:
+        return _end(INTERRUPTED, "Interrupted; what was not finished is not written.")
+    return 0
+
+
+def _end(code: int, sentence: str) -> int:
+    print(sentence, file=sys.stderr)
+    return code

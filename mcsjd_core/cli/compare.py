@@ -1,0 +1,292 @@
+"""`compare`: the same prompts and seeds with every method, as a contact sheet, a table and records."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from statistics import fmean
+
+from torch import Tensor
+
+from ..coupling import COUPLINGS
+from ..decode import AUTOREGRESSIVE, Decoded, DecodeSettings, Step
+from ..grid import FREE
+from ..models.interface import Family
+from ..report import METHOD_LABELS
+from ..sampling import pictures, sample
+from .files import to_image
+from .options import (
+    COLD_INITIALISERS,
+    add_initialiser_argument,
+    add_law_arguments,
+    add_model_arguments,
+    describe_law,
+    law_settings,
+    open_model,
+    output_file,
+)
+from .progress import advance, token_bar
+from .sheet import Cell, Row, draw_sheet
+
+EXACT = "gumbel_exact"
+WARM_UP_STEPS = 3  # forwards of every method before anything is timed: the first ones pay for threads and memory
+
+
+def add_parser(subparsers) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        "compare",
+        help="draw the same pictures with every method and measure",
+        description="Draw every prompt with plain autoregressive sampling, SJD, MC-SJD (maximal and Gumbel coupling) and the "
+        "seed-exact coupling. Writes one contact sheet and prints the means. Seconds are those of one run each in one process, "
+        "prefill included, picture decoding not.",
+    )
+    parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="what to draw")
+    parser.add_argument(
+        "--out", type=Path, default=Path("compare.png"), metavar="PNG", help="contact sheet (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seeds", type=_whole_numbers, default=[0], metavar="S,S", help="every prompt with each (default: 0)"
+    )
+    parser.add_argument(
+        "--windows", type=_whole_numbers, metavar="W,W", help="window sizes (default: the checkpoint's own)"
+    )
+    add_initialiser_argument(parser, COLD_INITIALISERS, "random")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="JSON",
+        help="write a list with one record for every run; tokens_sha256 is that of the tokens as little-endian "
+        "64-bit integers",
+    )
+    parser.add_argument(
+        "--entropy", action="store_true", help="measure the target law's mean entropy per token as well"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_law_arguments(parser)
+    add_model_arguments(parser)
+    return parser
+
+
+def _whole_numbers(text: str) -> list[int]:
+    try:
+        return list(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"whole numbers with commas between them are expected, got {text!r}") from None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One picture by one method: its record for --json, and tokens [1, num_tokens]."""
+
+    record: dict
+    tokens: Tensor
+
+
+def run(arguments: argparse.Namespace) -> None:
+    output_file(arguments.out, ".png")
+    if arguments.json:
+        output_file(arguments.json, ".json")
+    model = open_model(arguments)
+    methods = _methods(arguments, model)
+    cases = list(product(arguments.prompts, arguments.seeds))
+    _warm_up(model, arguments, methods)
+    with token_bar(len(cases) * len(methods) * model.grid().num_tokens, arguments.quiet) as bar:
+        rows = [[_draw(model, arguments, case, settings, bar) for settings in methods] for case in cases]
+    for outcomes in rows:
+        _mark_same(outcomes)
+        if arguments.entropy:
+            _measure_entropy(model, arguments, outcomes[0], methods[0])
+    _sheet(model, arguments, methods, rows).save(arguments.out)
+    if arguments.json:
+        records = [outcome.record for outcomes in rows for outcome in outcomes]
+        arguments.json.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    print(_summary(methods, rows))
+    for file in filter(None, (arguments.out, arguments.json)):
+        print(f"wrote {file}")
+
+
+def _methods(arguments: argparse.Namespace, model: Family) -> list[DecodeSettings]:
+    """Plain AR, then every coupling at every window; seeds are put in later."""
+    windows = arguments.windows or [model.defaults.window]
+    base = DecodeSettings(AUTOREGRESSIVE, 1, law_settings(arguments, model.defaults), arguments.initialiser)
+    for seed in arguments.seeds:
+        replace(base, seed=seed)  # refuses a bad one before the first forward
+    return [base, *(replace(base, coupling=name, window=window) for window in windows for name in COUPLINGS)]
+
+
+class _WarmedUp(Exception):
+    """Ends a warm-up decode."""
+
+
+def _warm_up(model: Family, arguments: argparse.Namespace, methods: list[DecodeSettings]) -> None:
+    def stop(step: Step) -> None:
+        if step.iteration >= WARM_UP_STEPS:
+            raise _WarmedUp
+
+    for settings in methods:
+        with suppress(_WarmedUp):
+            sample(model, arguments.prompts[:1], settings, on_step=stop)
+
+
+def _draw(
+    model: Family, arguments: argparse.Namespace, case: tuple[str, int], settings: DecodeSettings, bar
+) -> Outcome:
+    prompt, seed = case
+    settings = replace(settings, seed=seed)
+    bar.set_description(settings.coupling)
+    decoded = sample(model, [prompt], settings, negatives=[arguments.negative], on_step=advance(bar))
+    return Outcome(_record(arguments, prompt, settings, decoded), decoded.tokens)
+
+
+def _record(arguments: argparse.Namespace, prompt: str, settings: DecodeSettings, decoded: Decoded) -> dict:
+    trace, law = decoded.traces[0], settings.law
+    return {
+        "coupling": settings.coupling,
+        "window": settings.effective_window,
+        "seed": settings.seed,
+        "prompt": prompt,
+        "num_tokens": trace.num_tokens,
+        "nfe": trace.nfe,
+        "step_compression": trace.step_compression,
+        "seconds": decoded.seconds,
+        "tokens_sha256": hashlib.sha256(decoded.tokens[0].cpu().numpy().astype("<i8").tobytes()).hexdigest(),
+        "device": str(decoded.tokens.device),
+        "dtype": arguments.dtype,
+        "model": arguments.model.name,
+        "negative": arguments.negative,
+        "initialiser": settings.initialiser,
+        "cfg_scale": law.cfg_scale,
+        "temperature": law.temperature,
+        "top_k": law.top_k,
+        "top_p": law.top_p,
+    }
+
+
+def _mark_same(outcomes: list[Outcome]) -> None:
+    """Note in every record whether its tokens are plain AR's, the first outcome's."""
+    reference = outcomes[0].tokens
+    for outcome in outcomes:
+        outcome.record["same_tokens_as_autoregressive"] = bool((outcome.tokens == reference).all())
+
+
+def _measure_entropy(
+    model: Family, arguments: argparse.Namespace, reference: Outcome, settings: DecodeSettings
+) -> None:
+    """Note the mean entropy of the target law over the tokens of a plain AR run, in nats; forced tokens do not count.
+
+    The run is replayed in whole windows: the seed-exact coupling accepts its own tokens, so that the timed run carries no
+    measuring and the replay needs few forwards.
+    """
+    record, grid = reference.record, model.grid()
+    replay = replace(
+        settings,
+        coupling=EXACT,
+        window=min(model.defaults.window, grid.num_tokens),
+        seed=record["seed"],
+        initialiser="warm",
+        trace_detail=True,
+    )
+    negatives = [arguments.negative]
+    decoded = sample(model, [record["prompt"]], replay, negatives=negatives, earlier_tokens=reference.tokens)
+    trace, free = decoded.traces[0], (grid.forced() == FREE).tolist()
+    entropies = [
+        value
+        for start, count, window in zip(trace.starts, trace.committed, trace.details["entropy"], strict=True)
+        for place, value in enumerate(window[:count].tolist(), start)
+        if free[place]
+    ]
+    record["entropy_nats"] = fmean(entropies)
+
+
+def _sheet(model: Family, arguments: argparse.Namespace, methods: list[DecodeSettings], rows: list[list[Outcome]]):
+    """The contact sheet: a row for every prompt and seed, a column for every method."""
+    record = rows[0][0].record
+    several = len({settings.window for settings in methods[1:]}) > 1
+    details = [arguments.model.name, describe_law(methods[0].law), f"{record['dtype']} on {record['device']}"]
+    if not several:
+        details.insert(1, f"window {methods[1].window}")
+    return draw_sheet(
+        "One model, one seed, every method",
+        " · ".join(details),
+        [
+            Row(
+                f"{outcomes[0].record['prompt']}  ·  seed {outcomes[0].record['seed']}",
+                list(_cells(model, outcomes, several)),
+            )
+            for outcomes in rows
+        ],
+        "x = step compression, tokens per forward;  NFE = forwards after the prompt's;  s = seconds of one run",
+    )
+
+
+def _cells(model: Family, outcomes: list[Outcome], name_window: bool) -> Iterator[Cell]:
+    for outcome in outcomes:
+        record = outcome.record
+        name = METHOD_LABELS[record["coupling"]]
+        if name_window and record["coupling"] != AUTOREGRESSIVE:
+            name += f", W {record['window']}"
+        figures = f"{record['nfe']} NFE  ·  {record['seconds']:.2f} s"
+        same = record["same_tokens_as_autoregressive"] if record["coupling"] == EXACT else None
+        yield Cell(
+            to_image(pictures(model, outcome.tokens)[0]), name, f"{record['step_compression']:.2f}x", figures, same
+        )
+
+
+def _summary(methods: list[DecodeSettings], rows: list[list[Outcome]]) -> str:
+    """The means over all prompts and seeds as a table, and a sentence on what they are means of."""
+    header = ["method", "window", "step compression", "NFE", "seconds", "times faster", "same picture as AR"]
+    columns = [[row[i].record for row in rows] for i in range(len(methods))]
+    reference = fmean(record["seconds"] for record in columns[0])
+    lines = [_summary_row(records, reference) for records in columns]
+    law = describe_law(methods[0].law)
+    text = (
+        f"{_table(header, lines)}\nMeans of {len(rows)} pictures a method; {law}; initialiser {methods[0].initialiser}."
+    )
+    entropies = [record["entropy_nats"] for record in columns[0] if "entropy_nats" in record]
+    if entropies:
+        text += f"\nMean entropy of the target law: {fmean(entropies):.3f} nats per token."
+    return text
+
+
+def _summary_row(records: list[dict], reference_seconds: float) -> list[str]:
+    def mean(key: str) -> float:
+        return fmean(record[key] for record in records)
+
+    same = sum(record["same_tokens_as_autoregressive"] for record in records)
+    coupling = records[0]["coupling"]
+    if coupling == AUTOREGRESSIVE:
+        verdict = ""
+    elif coupling == EXACT:
+        verdict = "yes" if same == len(records) else f"no ({same} of {len(records)})"
+    else:
+        verdict = "another of the same law"
+    return [
+        METHOD_LABELS[coupling],
+        str(records[0]["window"]),
+        f"{mean('step_compression'):.2f}",
+        f"{mean('nfe'):.1f}",
+        f"{mean('seconds'):.2f}",
+        f"{reference_seconds / mean('seconds'):.2f}",
+        verdict,
+    ]
+
+
+def _table(header: list[str], lines: list[list[str]]) -> str:
+    """Columns of equal width; the first and the last to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
+    last = len(header) - 1
+
+    def fit(cells: list[str]) -> str:
+        sides = [
+            cell.ljust(w) if i in (0, last) else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(cells, widths, strict=True))
+        ]
+        return "  ".join(sides).rstrip()
+
+    return "\n".join([fit(header), "  ".join("-" * width for width in widths), *map(fit, lines)])

@@ -1,0 +1,57 @@
+"""Pictures and tokens from and to files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..errors import InputError
+from ..models.interface import Family
+
+TOKEN_SUFFIXES = (".safetensors", ".json")
+
+
+def to_image(pixels: Tensor) -> Image.Image:
+    """An RGB image of pixels [3, H, W] in 0..1."""
+    return Image.fromarray((pixels * 255).round().byte().movedim(0, -1).cpu().numpy())
+
+
+def read_codes(path: Path, model: Family) -> Tensor:
+    """Codes [1, rows, columns] of the picture in a file, on white where it is transparent, resized to the model's grid."""
+    try:
+        with Image.open(path) as file:
+            image = file.convert("RGBA")
+    except (OSError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path} cannot be read as a picture ({error}); give a PNG or JPEG file.") from None
+    grid, factor = model.grid(), model.codec.config.downsampling
+    on_white = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    resized = on_white.resize((grid.columns * factor, grid.rows * factor), Image.Resampling.LANCZOS)
+    pixels = torch.frombuffer(bytearray(resized.tobytes()), dtype=torch.uint8).view(1, resized.height, resized.width, 3)
+    device = model.codec.quantize.embedding.weight.device
+    return model.codec.encode(pixels.movedim(-1, 1).to(device).float() / 255)
+
+
+def write_tokens(path: Path, tokens: Tensor) -> None:
+    """Tokens [B, num_tokens] as safetensors (tensor `tokens`) or JSON (key `tokens`), by the file's suffix."""
+    if path.suffix.lower() == ".json":
+        path.write_text(json.dumps({"tokens": tokens.tolist()}) + "\n", encoding="utf-8")
+    else:
+        save_file({"tokens": tokens.cpu().contiguous()}, path)
+
+
+def read_tokens(path: Path) -> Tensor:
+    """What `write_tokens` wrote."""
+    try:
+        if path.suffix.lower() == ".json":
+            return torch.tensor(json.loads(path.read_text(encoding="utf-8"))["tokens"])
+        return load_file(path)["tokens"]
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; --save-tokens writes such a file.") from None
+    except (OSError, SafetensorError, ValueError, TypeError, KeyError):
+        raise InputError(f"{path} does not hold tokens; give a file that --save-tokens wrote.") from None

@@ -1,0 +1,200 @@
+"""`generate`: one picture for every prompt and seed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from torch import Tensor
+
+from ..decode import METHODS, Decoded, DecodeSettings
+from ..drafts import INITIALISERS
+from ..errors import InputError
+from ..models.interface import Family
+from ..sampling import pictures, sample
+from .files import TOKEN_SUFFIXES, read_codes, read_tokens, to_image, write_tokens
+from .options import (
+    add_initialiser_argument,
+    add_law_arguments,
+    add_model_arguments,
+    describe_law,
+    law_settings,
+    open_model,
+    output_file,
+)
+from .progress import advance, token_bar
+
+
+def add_parser(subparsers) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        "generate",
+        help="draw pictures",
+        description="Draw a picture for every prompt, and write it as PNG.",
+    )
+    parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="what to draw")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("picture.png"),
+        metavar="PNG",
+        help="file to write; several pictures become NAME-1.png, NAME-2.png ... (default: %(default)s)",
+    )
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="pictures of each prompt (default: 1)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="of the first picture; the next ones use S + 1, S + 2 ..."
+    )
+    _add_decoding_arguments(parser)
+    add_law_arguments(parser)
+    _add_start_arguments(parser)
+    add_model_arguments(parser)
+    group = parser.add_argument_group("what else to write")
+    group.add_argument("--trace", type=Path, metavar="JSON", help="settings, and what every forward committed")
+    group.add_argument(
+        "--trace-detail",
+        action="store_true",
+        help="add acceptance, total variation, change and collision of every window position",
+    )
+    group.add_argument("--save-tokens", type=Path, metavar="FILE", help="tokens, as .safetensors or .json")
+    group.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+def _add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("decoding")
+    group.add_argument(
+        "--coupling",
+        choices=METHODS,
+        default="maximal",
+        help="how drafts are renewed: independent is SJD, maximal and gumbel are MC-SJD, gumbel_exact draws the "
+        "same picture as autoregressive with the same seed (default: %(default)s)",
+    )
+    group.add_argument("--window", type=int, metavar="W", help="positions per forward (default: the checkpoint's own)")
+    add_initialiser_argument(group, list(INITIALISERS), None)
+
+
+def _add_start_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("starting from something")
+    group.add_argument("--continue-from", type=Path, metavar="IMAGE", help="picture whose upper rows are kept")
+    group.add_argument("--keep-rows", type=int, metavar="R", help="grid rows to keep of it (default: half of them)")
+    group.add_argument(
+        "--warm-tokens",
+        type=Path,
+        metavar="FILE",
+        help="tokens of an earlier result, as --save-tokens writes them; the warm initialiser's drafts",
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    _check(arguments)
+    model = open_model(arguments)
+    settings = _settings(arguments, model)
+    texts = [prompt for prompt in arguments.prompts for _ in range(arguments.batch)]
+    first, given = _first_codes(arguments, model), 0
+    if first is not None:
+        given = first.shape[1] * model.grid().stride
+    earlier = None if arguments.warm_tokens is None else read_tokens(arguments.warm_tokens)
+    with token_bar(len(texts) * (model.grid().num_tokens - given), arguments.quiet) as bar:
+        decoded = sample(
+            model,
+            texts,
+            settings,
+            negatives=[arguments.negative] * len(texts),
+            first_codes=first,
+            earlier_tokens=earlier,
+            on_step=advance(bar, given),
+        )
+    files = _picture_files(arguments.out, len(texts))
+    for file, pixels in zip(files, pictures(model, decoded.tokens), strict=True):
+        to_image(pixels).save(file)
+    if arguments.save_tokens:
+        write_tokens(arguments.save_tokens, decoded.tokens)
+    if arguments.trace:
+        trace = _trace(arguments, model, settings, texts, files, decoded)
+        arguments.trace.write_text(json.dumps(trace) + "\n", encoding="utf-8")
+    _report(settings, files, decoded)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Everything that can be said before the model is loaded."""
+    if arguments.batch < 1:
+        raise InputError(f"--batch must be at least 1, got {arguments.batch}.")
+    if arguments.keep_rows is not None and arguments.continue_from is None:
+        raise InputError("--keep-rows says how much of a picture to keep; name the picture with --continue-from.")
+    if arguments.warm_tokens is not None and arguments.initialiser not in (None, "warm"):
+        raise InputError(
+            f"--warm-tokens needs the warm initialiser, got {arguments.initialiser}; leave --initialiser out."
+        )
+    if arguments.initialiser == "warm" and arguments.warm_tokens is None:
+        raise InputError("The warm initialiser needs the tokens of an earlier result; give them with --warm-tokens.")
+    if arguments.trace_detail and arguments.trace is None:
+        raise InputError("--trace-detail adds to the trace; name the trace's file with --trace.")
+    output_file(arguments.out, ".png")
+    if arguments.trace:
+        output_file(arguments.trace, ".json")
+    if arguments.save_tokens:
+        output_file(arguments.save_tokens, *TOKEN_SUFFIXES)
+
+
+def _settings(arguments: argparse.Namespace, model: Family) -> DecodeSettings:
+    return DecodeSettings(
+        coupling=arguments.coupling,
+        window=model.defaults.window if arguments.window is None else arguments.window,
+        law=law_settings(arguments, model.defaults),
+        initialiser=arguments.initialiser or ("warm" if arguments.warm_tokens else "random"),
+        seed=arguments.seed,
+        trace_detail=arguments.trace_detail,
+    )
+
+
+def _first_codes(arguments: argparse.Namespace, model: Family) -> Tensor | None:
+    """Codes [1, R, columns] of the rows to keep, None to draw the whole picture."""
+    if arguments.continue_from is None:
+        return None
+    rows = model.grid().rows
+    keep = rows // 2 if arguments.keep_rows is None else arguments.keep_rows
+    if not 1 <= keep < rows:
+        raise InputError(
+            f"--keep-rows must be between 1 and {rows - 1} on this model's grid of {rows} rows, got {keep}."
+        )
+    return read_codes(arguments.continue_from, model)[:, :keep]
+
+
+def _picture_files(out: Path, count: int) -> list[Path]:
+    if count == 1:
+        return [out]
+    digits = len(str(count))
+    return [out.with_stem(f"{out.stem}-{number:0{digits}}") for number in range(1, count + 1)]
+
+
+def _trace(arguments, model: Family, settings: DecodeSettings, texts, files, decoded: Decoded) -> dict:
+    """The trace file's content; `pictures` holds one row trace a picture."""
+    grid = model.grid()
+    return {
+        "model": arguments.model.name,
+        "family": model.name,
+        "grid": {"frames": grid.frames, "rows": grid.rows, "columns": grid.columns},
+        "device": str(decoded.tokens.device),
+        "dtype": arguments.dtype,
+        "negative": arguments.negative,
+        "settings": asdict(settings),
+        "nfe": decoded.nfe,
+        "prefill_seconds": decoded.prefill_seconds,
+        "seconds": decoded.seconds,
+        "pictures": [
+            {"file": str(file), "prompt": text, "seed": (settings.seed + row) % 2**64} | trace.as_dict()
+            for row, (file, text, trace) in enumerate(zip(files, texts, decoded.traces, strict=True))
+        ],
+    }
+
+
+def _report(settings: DecodeSettings, files: list[Path], decoded: Decoded) -> None:
+    tokens = sum(trace.num_tokens for trace in decoded.traces)
+    compression = sum(trace.step_compression for trace in decoded.traces) / len(decoded.traces)
+    print(
+        f"{settings.coupling}, window {settings.effective_window}, {describe_law(settings.law)}: {tokens} tokens in "
+        f"{decoded.nfe} forwards and {decoded.seconds:.2f} s, step compression {compression:.2f}"
+    )
+    for file in files:
+        print(f"wrote {file}")

@@ -1,0 +1,107 @@
+"""Arguments that the commands share, and what becomes of them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+import torch
+
+from ..drafts import INITIALISERS
+from ..errors import InputError
+from ..laws import LawSettings
+from ..loading import EMBEDDED_MODEL, load
+from ..models.interface import Family, SamplingDefaults
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model",
+        type=Path,
+        default=EMBEDDED_MODEL,
+        metavar="DIR",
+        help="checkpoint directory (default: the embedded emoji model)",
+    )
+    group.add_argument("--dtype", choices=DTYPES, default="float32", help="of the transformer (default: %(default)s)")
+    group.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: a GPU where there is one)"
+    )
+
+
+def add_law_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("target law", "what is drawn from; defaults are the checkpoint's own")
+    group.add_argument("--cfg", type=float, metavar="SCALE", help="classifier-free guidance; 1 is none")
+    group.add_argument("--temperature", type=float, metavar="T", help="0 is greedy")
+    group.add_argument("--top-k", type=int, metavar="K", help="keep the K likeliest codes; 0 keeps all")
+    group.add_argument(
+        "--top-p", type=float, metavar="P", help="keep the likeliest codes that reach probability P; 1 keeps all"
+    )
+    group.add_argument(
+        "--negative", default="", metavar="TEXT", help="what guidance leads away from (default: the empty prompt)"
+    )
+
+
+def add_initialiser_argument(group, names: list[str], default: str | None) -> None:
+    group.add_argument(
+        "--initialiser",
+        choices=names,
+        default=default,
+        help="first draft of a position that enters the window (default: random)",
+    )
+
+
+COLD_INITIALISERS = [name for name in INITIALISERS if name != "warm"]  # those that need no earlier result
+
+
+def open_model(arguments: argparse.Namespace) -> Family:
+    return load(arguments.model, dtype=DTYPES[arguments.dtype], device=pick_device(arguments.device))
+
+
+def pick_device(name: str) -> str:
+    """The name itself, for `auto` a GPU where there is one; `load` refuses what this machine does not have."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name
+
+
+def law_settings(arguments: argparse.Namespace, defaults: SamplingDefaults) -> LawSettings:
+    """The law asked for; what was left out comes from the checkpoint."""
+
+    def chosen(value, default):
+        return default if value is None else value
+
+    return LawSettings(
+        cfg_scale=chosen(arguments.cfg, defaults.cfg_scale),
+        temperature=chosen(arguments.temperature, defaults.temperature),
+        top_k=chosen(arguments.top_k, defaults.top_k),
+        top_p=chosen(arguments.top_p, defaults.top_p),
+    )
+
+
+def describe_law(law: LawSettings) -> str:
+    """`guidance 3, temperature 1, top-k 100`; what is off is left out."""
+    parts = [f"guidance {law.cfg_scale:g}" if law.guided else "no guidance", f"temperature {law.temperature:g}"]
+    if law.top_k:
+        parts.append(f"top-k {law.top_k}")
+    if law.top_p < 1:
+        parts.append(f"top-p {law.top_p:g}")
+    return ", ".join(parts)
+
+
+def output_file(path: Path, *suffixes: str) -> Path:
+    """`path`, with its folder made. Called before any work is done, so that a wrong name costs nothing."""
+    if path.suffix.lower() not in suffixes:
+        raise InputError(f"{path} cannot be written: the file name must end in {' or '.join(suffixes)}.")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; name the file to write in it.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path.parent} cannot be made ({error.strerror}); choose another folder.") from None
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise InputError(f"{path} cannot be written: you lack the right to; choose another folder.")
+    return path

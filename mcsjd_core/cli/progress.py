@@ -1,0 +1,30 @@
+"""The progress bar over committed tokens."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from tqdm import tqdm
+
+from ..decode import Step
+
+
+def token_bar(total: int, quiet: bool) -> tqdm:
+    """A bar over `total` tokens on stderr; a context manager."""
+    # In a log every refresh is a line of its own.
+    interval = 0.1 if sys.stderr.isatty() else 10.0
+    return tqdm(total=total, unit="tok", disable=quiet, dynamic_ncols=True, mininterval=interval)
+
+
+def advance(bar: tqdm, given: int = 0) -> Callable[[Step], None]:
+    """An on_step callback for one decode: moves `bar` by what every row committed, beyond its first `given` tokens."""
+    before = 0
+
+    def on_step(step: Step) -> None:
+        nonlocal before
+        committed = sum(done - given for done in step.done)
+        bar.update(committed - before)
+        before = committed
+
+    return on_step
