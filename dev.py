@@ -1,0 +1,104 @@
+"""Work on a clone with nothing but Python: builds what is needed into .venv once, then runs it.
+
+    python3 dev.py compare "red apple" "rocket"     any command of `python -m mcsjd_core`
+    python3 dev.py test [pytest arguments]          the tests
+
+On Linux, PyPI's torch brings CUDA libraries of several gigabytes. Without an NVIDIA GPU, set
+PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu before the first call to get the small CPU build.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+VENV = ROOT / ".venv"
+PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+CONSTRAINTS = "tests/constraints.txt"
+
+# Arguments of `pip install`, call by call; words with a slash or ending in .txt are files below ROOT.
+RUN = [["torch", "-r", "requirements.txt"]]
+TEST = [*RUN, ["-r", "tests/requirements.txt"], ["--no-deps", "-r", "tests/requirements-nodeps.txt"]]
+
+
+def fingerprint(installs):
+    """Changes whenever the installs would: with the files that they read and with the Python in use."""
+    digest = hashlib.sha256(f"{sys.version} {installs}".encode())
+    for name in (CONSTRAINTS, *(word for call in installs for word in call if word.endswith(".txt"))):
+        digest.update((ROOT / name).read_bytes())
+    return digest.hexdigest()
+
+
+def remembered(stamp):
+    return stamp.read_text(encoding="utf-8") if stamp.exists() else None
+
+
+def make_environment():
+    """Create .venv, or again if an earlier attempt was cut short or another Python asks."""
+    stamp = VENV / "made-by-dev.txt"
+    if PYTHON.exists() and remembered(stamp) == sys.version:
+        return
+    print(f"Creating {VENV} ...", flush=True)
+    try:
+        venv.create(VENV, clear=True, with_pip=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        sys.exit(f"{VENV} cannot be created ({error}); on Debian and Ubuntu, install python3-venv first.")
+    stamp.write_text(sys.version, encoding="utf-8")
+
+
+def install(name, installs):
+    """Install once; a later call with the same files starts at once."""
+    make_environment()
+    stamp, wanted = VENV / f"installed-{name}.txt", fingerprint(installs)
+    if remembered(stamp) == wanted:
+        return
+    print("Installing what is needed into .venv; the first time takes a few minutes ...", flush=True)
+    for call in installs:
+        command = [
+            str(PYTHON),
+            "-m",
+            "pip",
+            "install",
+            "--disable-pip-version-check",
+            "--no-input",
+            "-c",
+            CONSTRAINTS,
+            *call,
+        ]
+        if subprocess.call(command, cwd=ROOT):
+            sys.exit("pip could not install what is needed; its message is above.")
+    stamp.write_text(wanted, encoding="utf-8")
+
+
+def run(arguments):
+    """Go on as the command, in the caller's folder, with the clone on the module path; the exit code is the command's."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+    command = [str(PYTHON), *arguments]
+    if os.name == "nt":  # exec would detach from the console there
+        sys.exit(subprocess.call(command))
+    os.execv(command[0], command)
+
+
+def main():
+    if sys.version_info < (3, 10):
+        sys.exit(f"Python 3.10 or newer is needed, this is {sys.version.split()[0]}; call this file with a newer one.")
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        sys.exit(__doc__)
+    command, rest = sys.argv[1], sys.argv[2:]
+    try:
+        if command == "test":
+            install("test", TEST)
+            os.chdir(ROOT)
+            run(["-m", "pytest", *rest])
+        install("run", RUN)
+        run(["-m", "mcsjd_core", command, *rest])
+    except KeyboardInterrupt:
+        sys.exit("Interrupted; the next call goes on from here.")
+
+
+if __name__ == "__main__":
+    main()

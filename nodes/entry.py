@@ -1,0 +1,23 @@
+"""What ComfyUI asks the pack for: the list of its nodes."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import runtime
+from .analysis import Stats
+from .images import Decode
+from .loaders import LoadModel
+from .sampling import Sampler
+
+NODES: list[type[io.ComfyNode]] = [LoadModel, Sampler, Decode, Stats]
+
+
+class Pack(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES
+
+
+async def comfy_entrypoint() -> Pack:
+    runtime.register_model_folder()
+    return Pack()

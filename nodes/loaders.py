@@ -1,0 +1,48 @@
+"""Load a model."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from . import runtime
+from .types import CATEGORY, ModelSocket
+
+
+class LoadModel(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MCSJD_LoadModel",
+            display_name="MC-SJD Load Model",
+            category=CATEGORY,
+            description="Loads an autoregressive text-to-image model: the small one that comes with this pack, or a "
+            "checkpoint directory below models/mcsjd.",
+            inputs=[
+                io.Combo.Input(
+                    "model",
+                    options=list(runtime.checkpoints()),
+                    default=runtime.EMBEDDED,
+                    tooltip="Which model draws. The embedded one needs no download and runs on a CPU; others appear "
+                    "here once their directory (with its config.json) lies below models/mcsjd and you press R.",
+                ),
+                io.Combo.Input(
+                    "dtype",
+                    options=list(runtime.DTYPES),
+                    default="auto",
+                    tooltip="Number format of the transformer. auto: bf16 where the device computes in it, else fp32. "
+                    "fp32 takes twice the memory and makes seed-exact pictures agree most closely; fp16 can "
+                    "overflow. The codec, which turns tokens into pictures, always runs in fp32.",
+                ),
+            ],
+            outputs=[ModelSocket.Output(display_name="model", tooltip="For the sampler and for decode.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, model: str, dtype: str) -> str:
+        """Changed files are read again."""
+        directory = runtime.checkpoints().get(model)
+        return "" if directory is None else runtime.identity(directory)
+
+    @classmethod
+    def execute(cls, model: str, dtype: str) -> io.NodeOutput:
+        return io.NodeOutput(runtime.load_model(model, dtype))

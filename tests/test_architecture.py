@@ -1,0 +1,110 @@
+"""Which module may import which: the core knows no host, the mathematics knows no model, the loop knows no family."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CORE = ROOT / "mcsjd_core"
+FILES = sorted(CORE.rglob("*.py"))
+HOST = ("comfy", "comfy_api", "comfy_extras", "comfy_execution", "nodes", "folder_paths", "server", "execution", "node_helpers")
+
+# What a module may import beside torch and the standard library; names of the core are relative to it.
+ALLOWED = {
+    "errors": set(),
+    "noise": set(),
+    "kv_cache": set(),
+    "layers": set(),
+    "laws": {"errors"},
+    "grid": {"errors"},
+    "drafts": {"grid"},
+    "coupling": {"laws", "noise"},
+    "trace": {"laws"},
+    "transformer": {"errors", "kv_cache", "layers"},
+    "codecs.vqgan": {"errors"},
+    "decode": {"coupling", "drafts", "errors", "grid", "laws", "models.interface", "noise", "trace"},
+    "checkpoint": {"errors", "safetensors"},
+    "models.interface": {"codecs.vqgan", "grid", "kv_cache"},
+}
+FOR_FAMILIES = {"checkpoint", "codecs.vqgan", "errors", "grid", "kv_cache", "layers", "transformer", "models.interface", "tokenizers"}
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(CORE).with_suffix("").parts)
+
+
+def imports(source: str, module: str = "") -> set[str]:
+    """Everything a module of the core imports: outside packages by their first name, core modules by their path in it."""
+    package, found = module.split(".")[:-1], set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add(node.module.split(".")[0])
+        elif isinstance(node, ast.ImportFrom):
+            parts = package[: len(package) + 1 - node.level] + (node.module.split(".") if node.module else [])
+            whole = [".".join([*parts, alias.name]) for alias in node.names]
+            found |= {name if is_module(name) else ".".join(parts) for name in whole}
+    return found
+
+
+def is_module(name: str) -> bool:
+    path = CORE.joinpath(*name.split("."))
+    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
+
+
+def of_core(path: Path) -> set[str]:
+    return imports(path.read_text(encoding="utf-8"), module_name(path))
+
+
+def own(found: set[str]) -> set[str]:
+    """Without torch and the standard library."""
+    return {name for name in found if name != "torch" and name.split(".")[0] not in sys.stdlib_module_names}
+
+
+def test_imports_are_read_rightly():
+    source = "import os.path\nfrom torch import nn\nfrom ..grid import Grid\nfrom .interface import Prompt\nfrom . import chameleon"
+    assert imports(source, "models.chameleon") == {"os", "torch", "grid", "models.interface", "models.chameleon"}
+    assert imports("def f():\n    import comfy.utils", "decode") == {"comfy"}
+    assert len(FILES) > 15
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_the_core_never_imports_a_host(path):
+    assert not of_core(path) & set(HOST)
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_the_core_imports_itself_relatively(path):
+    assert not of_core(path) & {"mcsjd_core", "training"}
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_a_core_module_imports_only_what_stands_below_it(name):
+    assert own(of_core(CORE.joinpath(*name.split(".")).with_suffix(".py"))) <= ALLOWED[name]
+
+
+FAMILIES = [path for path in FILES if path.parent.name == "models" and path.stem not in ("__init__", "interface")]
+
+
+@pytest.mark.parametrize("path", FAMILIES, ids=module_name)
+def test_a_family_imports_shared_parts_and_no_other_family(path):
+    assert own(of_core(path)) <= FOR_FAMILIES
+
+
+def test_only_registries_and_entry_points_know_the_families():
+    names = {module_name(path) for path in FAMILIES} | {"models"}
+    knowing = {module_name(path) for path in FILES if of_core(path) & names}
+    assert knowing <= {"models.__init__", "__init__", "loading"}
+
+
+def test_the_core_imports_without_a_host_in_sight():
+    import mcsjd_core
+
+    assert Path(mcsjd_core.__file__).parent == CORE
+    loaded = {name for name, module in sys.modules.items() if str(getattr(module, "__file__", "")).startswith(str(CORE))}
+    assert all(name.split(".")[0] == "mcsjd_core" for name in loaded)

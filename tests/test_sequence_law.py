@@ -1,0 +1,469 @@
+"""Decoded sequences follow the model's law: 200,000 of them against an exact enumeration, for every kind of decode.
+
+A tiny table model is enumerated in float64 by code of this file alone, which shares nothing with the core. Every test below
+is one G-test at level FAMILY_ERROR / TESTS, so the chance that any of them fails for a correct core is at most FAMILY_ERROR
+(Bonferroni); seeds are fixed, so a result is repeatable. The second half shows the power: one broken copy for each rule
+that exactness rests on, all of which the same G-test at the same level and sample size must reject.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import itertools
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny import TableModel, run, transformer
+
+from mcsjd_core import COUPLINGS, INITIALISERS, METHODS, DecodeSettings, Grid, LawSettings, decode
+from mcsjd_core.coupling import Gumbel, Maximal, behind_first_mismatch, draw, gumbel_max
+from mcsjd_core.laws import Law
+from mcsjd_core.noise import ACCEPT, RESAMPLE, Noise, row_seeds
+
+decode_module = importlib.import_module("mcsjd_core.decode")  # the package's `decode` is the function
+
+SAMPLES = 200_000
+FAMILY_ERROR = 1e-3
+OTHERS = 21  # G-tests of a correct core behind the covering design
+TESTS = 85
+LEVEL = FAMILY_ERROR / TESTS
+SPARSE = 10  # cells with a smaller expected count are pooled
+
+CODES, TOKENS = 3, 5
+TRUNCATIONS = {
+    "whole": LawSettings(),
+    "top-k": LawSettings(top_k=2, temperature=1.3),
+    "top-p": LawSettings(top_p=0.8),
+    "both": LawSettings(top_k=2, top_p=0.9, temperature=1.5),
+}
+
+
+# -- the exact law, without the core ---------------------------------------------------------------------------------
+
+
+def softmax(logits: list[float]) -> list[float]:
+    weights = [math.exp(value - max(logits)) for value in logits]
+    return [weight / sum(weights) for weight in weights]
+
+
+def exact_law(logits: list[float], law: LawSettings) -> list[float]:
+    """Temperature, then top-k, then top-p, by sorting; no two logits are equal."""
+    order = sorted(range(len(logits)), key=lambda v: -logits[v])
+    kept = order[: law.top_k or len(order)]
+    probs = dict(zip(kept, softmax([logits[v] / law.temperature for v in kept]), strict=True))
+    nucleus, mass = [], 0.0
+    for v in kept:
+        if mass >= law.top_p:
+            break
+        nucleus.append(v)
+        mass += probs[v]
+    return [probs[v] / mass if v in nucleus else 0.0 for v in range(len(logits))]
+
+
+def enumerate_law(logits_of, codes: int, places: int, law: LawSettings, *, given=(), forced=None, forbidden=None) -> dict:
+    """Probability of every whole sequence that begins with `given`.
+
+    logits_of(prefix, prompt_row) gives float64 logits, prompt row 1 being unconditional. `forced` and `forbidden` map a
+    place to its token and to the codes cut there.
+    """
+    law_of = {tuple(given): 1.0}
+    for place in range(len(given), places):
+        longer = {}
+        for prefix, probability in law_of.items():
+            if forced and place in forced:
+                longer[(*prefix, forced[place])] = probability
+                continue
+            logits = logits_of(prefix, 0)
+            if law.cfg_scale != 1:
+                pairs = zip(logits, logits_of(prefix, 1), strict=True)
+                logits = [uncond + law.cfg_scale * (cond - uncond) for cond, uncond in pairs]
+            allowed = [v for v in range(codes) if v not in (forbidden or {}).get(place, ())]
+            for v, p in zip(allowed, exact_law([logits[v] for v in allowed], law), strict=True):
+                longer[(*prefix, v)] = probability * p
+        law_of = longer
+    return law_of
+
+
+def table_law(model: TableModel, law: LawSettings, **rules) -> dict:
+    def logits_of(prefix, prompt_row):
+        return model.table[model.context(prefix, prompt_row)].tolist()
+
+    return enumerate_law(logits_of, model.codebook_size, model.num_tokens, law, **rules)
+
+
+def p_value(tokens: torch.Tensor, law_of: dict) -> float:
+    """G-test of sequences [samples, places] against the law of whole sequences; 0 if an impossible one occurred."""
+    base = int(max(max(sequence) for sequence in law_of)) + 1
+    powers = base ** torch.arange(tokens.shape[1])
+    counts = torch.bincount((tokens * powers).sum(1), minlength=base ** tokens.shape[1]).double()
+    keys = torch.tensor(list(law_of)) @ powers
+    expected = torch.zeros_like(counts).index_put((keys,), torch.tensor(list(law_of.values()), dtype=torch.float64))
+    expected = expected * len(tokens)
+    if (counts[expected == 0] > 0).any():
+        return 0.0
+    dense = expected >= SPARSE
+    observed = torch.cat((counts[dense], counts[~dense].sum()[None]))
+    expected = torch.cat((expected[dense], expected[~dense].sum()[None]))
+    observed, expected = observed[expected > 0], expected[expected > 0]
+    g = 2 * torch.xlogy(observed, observed / expected).sum().clamp_min(0)
+    assert len(expected) > 2, "The law is almost a point mass: this test could hardly fail."
+    degrees = torch.tensor(len(expected) - 1.0, dtype=torch.float64)
+    return float(torch.special.gammaincc(degrees / 2, g / 2))
+
+
+# -- decoding --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def no_garbage_collection():
+    """A row of the batch is a Python object; the collector would walk over all of them again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    yield
+    gc.enable()
+    gc.unfreeze()
+
+
+def sample(model: TableModel, settings: DecodeSettings, grid: Grid, rows: int = SAMPLES, **extra) -> torch.Tensor:
+    if settings.initialiser == "warm" and "earlier_tokens" not in extra:
+        extra["earlier_tokens"] = torch.arange(grid.num_tokens)[None] % model.codebook_size
+    return decode(model, model.prompt(rows, settings.law.guided), grid, settings, **extra).tokens
+
+
+def sample_p_value(coupling="maximal", window=4, initialiser="random", law=LawSettings(), seed=0) -> float:
+    model = TableModel(CODES, TOKENS, seed=1)
+    settings = DecodeSettings(coupling, window, law, initialiser, seed)
+    return p_value(sample(model, settings, Grid(1, TOKENS)), table_law(model, law))
+
+
+WINDOWS = (2, 3, 8)
+
+
+def covering_design():
+    """Every coupling x window x initialiser, through which guidance and truncation run."""
+    rules = list(itertools.product((1.0, 2.0), TRUNCATIONS))
+    for c, coupling in enumerate(COUPLINGS):
+        for w, window in enumerate(WINDOWS):
+            for i, initialiser in enumerate(INITIALISERS):
+                cfg_scale, truncation = rules[(2 * c + 3 * w + i + c * w // 2) % len(rules)]
+                yield coupling, window, initialiser, cfg_scale, truncation
+    for cfg_scale, truncation in rules[::3]:
+        yield "autoregressive", 1, "random", cfg_scale, truncation
+
+
+DESIGN = list(covering_design())
+
+
+def test_the_design_covers_every_triple_with_guidance_and_truncation():
+    cases = [case for case in DESIGN if case[0] in COUPLINGS]
+    for place, levels in enumerate((COUPLINGS, WINDOWS, INITIALISERS)):
+        triples = itertools.product(levels, (1.0, 2.0), TRUNCATIONS)
+        assert {(case[place], *case[3:]) for case in cases} == set(triples)
+    assert len(DESIGN) + OTHERS <= TESTS
+
+
+@pytest.mark.parametrize(("coupling", "window", "initialiser", "cfg_scale", "truncation"), DESIGN)
+def test_sequences_follow_the_exact_law(coupling, window, initialiser, cfg_scale, truncation):
+    law = replace(TRUNCATIONS[truncation], cfg_scale=cfg_scale)
+    seed = 1_000_003 * DESIGN.index((coupling, window, initialiser, cfg_scale, truncation))
+    assert sample_p_value(coupling, window, initialiser, law, seed) > LEVEL
+
+
+# -- pictures that are continued, ragged batches, grid rules, the real transformer --------------------------------------
+
+
+@pytest.mark.parametrize("coupling", METHODS)
+def test_continued_pictures_follow_the_law_given_their_first_tokens(coupling):
+    model, given, law = TableModel(CODES, TOKENS, seed=2), (2, 0), LawSettings(cfg_scale=1.5, top_p=0.95)
+    tokens = sample(model, DecodeSettings(coupling, 3, law), Grid(1, TOKENS), first_tokens=torch.tensor([given]))
+    assert p_value(tokens, table_law(model, law, given=given)) > LEVEL
+
+
+@pytest.mark.parametrize("coupling", METHODS)
+def test_forced_and_forbidden_tokens_leave_the_law_of_the_others_exact(coupling):
+    row_end, cuts = CODES, {0: (0,), 3: (1,), 4: (0, 1)}
+    forbidden = torch.tensor([[v in cut for v in range(CODES)] for cut in cuts.values()])
+    forbidden_row = torch.tensor([list(cuts).index(place) if place in cuts else -1 for place in range(6)])
+    grid = Grid(2, 2, row_end=row_end, forbidden=forbidden, forbidden_row=forbidden_row)
+    model, law = TableModel(CODES, 6, forced=1, seed=3), LawSettings(cfg_scale=1.5)
+    tokens = sample(model, DecodeSettings(coupling, 4, law), grid)
+    for place, cut in cuts.items():
+        assert not torch.isin(tokens[:, place], torch.tensor(cut)).any()
+    exact = table_law(model, law, forced={2: row_end, 5: row_end}, forbidden=cuts)
+    assert p_value(tokens, exact) > LEVEL
+
+
+def test_rows_that_end_early_and_late_have_the_same_law():
+    """Rows are split by how soon they ended only through their tokens, so the whole batch is tested, and is ragged."""
+    model, settings = TableModel(CODES, TOKENS, seed=4), DecodeSettings("maximal", 3, seed=11)
+    result = decode(model, model.prompt(SAMPLES, False), Grid(1, TOKENS), settings)
+    iterations = torch.tensor([trace.nfe for trace in result.traces])
+    assert iterations.unique().tolist() == [2, 3, 4, 5] and (iterations.bincount()[2:] > SAMPLES // 100).all()
+    assert p_value(result.tokens, table_law(model, LawSettings())) > LEVEL
+
+
+def test_pairs_of_rows_are_independent():
+    model = TableModel(CODES, 3, seed=5)
+    tokens = sample(model, DecodeSettings("maximal", 3), Grid(1, 3), rows=2 * SAMPLES)
+    assert p_value(tokens.view(SAMPLES, 6), pair_law(model)) > LEVEL
+
+
+def pair_law(model: TableModel) -> dict:
+    one = table_law(model, LawSettings())
+    return {(*a, *b): one[a] * one[b] for a in one for b in one}
+
+
+@pytest.mark.parametrize("coupling", ["maximal", "gumbel"])
+def test_the_real_transformer_follows_its_law(coupling):
+    """Its cache and ragged rows included; the exact law comes from its float64 copy without a cache."""
+    law, places, rows = LawSettings(cfg_scale=1.5, top_k=2), 3, 2000
+    parts = [
+        run(TRANSFORMER, Grid(1, places), rows, True, coupling=coupling, window=3, law=law, seed=part * rows).tokens
+        for part in range(SAMPLES // rows)
+    ]
+    assert p_value(torch.cat(parts), enumerate_law(transformer_logits, CODES, places, law)) > LEVEL
+
+
+TRANSFORMER = transformer(CODES)
+
+
+def transformer_logits(prefix, prompt_row):
+    model = transformer(CODES, dtype=torch.float64)
+    ids = [[0, 3, 4, 1], [0, 1]][prompt_row] + [model.vocabulary.first_code + token for token in prefix]
+    hidden = model.model(model.embed_ids(torch.tensor([ids])), torch.arange(len(ids))[None])
+    return model.lm_head(hidden)[0, -1].tolist()
+
+
+# -- power: every rule, broken on purpose --------------------------------------------------------------------------------
+# Each fixture-like function below breaks one rule in place and gives the settings in which it shows. The test after them
+# asserts that the unbroken core passes in the very same settings, so it is the broken rule that is rejected.
+
+
+def reject(p: Law, q: Law, drafts, accept, resample, *, residual=None, verified=None):
+    """Modified rejection with its parts open: accept and resample uniforms, the residual, the law verified against."""
+    accepted = accept * q.prob_of(drafts) < (verified or p).prob_of(drafts)
+    if residual is None:
+        residual = (p.probs - q.probs_at(p)).clamp_min(0)
+        residual = torch.where(residual.sum(-1, keepdim=True) > 0, residual, p.probs)
+    return torch.where(accepted, drafts, p.pick(draw(residual, resample)))
+
+
+def breaks_with(rule):
+    """A coupling that is maximal but for `rule(p, q, drafts, noise)`."""
+
+    class Broken(Maximal):
+        couple = staticmethod(rule)
+
+    return Broken()
+
+
+def e1_reuse_accept_noise(patch):
+    def rule(p, q, drafts, noise):
+        return reject(p, q, drafts, replace(noise, step=0).uniform(ACCEPT), noise.uniform(RESAMPLE))
+
+    patch.setitem(COUPLINGS, "maximal", breaks_with(rule))
+    return {}
+
+
+def e1_reuse_residual_noise(patch):
+    def rule(p, q, drafts, noise):
+        return reject(p, q, drafts, noise.uniform(ACCEPT), replace(noise, step=0).uniform(RESAMPLE))
+
+    patch.setitem(COUPLINGS, "maximal", breaks_with(rule))
+    return {}
+
+
+def e1_share_noise_between_positions(patch):
+    def rule(p, q, drafts, noise):
+        return Maximal().couple(p, q, drafts, noise.at(torch.zeros_like(noise.positions)))
+
+    patch.setitem(COUPLINGS, "maximal", breaks_with(rule))
+    return {}
+
+
+def e1_share_gumbel_noise_between_positions(patch):
+    class Broken(type(COUPLINGS["gumbel_exact"])):
+        def couple(self, p, q, drafts, noise):
+            return gumbel_max(p, noise.at(torch.zeros_like(noise.positions)))
+
+    patch.setitem(COUPLINGS, "gumbel_exact", Broken())
+    return {"coupling": "gumbel_exact"}
+
+
+def e1_accept_with_the_gumbel_noise(patch):
+    class Broken(Gumbel):
+        def couple(self, p, q, drafts, noise):
+            accept = torch.exp(-noise.exponentials(drafts[..., None])).squeeze(-1).double()
+            tokens = reject(p, q, drafts, accept, noise.uniform(RESAMPLE))
+            return torch.where(behind_first_mismatch(tokens, drafts), gumbel_max(p, noise), tokens)
+
+    patch.setitem(COUPLINGS, "gumbel", Broken())
+    return {"coupling": "gumbel"}
+
+
+def drop_survivors(patch, keep):
+    """Throw survivors away from the first on that keep(law at the survivors, drafts, old drafts) does not want."""
+    iterate, refill = decode_module._Run.iterate, decode_module._Run._refill
+
+    def watched_iterate(self):
+        self.before = self.sequence.clone()
+        iterate(self)
+
+    def broken_refill(self, survivors, law):
+        if law is not None:
+            places = self.committed[:, None] + torch.arange(self.last_window)
+            drafts, old = (t[self.rows[:, None], places] for t in (self.sequence, self.before))
+            offsets = (self.last_window - survivors)[:, None] + torch.arange(self.last_window)
+            kept = law.take_positions(offsets.clamp_max(self.last_window - 1))
+            wanted = keep(kept, drafts, old) & (torch.arange(self.last_window) < survivors[:, None])
+            fewer = wanted.long().cumprod(-1).sum(-1)
+            # The laws stay aligned with the positions: only the number of drafts that count as known changes.
+            return shortened(self, survivors, fewer, law)
+        return refill(self, survivors, law)
+
+    def shortened(self, survivors, fewer, law):
+        moved = self.last_window - survivors
+        shift = moved - (self.last_window - fewer)  # refill takes the first survivor at last_window - fewer
+        offsets = (torch.arange(self.last_window) + shift[:, None]).clamp(0, self.last_window - 1)
+        return refill(self, fewer, law.take_positions(offsets))
+
+    patch.setattr(decode_module._Run, "iterate", watched_iterate)
+    patch.setattr(decode_module._Run, "_refill", broken_refill)
+
+
+def e2_keep_only_drafts_that_did_not_change(patch):
+    drop_survivors(patch, lambda law, drafts, old: drafts == old)
+    return {"initialiser": "warm"}  # averaged over uniform first drafts, this bias nearly cancels
+
+
+def e2_keep_only_confident_drafts(patch):
+    drop_survivors(patch, lambda law, drafts, old: law.prob_of(drafts) > 0.5)
+    return {}
+
+
+def with_other_law(patch, other):
+    """Maximal coupling that verifies drafts against other(logits, settings) and corrects from the target."""
+    laws, target = {}, decode_module.target_law
+
+    def both(logits, settings):
+        laws["other"] = other(logits, settings)
+        return target(logits, settings)
+
+    def rule(p, q, drafts, noise):
+        accept, resample = noise.uniform(ACCEPT), noise.uniform(RESAMPLE)
+        return reject(p, q, drafts, accept, resample, verified=laws["other"])
+
+    patch.setattr(decode_module, "target_law", both)
+    patch.setitem(COUPLINGS, "maximal", breaks_with(rule))
+
+
+def e3_verify_against_the_untruncated_law(patch):
+    target = decode_module.target_law
+    with_other_law(patch, lambda logits, settings: target(logits, LawSettings()))
+    return {"law": LawSettings(top_k=2)}
+
+
+def e3_verify_against_the_unguided_law(patch):
+    conditional, guide, target = {}, decode_module.guide, decode_module.target_law
+
+    def watched_guide(logits, cfg_scale):
+        conditional["logits"] = logits[::2]
+        return guide(logits, cfg_scale)
+
+    patch.setattr(decode_module, "guide", watched_guide)
+    with_other_law(patch, lambda logits, settings: target(conditional["logits"], settings))
+    return {"law": LawSettings(cfg_scale=2.0)}
+
+
+def e3_draft_law_before_temperature(patch):
+    laws, target, advance = {}, decode_module.target_law, decode_module._Run._advance
+
+    def both(logits, settings):
+        laws["plain"] = target(logits, LawSettings())
+        return target(logits, settings)
+
+    patch.setattr(decode_module, "target_law", both)
+    patch.setattr(decode_module._Run, "_advance", lambda self, law, moved: advance(self, laws["plain"], moved))
+    return {"law": LawSettings(temperature=0.7)}
+
+
+def e4_epsilon_on_the_residual(patch):
+    def rule(p, q, drafts, noise):
+        residual = (p.probs - q.probs_at(p)).clamp_min(0) + 1e-4  # revives what top-k cut
+        return reject(p, q, drafts, noise.uniform(ACCEPT), noise.uniform(RESAMPLE), residual=residual)
+
+    patch.setitem(COUPLINGS, "maximal", breaks_with(rule))
+    return {"law": LawSettings(top_k=2)}
+
+
+def e4_epsilon_on_the_draft_law(patch):
+    def rule(p, q, drafts, noise):
+        padded = Law(q.dense() + 0.02, None, q.codebook_size)
+        return reject(p, padded, drafts, noise.uniform(ACCEPT), noise.uniform(RESAMPLE))
+
+    patch.setitem(COUPLINGS, "maximal", breaks_with(rule))
+    return {}
+
+
+def e5_draft_from_the_noise_that_verifies_it(patch):
+    patch.setattr(Noise, "random_codes", lambda self, size: (self.uniform(ACCEPT) * size).long())
+    return {}
+
+
+def e5_draft_from_the_noise_that_corrects_it(patch):
+    patch.setattr(Noise, "random_codes", lambda self, size: (self.uniform(RESAMPLE) * size).long())
+    return {}
+
+
+def e7_keep_the_old_law_with_a_kept_draft(patch):
+    seen, advance = {}, decode_module._Run._advance
+
+    def rule(p, q, drafts, noise):
+        tokens = Maximal().couple(p, q, drafts, noise)
+        seen.update(q=q, kept=tokens == drafts)
+        return tokens
+
+    def broken_advance(self, law, moved):
+        mixed = torch.where(seen["kept"][..., None], seen["q"].dense(), law.dense())
+        advance(self, Law(mixed, None, law.codebook_size), moved)
+
+    patch.setitem(COUPLINGS, "maximal", breaks_with(rule))
+    patch.setattr(decode_module._Run, "_advance", broken_advance)
+    return {}
+
+
+BROKEN = [breakage for name, breakage in sorted(globals().items()) if name.startswith(("e1_", "e2_", "e3_", "e4_", "e5_", "e7_"))]
+
+
+@pytest.mark.parametrize("breakage", BROKEN, ids=lambda breakage: breakage.__name__)
+def test_the_g_test_rejects(breakage, monkeypatch):
+    with monkeypatch.context() as patch:
+        settings = breakage(patch)
+        assert sample_p_value(**settings) <= LEVEL
+
+
+@pytest.mark.parametrize("sharers", [2, SAMPLES])
+def test_the_g_test_rejects_e6_rows_that_share_noise(sharers, monkeypatch):
+    def shared(seed, batch, device):
+        return row_seeds(seed, batch, device) // sharers
+
+    model = TableModel(CODES, 3, seed=5)
+    monkeypatch.setattr(decode_module, "row_seeds", shared)
+    tokens = sample(model, DecodeSettings("maximal", 3), Grid(1, 3), rows=2 * SAMPLES)
+    assert p_value(tokens.view(SAMPLES, 6), pair_law(model)) <= LEVEL
+
+
+@pytest.mark.parametrize("settings", [{}, {"initialiser": "warm"}, {"coupling": "gumbel_exact"}, {"coupling": "gumbel"}, *({"law": law} for law in (
+    LawSettings(top_k=2), LawSettings(cfg_scale=2.0), LawSettings(temperature=0.7)))], ids=str)  # fmt: skip
+def test_the_unbroken_core_passes_where_broken_copies_are_rejected(settings):
+    assert sample_p_value(**settings) > LEVEL
+
+
+def test_the_g_test_rejects_a_law_that_is_off_by_three_percent():
+    model = TableModel(CODES, TOKENS, seed=1)
+    tokens = sample(model, DecodeSettings("maximal", 4), Grid(1, TOKENS))
+    assert p_value(tokens, table_law(model, LawSettings(temperature=1.03))) <= LEVEL
