@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .arguments import check_earlier_tokens, check_first_tokens, check_forbidden, check_prompt
 from .coupling import COUPLINGS
 from .drafts import INITIALISERS, Places
 from .errors import InputError
@@ -46,6 +47,9 @@ class DecodeSettings:
             raise InputError(f"coupling must be one of {', '.join(METHODS)}, got {self.coupling!r}.")
         if self.initialiser not in INITIALISERS:
             raise InputError(f"initialiser must be one of {', '.join(INITIALISERS)}, got {self.initialiser!r}.")
+        for name, value in (("window", self.window), ("seed", self.seed)):
+            if not isinstance(value, int):
+                raise InputError(f"{name} must be a whole number, got {value!r}.")
         if self.window < 1:
             raise InputError(f"window must be at least 1, got {self.window}.")
         if not 0 <= self.seed < 2**64:
@@ -124,15 +128,18 @@ class _Run:
         self.coupling = COUPLINGS["gumbel_exact" if name == AUTOREGRESSIVE else name]
         self.prompt, self.device = prompt, prompt.embeddings.device
         batch, total = prompt.batch, grid.num_tokens
-        check_prompt(prompt, settings)
+        check_prompt(prompt, settings.law)
+        check_forbidden(grid, model.codebook_size)
         self.first_tokens = check_first_tokens(first_tokens, batch, grid, model.codebook_size, self.device)
-        self.earlier = check_earlier_tokens(earlier_tokens, batch, grid, settings, self.device)
+        self.earlier = None
+        if settings.initialiser == "warm":
+            self.earlier = check_earlier_tokens(earlier_tokens, batch, grid, self.device)
         given = self.first_tokens.shape[1]
         self.active = list(range(batch))
         self.done, self.iteration = [given] * batch, 0
         self.window = min(settings.effective_window, total - given)
         # Windows reach past the end for rows that are ahead; those places are drawn and never used.
-        self.sequence = torch.zeros(batch, total + settings.effective_window, dtype=torch.long, device=self.device)
+        self.sequence = torch.zeros(batch, total + self.window, dtype=torch.long, device=self.device)
         self.sequence[:, :given] = self.first_tokens
         self.rows = torch.arange(batch, device=self.device)
         self.committed = torch.full((batch,), given, device=self.device)
@@ -155,7 +162,7 @@ class _Run:
         """Cache everything before the last token in front of the window, and draft the first window."""
         embeddings, self.prompt_slots = self.prompt.embeddings, self.prompt.embeddings.shape[1]
         given = self.first_tokens.shape[1]
-        capacity = self.prompt_slots + self.grid.num_tokens + self.settings.effective_window
+        capacity = self.prompt_slots + self.grid.num_tokens + self.window
         self.cache = self.model.new_cache(self.prompt.padding, capacity)
         if given:
             index = torch.arange(given, device=self.device).expand(len(embeddings), -1)
@@ -292,8 +299,12 @@ class _Run:
 
     def finish_traces(self) -> list[RowTrace]:
         """The traces, with the window details brought over in one go."""
-        for active, detail in self.details:
-            for values, row in zip(detail.cpu().unbind(1), active, strict=True):
+        if not self.details:
+            return self.traces
+        flat = torch.cat([detail.flatten() for _, detail in self.details]).cpu()
+        parts = flat.split([detail.numel() for _, detail in self.details])
+        for (active, detail), part in zip(self.details, parts, strict=True):
+            for values, row in zip(part.view(detail.shape).unbind(1), active, strict=True):
                 for name, value in zip(DETAILS, values, strict=True):
                     self.traces[row].details.setdefault(name, []).append(value)
         return self.traces
@@ -305,47 +316,3 @@ def fill_holes(kept: list[int]) -> list[int]:
     movers = iter([place for place in kept if place >= count])
     stay = set(kept)
     return [place if place in stay else next(movers) for place in range(count)]
-
-
-def check_prompt(prompt: Prompt, settings: DecodeSettings) -> None:
-    if prompt.embeddings.ndim != 3 or prompt.embeddings.shape[1] < 1 or prompt.batch < 1:
-        raise InputError(f"A prompt needs embeddings [rows, P, dim] with P of at least 1, got {list(prompt.embeddings.shape)}.")
-    if not prompt.embeddings.is_floating_point():
-        raise InputError(f"Prompt embeddings must be floating point, got {prompt.embeddings.dtype}.")
-    if prompt.guided != settings.law.guided:
-        wanted = "with" if settings.law.guided else "without"
-        raise InputError(f"cfg_scale {settings.law.cfg_scale} needs a prompt {wanted} unconditional rows; build it again.")
-
-
-def check_first_tokens(tokens: Tensor | None, batch: int, grid: Grid, codebook_size: int, device) -> Tensor:
-    """Given tokens [batch, n] on `device`, n = 0 for none; one row is repeated for the batch."""
-    if tokens is None:
-        return torch.zeros(batch, 0, dtype=torch.long, device=device)
-    tokens = _check_tokens(tokens, batch, "first_tokens").to(device)
-    count = tokens.shape[1]
-    if count >= grid.num_tokens:
-        raise InputError(f"{count} first tokens leave nothing to draw on a grid of {grid.num_tokens}; give fewer rows.")
-    forced = grid.forced()[:count].to(device)
-    wrong = torch.where(forced == FREE, (tokens < 0) | (tokens >= codebook_size), tokens != forced)
-    if wrong.any():
-        raise InputError(f"The first tokens do not fit this model: codes run from 0 to {codebook_size - 1}; encode the picture with it.")
-    return tokens
-
-
-def check_earlier_tokens(tokens: Tensor | None, batch: int, grid: Grid, settings: DecodeSettings, device) -> Tensor | None:
-    if settings.initialiser != "warm":
-        return None
-    if tokens is None:
-        raise InputError("The warm initialiser needs the tokens of an earlier result; connect them, or choose another one.")
-    tokens = _check_tokens(tokens, batch, "earlier_tokens").to(device)
-    if tokens.shape[1] != grid.num_tokens:
-        raise InputError(f"Earlier tokens must fill the grid of {grid.num_tokens}, got {tokens.shape[1]}; use those of the same size.")
-    return tokens
-
-
-def _check_tokens(tokens: Tensor, batch: int, name: str) -> Tensor:
-    if tokens.ndim != 2 or tokens.is_floating_point() or tokens.dtype == torch.bool:
-        raise InputError(f"{name} must be whole numbers of shape [batch, n], got {list(tokens.shape)} {tokens.dtype}.")
-    if len(tokens) not in (1, batch):
-        raise InputError(f"{name} has {len(tokens)} rows for a batch of {batch}; give one row, or one for each picture.")
-    return tokens.long().expand(batch, -1)

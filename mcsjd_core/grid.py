@@ -40,7 +40,8 @@ class Grid:
 
     def _check_forbidden(self) -> None:
         if self.forbidden_row.shape != (self.num_tokens,):
-            raise InputError(f"`forbidden_row` needs one entry for each of {self.num_tokens} tokens, got {len(self.forbidden_row)}.")
+            got = list(self.forbidden_row.shape)
+            raise InputError(f"`forbidden_row` needs one entry for each of {self.num_tokens} tokens, got shape {got}.")
         if self.forbidden_row.max() >= len(self.forbidden):
             raise InputError(f"`forbidden_row` names row {self.forbidden_row.max()} of {len(self.forbidden)}.")
         if self.forbidden.all(-1).any():

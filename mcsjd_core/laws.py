@@ -26,8 +26,8 @@ class LawSettings:
     def __post_init__(self):
         if not 0 <= self.temperature < float("inf"):
             raise InputError(f"temperature must be 0 (greedy) or more, got {self.temperature}.")
-        if self.top_k < 0:
-            raise InputError(f"top_k must be 0 (off) or the number of codes to keep, got {self.top_k}.")
+        if not isinstance(self.top_k, int) or self.top_k < 0:
+            raise InputError(f"top_k must be 0 (off) or the number of codes to keep, got {self.top_k!r}.")
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p must be above 0 and at most 1 (off), got {self.top_p}.")
         if not 0 <= self.cfg_scale < float("inf"):

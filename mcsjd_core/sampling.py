@@ -26,8 +26,8 @@ def sample(
 
     first_codes [1 or B, r, columns] are the upper rows of pictures to continue; the other arguments as in `decode`.
     """
-    if not texts:
-        raise InputError("Nothing to draw: give at least one prompt.")
+    if isinstance(texts, str) or not texts:
+        raise InputError(f"Prompts are a list with at least one text, got {texts!r}.")
     if negatives is not None and len(negatives) != len(texts):
         raise InputError(f"There are {len(negatives)} negative prompts for {len(texts)} prompts; give one for each.")
     guided = settings.law.guided
@@ -42,9 +42,5 @@ def sample(
 @torch.no_grad()
 def pictures(model: Family, tokens: Tensor, batch: int = 4) -> Tensor:
     """Pictures [B, 3, H, W] float32 in 0..1 of whole token rows [B, num_tokens], `batch` of them decoded at a time."""
-    codes = model.grid().codes(tokens)
-    size = model.codec.config.codebook_size
-    if codes.min() < 0 or codes.max() >= size:
-        raise InputError(f"These tokens belong to another model: this codec has {size} codes, got {int(codes.max())}.")
-    codes = codes.to(model.codec.quantize.embedding.weight.device)
+    codes = model.grid().codes(tokens).to(model.codec.quantize.embedding.weight.device)
     return torch.cat([model.codec.decode(part).float() for part in codes.split(batch)])

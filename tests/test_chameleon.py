@@ -379,6 +379,7 @@ def test_weights_may_be_held_in_another_dtype_than_is_computed_in(directory):
     settings = DecodeSettings(window=5, coupling="gumbel_exact")
     tokens = [mcsjd_core.sample(m, ["red apple"], settings).tokens for m in (cast, rounded)]
     assert torch.equal(*tokens)
+    assert torch.equal(mcsjd_core.pictures(cast, tokens[0]), mcsjd_core.pictures(rounded, tokens[0]))
 
 
 def test_prompts_go_to_the_device_that_a_host_computes_on(directory):

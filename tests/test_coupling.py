@@ -10,7 +10,7 @@ from mcsjd_core.coupling import behind_first_mismatch, draw, gumbel_collision, g
 from mcsjd_core.laws import Law
 from mcsjd_core.noise import ACCEPT, Noise
 
-ROWS, CODES = 100_000, 6
+ROWS, CODES = 40_000, 6
 SIGMAS = 4.5  # two-sided 7e-6 for every single frequency
 
 
@@ -71,16 +71,19 @@ def drafts_from(probs: torch.Tensor, rows: int = ROWS) -> torch.Tensor:
 
 
 def assert_follows(tokens: torch.Tensor, probs: torch.Tensor) -> None:
-    """Every code's frequency in tokens [rows, L] lies within SIGMAS of its probability; impossible codes do not occur."""
+    """Every code's frequency in tokens [rows, L] is near its probability, and impossible codes do not occur."""
     frequencies = torch.nn.functional.one_hot(tokens, probs.shape[-1]).double().mean(0)
-    assert_frequencies(frequencies, probs[0].double(), len(tokens))
+    expected = probs[0].double()
+    rare = expected * len(tokens) < 50  # too few for a normal spread: taken together
+    together = (torch.cat((x * ~rare, (x * rare).sum(-1, keepdim=True)), -1) for x in (frequencies, expected))
+    assert_frequencies(*together, len(tokens))
+    assert (frequencies[expected == 0] == 0).all()
 
 
 def assert_frequencies(observed: torch.Tensor, expected: torch.Tensor, count: int) -> None:
+    """Frequencies of `count` independent draws lie within SIGMAS, and one draw, of their probabilities."""
     spread = (expected * (1 - expected)).clamp_min(0).sqrt() * count**-0.5
-    off = (observed - expected).abs() - SIGMAS * spread - 1e-6
-    assert (off <= 0).all(), (observed, expected)
-    assert (observed[expected == 0] == 0).all()
+    assert ((observed - expected).abs() <= SIGMAS * spread + 1.5 / count).all(), (observed, expected)
 
 
 def cases():
@@ -92,7 +95,9 @@ def cases():
 
 every_law = pytest.mark.parametrize(("p", "q"), list(cases()))
 every_storage = pytest.mark.parametrize(
-    "storage", [("dense", "dense"), ("truncated", "truncated"), ("truncated", "dense"), ("dense", "truncated")], ids="-".join
+    "storage",
+    [("dense", "dense"), ("truncated", "truncated"), ("truncated", "dense"), ("dense", "truncated")],
+    ids="-".join,
 )
 
 
@@ -102,7 +107,7 @@ every_storage = pytest.mark.parametrize(
 @every_law
 @every_storage
 def test_modified_rejection_follows_the_target_and_keeps_as_much_as_any_coupling(p, q, storage):
-    rows = ROWS if p.shape[-1] < 100 else ROWS // 10
+    rows = ROWS if p.shape[-1] < 100 else ROWS // 4
     drafts = drafts_from(q, rows)
     p_law, q_law = (repeated(stored(law, how), rows) for law, how in zip((p, q), storage, strict=True))
     tokens = modified_rejection(p_law, q_law, drafts, noise_for(p.shape[1], rows))
@@ -120,13 +125,14 @@ def test_a_token_equals_its_draft_exactly_where_it_was_accepted(p, q):
     assert torch.equal(tokens == drafts, noise.uniform(ACCEPT) * q_x < p_x)
 
 
-def test_an_epsilon_on_the_residual_would_be_noticed():
+def test_one_revived_code_in_ten_thousand_draws_would_be_noticed():
     p, q = laws([0, 3, 5]), laws([2, 3, 5])
-    tokens = modified_rejection(repeated(stored(p, "dense"), ROWS), repeated(stored(q, "dense"), ROWS), drafts_from(q), noise_for(1))
-    revived = torch.where(torch.arange(ROWS)[:, None] % 10_000 == 0, 0, tokens)
+    tokens = modified_rejection(
+        repeated(stored(p, "dense"), ROWS), repeated(stored(q, "dense"), ROWS), drafts_from(q), noise_for(1)
+    )
     assert_follows(tokens, p)
     with pytest.raises(AssertionError):
-        assert_follows(revived, p)
+        assert_follows(torch.where(torch.arange(ROWS)[:, None] % 10_000 == 0, 0, tokens), p)
 
 
 def test_accept_noise_decides_nothing_about_the_correction():
@@ -151,12 +157,13 @@ def test_draw_never_gives_a_code_of_weight_zero(weights, uniform):
     assert weights[place.item()] > 0
 
 
-def test_draw_hits_every_one_of_64000_codes():
+def test_draw_finds_its_place_among_64000_codes():
+    """Where a float32 running sum would be off by many places."""
     codes = 64_000
-    uniform = ((torch.arange(codes) + 0.5) / codes).double()[None]
-    weights = torch.full((1, 1, codes), 1e-5)
-    places = torch.cat([draw(weights.expand(1, part.shape[1], -1), part) for part in uniform.split(100, 1)], 1)
-    assert torch.equal(places[0], torch.arange(codes))
+    places = torch.arange(0, codes, 640)[None]
+    weights = torch.full((1, 1, codes), 1e-5).expand(1, places.shape[1], -1)
+    assert torch.equal(draw(weights, (places.double() + 0.01) / codes), places)
+    assert torch.equal(draw(weights, (places.double() + 0.99) / codes), places)
 
 
 # -- Gumbel maxima -------------------------------------------------------------------------------------------------------
@@ -172,7 +179,7 @@ def brute_force_collision(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
 @every_law
 @every_storage
 def test_gumbel_maxima_follow_their_laws_and_agree_as_often_as_the_closed_form_says(p, q, storage):
-    rows = ROWS if p.shape[-1] < 100 else ROWS // 10
+    rows = ROWS if p.shape[-1] < 100 else ROWS // 4
     noise = noise_for(p.shape[1], rows)
     p_law, q_law = (repeated(stored(law, how), rows) for law, how in zip((p, q), storage, strict=True))
     tokens, others = gumbel_max(p_law, noise), gumbel_max(q_law, noise)
@@ -221,7 +228,7 @@ def test_every_coupling_preserves_the_marginals_of_the_whole_window(name, storag
 @every_law
 def test_collision_is_how_often_a_token_behind_the_mismatch_stays(name, p, q):
     """Two steps of the coupling: a draft drawn by it from q, then its new token from p, both behind a lost draft."""
-    rows = ROWS if p.shape[-1] < 100 else ROWS // 10
+    rows = ROWS if p.shape[-1] < 100 else ROWS // 4
     length = p.shape[1]
     lost_p, lost_q = (laws([[1] + [0] * (p.shape[-1] - 1), [0] * (p.shape[-1] - 1) + [1]][side]) for side in (0, 1))
     p_law = repeated(Law(torch.cat((lost_p, p), 1), None, p.shape[-1]), rows)
@@ -241,8 +248,8 @@ def test_collision_is_how_often_a_token_behind_the_mismatch_stays(name, p, q):
 
 @pytest.mark.parametrize("name", COUPLINGS)
 def test_a_coupling_is_a_function_of_its_arguments(name):
-    p, q, noise = (repeated(stored(random_laws(5, seed=seed), "dense"), 50) for seed in (1, 2)), None, noise_for(5, 50)
-    p, q = p
+    p, q = (repeated(stored(random_laws(5, seed=seed), "dense"), 50) for seed in (1, 2))
+    noise = noise_for(5, 50)
     drafts = drafts_from(q.probs[:1], 50)
     first = COUPLINGS[name].couple(p, q, drafts, noise)
     COUPLINGS[name].couple(q, p, drafts, noise_for(5, 50, step=3))

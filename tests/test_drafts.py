@@ -33,7 +33,9 @@ def naive_guess(name: str, place: int, known: int, grid: Grid) -> int:
 
 
 @pytest.mark.parametrize("name", ["left", "above", "previous_frame"])
-@pytest.mark.parametrize("grid", [Grid(3, 4), Grid(3, 4, row_end=70), Grid(2, 3, frames=3), Grid(1, 7), Grid(5, 1)], ids=str)
+@pytest.mark.parametrize(
+    "grid", [Grid(3, 4), Grid(3, 4, row_end=70), Grid(2, 3, frames=3), Grid(1, 7), Grid(5, 1)], ids=str
+)
 @pytest.mark.parametrize("window", [1, 5, 30])
 def test_guesses_step_back_to_the_nearest_known_token(name, grid, window):
     known = list(range(grid.num_tokens))

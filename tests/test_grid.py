@@ -8,7 +8,13 @@ import torch
 from mcsjd_core import Grid, InputError
 from mcsjd_core.grid import FREE
 
-GRIDS = [Grid(2, 3), Grid(2, 3, row_end=50), Grid(2, 3, end=(60, 61)), Grid(3, 2, frames=2, row_end=50, end=(60,)), Grid(1, 1)]
+GRIDS = [
+    Grid(2, 3),
+    Grid(2, 3, row_end=50),
+    Grid(2, 3, end=(60, 61)),
+    Grid(3, 2, frames=2, row_end=50, end=(60,)),
+    Grid(1, 1),
+]
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
@@ -47,9 +53,15 @@ FORBIDDEN = torch.tensor([[True, False], [False, False]])
         ({"frames": 0}, r"at least one frame, row and column, got 0 x 2 x 3"),
         ({"forbidden": FORBIDDEN}, r"need both `forbidden` and `forbidden_row`"),
         ({"forbidden_row": torch.zeros(6)}, r"need both `forbidden` and `forbidden_row`"),
-        ({"forbidden": FORBIDDEN, "forbidden_row": torch.zeros(5, dtype=torch.long)}, r"one entry for each of 6 tokens, got 5"),
+        (
+            {"forbidden": FORBIDDEN, "forbidden_row": torch.zeros(5, dtype=torch.long)},
+            r"one entry for each of 6 tokens, got 5",
+        ),
         ({"forbidden": FORBIDDEN, "forbidden_row": torch.full((6,), 2)}, r"names row 2 of 2"),
-        ({"forbidden": ~FORBIDDEN, "forbidden_row": torch.zeros(6, dtype=torch.long)}, r"cuts every code.*leave at least one"),
+        (
+            {"forbidden": ~FORBIDDEN, "forbidden_row": torch.zeros(6, dtype=torch.long)},
+            r"cuts every code.*leave at least one",
+        ),
     ],
 )
 def test_bad_grids_are_refused(arguments, message):

@@ -46,7 +46,9 @@ SETTINGS = [
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_law_equals_a_naive_one(settings):
     logits = random_logits(rows=8)
-    naive = torch.tensor([[naive_law(place, settings) for place in row] for row in logits.tolist()], dtype=torch.float64)
+    naive = torch.tensor(
+        [[naive_law(place, settings) for place in row] for row in logits.tolist()], dtype=torch.float64
+    )
     law = target_law(logits, settings)
     assert law.probs.dtype == torch.float32 and law.codebook_size == 37
     torch.testing.assert_close(law.dense().double(), naive, rtol=3e-5, atol=1e-7)
@@ -58,7 +60,9 @@ def test_a_half_precision_model_gets_a_float32_law():
     assert guide(logits, 2.0).dtype == torch.float32
 
 
-@pytest.mark.parametrize("settings", [LawSettings(top_k=3), LawSettings(top_k=1), LawSettings(top_p=0.5), LawSettings(0.0, 1.0, 3, 0.5)])
+@pytest.mark.parametrize(
+    "settings", [LawSettings(top_k=3), LawSettings(top_k=1), LawSettings(top_p=0.5), LawSettings(0.0, 1.0, 3, 0.5)]
+)
 def test_codes_that_tie_with_the_last_are_kept(settings):
     logits = torch.tensor([[[1.0, 3.0, 2.0, 2.0, 3.0, 2.0, 0.0]]])
     probs = target_law(logits, settings).dense()[0, 0]
@@ -104,7 +108,9 @@ def test_a_tiny_temperature_tends_to_greedy(temperature):
     torch.testing.assert_close(law.dense().amax(-1), torch.ones(40, 5), rtol=0, atol=0.2)
 
 
-@pytest.mark.parametrize("settings", [LawSettings(), LawSettings(top_k=4), LawSettings(top_p=0.9), LawSettings(temperature=0.0)], ids=str)
+@pytest.mark.parametrize(
+    "settings", [LawSettings(), LawSettings(top_k=4), LawSettings(top_p=0.9), LawSettings(temperature=0.0)], ids=str
+)
 def test_forbidden_codes_have_probability_zero(settings):
     logits = random_logits()
     logits[..., ::2] = -INFINITY
@@ -179,7 +185,9 @@ def test_points_replace_laws_only_where_asked(truncated, stored):
     law = truncated if stored == "truncated" else dense_copy(truncated)
     where = torch.tensor([[True, False, True, False]] * 3)
     # The first row's tokens are among the stored codes, and not the first of them: their stale copies must not count.
-    tokens = torch.cat((truncated.codes[:1, :, 2], torch.randint(50, (2, 4), generator=torch.Generator().manual_seed(1))))
+    tokens = torch.cat(
+        (truncated.codes[:1, :, 2], torch.randint(50, (2, 4), generator=torch.Generator().manual_seed(1)))
+    )
     points = law.with_points(where, tokens)
     expected = torch.where(where[..., None], torch.nn.functional.one_hot(tokens, 50).float(), law.dense())
     assert torch.equal(points.dense(), expected)

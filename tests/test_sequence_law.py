@@ -16,12 +16,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import TableModel, run, transformer
 
 from mcsjd_core import COUPLINGS, INITIALISERS, METHODS, DecodeSettings, Grid, LawSettings, decode
 from mcsjd_core.coupling import Gumbel, Maximal, behind_first_mismatch, draw, gumbel_max
 from mcsjd_core.laws import Law
 from mcsjd_core.noise import ACCEPT, RESAMPLE, Noise, row_seeds
+from tiny import TableModel, run, transformer
 
 decode_module = importlib.import_module("mcsjd_core.decode")  # the package's `decode` is the function
 
@@ -63,7 +63,9 @@ def exact_law(logits: list[float], law: LawSettings) -> list[float]:
     return [probs[v] / mass if v in nucleus else 0.0 for v in range(len(logits))]
 
 
-def enumerate_law(logits_of, codes: int, places: int, law: LawSettings, *, given=(), forced=None, forbidden=None) -> dict:
+def enumerate_law(
+    logits_of, codes: int, places: int, law: LawSettings, *, given=(), forced=None, forbidden=None
+) -> dict:
     """Probability of every whole sequence that begins with `given`.
 
     logits_of(prefix, prompt_row) gives float64 logits, prompt row 1 being unconditional. `forced` and `forbidden` map a
@@ -239,8 +241,8 @@ def transformer_logits(prefix, prompt_row):
 
 
 # -- power: every rule, broken on purpose --------------------------------------------------------------------------------
-# Each fixture-like function below breaks one rule in place and gives the settings in which it shows. The test after them
-# asserts that the unbroken core passes in the very same settings, so it is the broken rule that is rejected.
+# Each function e1_... to e7_... breaks one rule in place and gives the settings in which it shows. The unbroken
+# core passes in the very same settings (last test but one), so it is the broken rule that is rejected.
 
 
 def reject(p: Law, q: Law, drafts, accept, resample, *, residual=None, verified=None):
@@ -436,7 +438,11 @@ def e7_keep_the_old_law_with_a_kept_draft(patch):
     return {}
 
 
-BROKEN = [breakage for name, breakage in sorted(globals().items()) if name.startswith(("e1_", "e2_", "e3_", "e4_", "e5_", "e7_"))]
+BROKEN = [
+    breakage
+    for name, breakage in sorted(globals().items())
+    if name.startswith(("e1_", "e2_", "e3_", "e4_", "e5_", "e7_"))
+]
 
 
 @pytest.mark.parametrize("breakage", BROKEN, ids=lambda breakage: breakage.__name__)
@@ -457,8 +463,18 @@ def test_the_g_test_rejects_e6_rows_that_share_noise(sharers, monkeypatch):
     assert p_value(tokens.view(SAMPLES, 6), pair_law(model)) <= LEVEL
 
 
-@pytest.mark.parametrize("settings", [{}, {"initialiser": "warm"}, {"coupling": "gumbel_exact"}, {"coupling": "gumbel"}, *({"law": law} for law in (
-    LawSettings(top_k=2), LawSettings(cfg_scale=2.0), LawSettings(temperature=0.7)))], ids=str)  # fmt: skip
+UNBROKEN = [
+    {},
+    {"initialiser": "warm"},
+    {"coupling": "gumbel_exact"},
+    {"coupling": "gumbel"},
+    {"law": LawSettings(top_k=2)},
+    {"law": LawSettings(cfg_scale=2.0)},
+    {"law": LawSettings(temperature=0.7)},
+]
+
+
+@pytest.mark.parametrize("settings", UNBROKEN, ids=str)
 def test_the_unbroken_core_passes_where_broken_copies_are_rejected(settings):
     assert sample_p_value(**settings) > LEVEL
 

@@ -4,14 +4,15 @@ over positions, rows or codes."""
 from __future__ import annotations
 
 import importlib
+import itertools
 from collections import Counter
 
 import pytest
 import torch
-from tiny import prompt, run, transformer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mcsjd_core import INITIALISERS, METHODS, DecodeSettings, Grid, LawSettings, decode
+from tiny import prompt, run, transformer
 
 decode_module = importlib.import_module("mcsjd_core.decode")  # the package's `decode` is the function
 
@@ -20,17 +21,23 @@ WAITS = {
     "_local_scalar_dense", "item", "nonzero", "nonzero_numpy", "masked_select", "is_nonzero", "equal", "_unique", "_unique2",
     "unique_dim", "unique_consecutive", "unique_dim_consecutive", "bincount", "repeat_interleave", "where", "_assert_async",
 }  # fmt: skip
-READERS = ("tolist", "item", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__", "__array__", "__len__")
+READERS = ("tolist", "item", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__", "__array__")
 
 
 def waits(function, args) -> bool:
     """Whether an operation makes the host wait. Two names depend on the overload: a mask as index, a tensor of repeats."""
     name = function.__name__.split(".")[0]
     if name in ("where", "repeat_interleave"):
-        return name == "where" and len(args) == 1 or name == "repeat_interleave" and function._overloadname == "Tensor"
+        return (name == "where" and len(args) == 1) or (
+            name == "repeat_interleave" and function._overloadname == "Tensor"
+        )
     if name in ("index", "index_put", "index_put_", "_index_put_impl_"):
         return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
-    return name in WAITS or torch.Tag.data_dependent_output in function.tags or torch.Tag.dynamic_output_shape in function.tags
+    return (
+        name in WAITS
+        or torch.Tag.data_dependent_output in function.tags
+        or torch.Tag.dynamic_output_shape in function.tags
+    )
 
 
 class Watch(TorchDispatchMode):
@@ -74,7 +81,7 @@ def test_the_watch_passes_what_does_not_wait():
     with Watch() as watch:
         x[torch.arange(2)[:, None], x.clamp_max(2)].repeat_interleave(2, 0)
         torch.where(x > 2, x, 0).gather(1, x.clamp_max(2)).masked_fill(x > 3, 1)
-        x.searchsorted(x) if False else torch.searchsorted(x, x)
+        torch.searchsorted(x, x)
     assert not watch.waiting and watch.count > 5
 
 
@@ -108,8 +115,7 @@ def test_an_iteration_reads_from_the_device_once(coupling, initialiser, monkeypa
     per_step = []
     monkeypatch.setattr(decode_module, "to_host", counted_to_host)
     for name in READERS:
-        if name != "__len__":  # a shape is known to the host
-            monkeypatch.setattr(torch.Tensor, name, counted(name), raising=False)
+        monkeypatch.setattr(torch.Tensor, name, counted(name))
     with Watch() as watch:
         result = decode(*arguments, earlier_tokens=earlier, on_step=lambda step: per_step.append(len(on_purpose)))
     assert watch.waiting == []
@@ -119,37 +125,37 @@ def test_an_iteration_reads_from_the_device_once(coupling, initialiser, monkeypa
     assert reads["cpu"] <= 1 and sum(reads.values()) <= result.nfe + 1
 
 
-def operations_per_iteration(coupling: str, window: int, codes: int, batch: int, detail: bool = False) -> int:
+def operations_per_iteration(coupling: str, window: int, codes: int, batch: int) -> int:
     """The usual number of operations from one iteration's callback to the next, rows all at work."""
-    counts, model, done = [], transformer(codes), []
-    watch = Watch()
+    counts, done, model, watch = [], [], transformer(codes), Watch()
 
     def on_step(step):
         counts.append(watch.count)
         done.append(max(step.done))
 
+    grid = Grid(8, 8)
     with watch:
-        run(model, Grid(12, 12), batch, True, coupling=coupling, window=window, law=LAW, trace_detail=detail, on_step=on_step)
-    gaps = [b - a for a, b, reached in zip(counts, counts[1:], done[1:], strict=False) if reached < 144]
+        run(model, grid, batch, True, coupling=coupling, window=window, law=LAW, on_step=on_step)
+    working = zip(itertools.pairwise(counts), done[1:], strict=True)
+    gaps = [after - before for (before, after), reached in working if reached < grid.num_tokens]
     return Counter(gaps).most_common(1)[0][0]
 
 
 @pytest.mark.parametrize("coupling", METHODS)
 def test_the_number_of_operations_depends_on_neither_window_nor_codebook_nor_batch(coupling):
     reference = operations_per_iteration(coupling, 4, 16, 1)
-    for window, codes, batch in ((16, 16, 1), (64, 16, 1), (4, 300, 1), (4, 16, 5)):
-        assert operations_per_iteration(coupling, window, codes, batch) == reference
-    assert reference < 500
+    for window, codes, batch in ((40, 16, 1), (4, 300, 1), (4, 16, 5)):
+        # A batch of one is contiguous in more ways, and saves or costs a copy.
+        assert abs(operations_per_iteration(coupling, window, codes, batch) - reference) <= 4
+    assert reference < 1000
 
 
-def test_finishing_rows_cost_a_fixed_number_of_operations():
-    """A row that ends is dropped without touching the others one by one."""
-
-    def extra(batch):
+def test_dropping_finished_rows_costs_a_fixed_number_of_operations():
+    def most(batch):
         watch, counts = Watch(), []
         with watch:
             settings = {"coupling": "maximal", "window": 6, "law": LAW}
             run(MODEL, Grid(3, 3), batch, True, on_step=lambda step: counts.append(watch.count), **settings)
-        return max(b - a for a, b in zip(counts, counts[1:], strict=False))
+        return max(b - a for a, b in itertools.pairwise(counts))
 
-    assert extra(40) <= extra(4) + 20
+    assert abs(most(60) - most(6)) <= 20

@@ -340,7 +340,7 @@ def render_glyph(glyph: dict, png: bytes, hexcode: str, seed: int) -> tuple[list
     pictures += [place(result, Placement()) for result in recolours.values()]
     kinds = ["identity"] + ["shifted"] * NUM_SHIFTED + ["recoloured"] * len(recolours)
     colours = [None] * len(placements) + list(recolours)
-    return pictures, [{"kind": kind, "colour": colour} for kind, colour in zip(kinds, colours)]
+    return pictures, [{"kind": kind, "colour": colour} for kind, colour in zip(kinds, colours, strict=True)]
 
 
 def write_set(out: Path, font_path: Path, emojibase: Path, seed: int) -> None:

@@ -25,7 +25,9 @@ from mcsjd_core.transformer import TransformerConfig
 GENERATION = {"image_grid": [16, 16], "guidance_scale": 3.0, "temperature": 1.0, "top_k": 100, "top_p": 1.0}
 
 
-def model_config(transformer: TransformerConfig, codec: VQGANConfig, vocabulary: dict[str, int]) -> dict:
+def model_config(
+    transformer: TransformerConfig, codec: VQGANConfig, vocabulary: dict[str, int], dtype: torch.dtype
+) -> dict:
     """config.json in the fields of transformers' ChameleonConfig."""
     return {
         "model_type": "chameleon",
@@ -48,7 +50,7 @@ def model_config(transformer: TransformerConfig, codec: VQGANConfig, vocabulary:
         "bos_token_id": vocabulary["<s>"],
         "eos_token_id": vocabulary["</s>"],
         "pad_token_id": vocabulary["<pad>"],
-        "torch_dtype": "float16",
+        "torch_dtype": str(dtype).removeprefix("torch."),
         "vq_config": {
             "base_channels": codec.channels,
             "channel_multiplier": list(codec.channel_multipliers),
@@ -96,7 +98,7 @@ def write_checkpoint(
     for name, state in (("model", tensors), ("vqgan", codec_state)):
         state = {key: value.to(dtype).contiguous().clone() for key, value in state.items()}
         save_file(state, out / f"{name}.safetensors", metadata={"format": "pt"})
-    config = model_config(transformer, codec, vocabulary)
+    config = model_config(transformer, codec, vocabulary, dtype)
     (out / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     (out / "generation_config.json").write_text(json.dumps(generation, indent=1) + "\n")
     tokenizer.save(str(out / "tokenizer.json"))
