@@ -160,6 +160,27 @@ def test_row_ends_stand_where_the_grid_puts_them(coupling):
     assert (grid.codes(tokens) < CODES).all()
 
 
+@pytest.mark.parametrize("coupling", COUPLINGS)
+@pytest.mark.parametrize("law", [LawSettings(), LawSettings(top_k=4), LawSettings(temperature=0.0)], ids=str)
+def test_a_coupling_sees_certainty_where_a_token_is_forced(coupling, law, monkeypatch):
+    """Else a forced place would count as a lost draft, and what stands behind it would be drawn afresh."""
+    seen, couple = [], COUPLINGS[coupling].couple
+
+    class Watched(type(COUPLINGS[coupling])):
+        def couple(self, p, q, drafts, noise):
+            tokens = couple(p, q, drafts, noise)
+            seen.append((p.prob_of(drafts), tokens == drafts, noise.positions))
+            return tokens
+
+    monkeypatch.setitem(COUPLINGS, coupling, Watched())
+    grid = Grid(4, 2, row_end=CODES)
+    picture(2, grid=grid, coupling=coupling, window=5, law=law)
+    forced = grid.forced() == CODES
+    for probability, kept, positions in seen:
+        places = forced[positions.clamp_max(grid.num_tokens - 1)]
+        assert (probability[places] == 1).all() and kept[places].all()
+
+
 def test_windows_commit_more_than_one_token_a_forward():
     """The couplings' order on a model whose laws are sharp; the law tests say nothing about speed."""
     compression = {name: mean_compression(name) for name in METHODS}
@@ -315,7 +336,7 @@ class Cancelled(Exception):
 
 def tensors_alive() -> int:
     gc.collect()
-    return sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
+    return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
 
 
 def test_cancelling_leaves_nothing_allocated_and_the_next_run_is_the_same(monkeypatch):
@@ -404,8 +425,8 @@ def codes(*shape, fill=0, dtype=torch.long):
         ({"first_tokens": codes(1, 6, dtype=torch.float32)}, r"first_tokens must be whole numbers.*torch\.float32"),
         ({"first_tokens": codes(1, 6, dtype=torch.bool)}, r"first_tokens must be whole numbers.*torch\.bool"),
         ({"first_tokens": codes(3, 6)}, r"first_tokens has 3 rows for a batch of 2; give one row, or one for each"),
-        ({"first_tokens": codes(1, 6, fill=16)}, r"first tokens do not fit this model: codes run from 0 to 15"),
-        ({"first_tokens": codes(1, 6, fill=-1)}, r"first tokens do not fit this model: codes run from 0 to 15"),
+        ({"first_tokens": codes(1, 6, fill=16)}, r"first tokens do not fit this model.* from 0 to 15"),
+        ({"first_tokens": codes(1, 6, fill=-1)}, r"first tokens do not fit this model.* from 0 to 15"),
         ({"initialiser": "warm"}, r"warm initialiser needs the tokens of an earlier result"),
         ({"initialiser": "warm", "earlier_tokens": codes(1, 20)}, r"fill the grid of 36, got 20"),
         ({"initialiser": "warm", "earlier_tokens": codes(3, 36)}, r"earlier_tokens has 3 rows for a batch of 2"),

@@ -55,7 +55,7 @@ FORBIDDEN = torch.tensor([[True, False], [False, False]])
         ({"forbidden_row": torch.zeros(6)}, r"need both `forbidden` and `forbidden_row`"),
         (
             {"forbidden": FORBIDDEN, "forbidden_row": torch.zeros(5, dtype=torch.long)},
-            r"one entry for each of 6 tokens, got 5",
+            r"one entry for each of 6 tokens, got .*5",
         ),
         ({"forbidden": FORBIDDEN, "forbidden_row": torch.full((6,), 2)}, r"names row 2 of 2"),
         (

@@ -125,13 +125,13 @@ def numbers(kind: str) -> torch.Tensor:
 def test_uniforms_are_uniform(kind):
     sample = numbers(kind)
     assert kolmogorov_p_value(sample, lambda u: u) > 1e-4
-    assert kolmogorov_p_value(sample**1.01, lambda u: u) < 1e-4  # this test can fail
+    assert kolmogorov_p_value(sample**1.03, lambda u: u) < 1e-4  # this test can fail
 
 
 def test_exponentials_are_exponential():
     sample = Noise(torch.arange(ROWS), torch.arange(PLACES).expand(ROWS, -1), 0).exponentials(torch.arange(DEPTH))
     assert kolmogorov_p_value(sample, lambda e: -torch.expm1(-e)) > 1e-4
-    assert kolmogorov_p_value(sample * 1.01, lambda e: -torch.expm1(-e)) < 1e-4
+    assert kolmogorov_p_value(sample * 1.03, lambda e: -torch.expm1(-e)) < 1e-4
 
 
 def test_first_drafts_are_uniform_over_an_odd_codebook():

@@ -158,4 +158,4 @@ def test_dropping_finished_rows_costs_a_fixed_number_of_operations():
             run(MODEL, Grid(3, 3), batch, True, on_step=lambda step: counts.append(watch.count), **settings)
         return max(b - a for a, b in itertools.pairwise(counts))
 
-    assert abs(most(60) - most(6)) <= 20
+    assert abs(most(120) - most(20)) <= 4

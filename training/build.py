@@ -35,7 +35,7 @@ def build(emojibase: Path, font: Path, work: Path, out: Path, minutes: dict[str,
             data, codes, tokenizer, transformer, minutes["transformer"], train_transformer.Settings(seed=seed)
         )
     if not (decoder / "report.json").exists():  # the codes stay valid: encoder and codebook are kept
-        settings = train_codec.Settings(seed=seed, decoder_only=True)
+        settings = train_codec.Settings.for_decoder(seed)
         train_codec.train(data, decoder, minutes["decoder"], settings, start_from=codec)
     export.export(transformer, decoder, tokenizer, out)
 

@@ -49,6 +49,11 @@ class Settings:
     unused_below: float = 0.02  # moving count of a batch's uses below which a code is moved
     decoder_only: bool = False
 
+    @classmethod
+    def for_decoder(cls, seed: int) -> Settings:
+        """A gentle second round for a decoder that has been trained already."""
+        return cls(seed=seed, learning_rate=6e-4, decoder_only=True)
+
 
 class CodebookTrainer:
     """Rows that follow the latents by exponential moving averages."""
@@ -217,4 +222,5 @@ if __name__ == "__main__":
     parser.add_argument("--decoder-only", action="store_true", help="keep encoder and codebook")
     parser.add_argument("--start-from", type=Path, help="another run's --out whose weights to begin with")
     a = parser.parse_args()
-    train(a.data, a.out, a.minutes, Settings(seed=a.seed, decoder_only=a.decoder_only), a.start_from)
+    chosen = Settings.for_decoder(a.seed) if a.decoder_only else Settings(seed=a.seed)
+    train(a.data, a.out, a.minutes, chosen, a.start_from)

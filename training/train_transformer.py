@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mcsjd_core import transformer
+from mcsjd_core import load, transformer
 from mcsjd_core.models.chameleon import ChameleonTransformer, Vocabulary
 from mcsjd_core.transformer import TransformerConfig
 
@@ -31,8 +31,11 @@ from .schedule import Budget, Log, hold_then_fall, save, set_learning_rate
 from .train_codec import CONFIG as CODEC
 
 CONFIG = TransformerConfig(dim=320, layers=8, heads=5, kv_heads=5, head_dim=64, ffn_dim=896, qk_norm="layer")
+# How often a picture is drawn, by its kind. Shifted copies teach what belongs together; later the glyphs themselves count.
 KIND_WEIGHTS = {"identity": 1.5, "shifted": 0.5, "recoloured": 0.7}
-SKIN_WEIGHT = 0.2  # half of the glyphs are skin tones of one another
+LATE_KIND_WEIGHTS = {"identity": 4.0, "shifted": 0.25, "recoloured": 0.8}
+LATE = 0.48  # of the budget
+SKIN_WEIGHT, LATE_SKIN_WEIGHT = 0.2, 0.1  # half of the glyphs are skin tones of one another
 IGNORED = -100  # cross_entropy's mark for "no loss here"
 
 
@@ -57,11 +60,17 @@ class Sequences:
             raise SystemExit(f"{len(codes)} rows of codes do not belong to {len(self.variants)} pictures; encode them again.")
         self.codes, self.tokenizer, self.settings = codes, tokenizer, settings
         self.vocabulary = Vocabulary.from_names(tokenizer.get_vocab(), CODEC.codebook_size)
+        self.cumulative = {
+            False: self._cumulative(KIND_WEIGHTS, SKIN_WEIGHT),
+            True: self._cumulative(LATE_KIND_WEIGHTS, LATE_SKIN_WEIGHT),
+        }
+
+    def _cumulative(self, kind_weights: dict[str, float], skin_weight: float) -> np.ndarray:
         weights = [
-            KIND_WEIGHTS[variant["kind"]] * (SKIN_WEIGHT if glyph["skin"] else 1.0)
+            kind_weights[variant["kind"]] * (skin_weight if glyph["skin"] else 1.0)
             for glyph, variant in zip(self.glyphs, self.variants, strict=True)
         ]
-        self.cumulative = np.cumsum(weights) / np.sum(weights)
+        return np.cumsum(weights) / np.sum(weights)
 
     def prefix(self, row: int, rng: np.random.Generator) -> list[int]:
         v = self.vocabulary
@@ -70,9 +79,9 @@ class Sequences:
         text = emoji_data.caption(self.glyphs[row], self.variants[row], rng)
         return [v.bos, *self.tokenizer.encode(text, add_special_tokens=False).ids, v.turn_end, v.begin_of_image]
 
-    def batch(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    def batch(self, rng: np.random.Generator, late: bool) -> tuple[Tensor, Tensor]:
         """ids [B, S], right-padded, and the code each place has to predict [B, S], IGNORED elsewhere."""
-        rows = np.searchsorted(self.cumulative, rng.random(self.settings.batch))
+        rows = np.searchsorted(self.cumulative[late], rng.random(self.settings.batch))
         prefixes = [self.prefix(int(row), rng) for row in rows]
         count = self.codes.shape[1]
         length = max(map(len, prefixes)) + count - 1  # the last code is predicted, never fed
@@ -118,6 +127,12 @@ def build_model(tokenizer: Tokenizer, seed: int) -> ChameleonTransformer:
     return model
 
 
+def exported_weights(directory: Path, model: ChameleonTransformer) -> dict[str, Tensor]:
+    """Weights of a checkpoint directory for `model`; of the head norms, which are exported once a head, the first rows."""
+    weights = load(directory).token_model.state_dict()
+    return {name: weights[name][: len(like)] for name, like in model.state_dict().items()}
+
+
 def build_optimizers(model: ChameleonTransformer, settings: Settings) -> list[torch.optim.Optimizer]:
     matrices = [p for name, p in model.named_parameters() if name.endswith("_proj.weight")]
     vectors = [p for name, p in model.named_parameters() if not name.endswith("_proj.weight")]
@@ -129,7 +144,10 @@ def build_optimizers(model: ChameleonTransformer, settings: Settings) -> list[to
     ]
 
 
-def train(data: Path, codes: Path, tokenizer_file: Path, out: Path, minutes: float, settings: Settings) -> None:
+def train(
+    data: Path, codes: Path, tokenizer_file: Path, out: Path, minutes: float, settings: Settings,
+    start_from: Path | None = None,
+) -> None:  # fmt: skip
     transformer.grouped_attention = causal_attention
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
     sequences = Sequences(data, load_file(codes)["codes"].long(), tokenizer, settings)
@@ -144,11 +162,13 @@ def train(data: Path, codes: Path, tokenizer_file: Path, out: Path, minutes: flo
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         step, budget = state["step"], Budget(minutes, state["seconds"])
+    elif start_from:
+        model.load_state_dict(exported_weights(start_from, model))
     losses: list[float] = []
     while budget.progress < 1:
-        rng = np.random.default_rng((settings.seed, step))  # keyed by step: a resumed run draws what it would have drawn
+        rng = np.random.default_rng((settings.seed, step))  # keyed by step: a resumed run repeats nothing
         factor = min(1.0, (step + 1) / settings.warmup_steps) * hold_then_fall(budget.progress)
-        loss = code_loss(model, *sequences.batch(rng))
+        loss = code_loss(model, *sequences.batch(rng, budget.progress >= LATE))
         model.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -179,9 +199,9 @@ def training_state(model, optimizers, step: int, budget: Budget) -> dict:
 
 @torch.no_grad()
 def evaluate(model: ChameleonTransformer, sequences: Sequences, batches: int = 16) -> dict:
-    """Mean nats per code over fresh draws from the training distribution (the glyphs were all seen)."""
+    """Mean nats per code over fresh draws from the late training distribution (the glyphs were all seen)."""
     rng = np.random.default_rng((sequences.settings.seed, 2**32))
-    losses = [code_loss(model, *sequences.batch(rng)).item() for _ in range(batches)]
+    losses = [code_loss(model, *sequences.batch(rng, late=True)).item() for _ in range(batches)]
     return {"loss": sum(losses) / len(losses), "sequences": batches * sequences.settings.batch}
 
 
@@ -191,5 +211,6 @@ if __name__ == "__main__":
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=80.0, help="time budget of the training itself")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--start-from", type=Path, help="checkpoint directory whose weights to begin with")
     a = parser.parse_args()
-    train(a.data, a.codes, a.tokenizer, a.out, a.minutes, Settings(seed=a.seed))
+    train(a.data, a.codes, a.tokenizer, a.out, a.minutes, Settings(seed=a.seed), a.start_from)
