@@ -19,6 +19,7 @@ import torch
 
 from mcsjd_core import COUPLINGS, INITIALISERS, METHODS, DecodeSettings, Grid, LawSettings, decode
 from mcsjd_core.coupling import Gumbel, Maximal, behind_first_mismatch, draw, gumbel_max
+from mcsjd_core.kv_cache import KVCache
 from mcsjd_core.laws import Law
 from mcsjd_core.noise import ACCEPT, RESAMPLE, Noise, row_seeds
 from tiny import TableModel, run, transformer
@@ -222,22 +223,28 @@ def pair_law(model: TableModel) -> dict:
 @pytest.mark.parametrize("coupling", ["maximal", "gumbel"])
 def test_the_real_transformer_follows_its_law(coupling):
     """Its cache and ragged rows included; the exact law comes from its float64 copy without a cache."""
-    law, places, rows = LawSettings(cfg_scale=1.5, top_k=2), 3, 2000
+    assert transformer_p_value(coupling) > LEVEL
+
+
+def test_the_g_test_rejects_a_cache_that_mixes_rows(monkeypatch):
+    monkeypatch.setattr(KVCache, "keep_rows", lambda self, order: setattr(self, "rows", len(order)))
+    assert transformer_p_value("maximal") <= LEVEL
+
+
+def transformer_p_value(coupling: str) -> float:
+    law, places, rows = LawSettings(cfg_scale=1.5, top_p=0.95), 4, 2000
+    model, exact = transformer(CODES), transformer(CODES, dtype=torch.float64)
+
+    def logits_of(prefix, prompt_row):
+        ids = [[0, 3, 4, 1], [0, 1]][prompt_row] + [exact.vocabulary.first_code + token for token in prefix]
+        hidden = exact.model(exact.embed_ids(torch.tensor([ids])), torch.arange(len(ids))[None])
+        return exact.lm_head(hidden)[0, -1].tolist()
+
     parts = [
-        run(TRANSFORMER, Grid(1, places), rows, True, coupling=coupling, window=3, law=law, seed=part * rows).tokens
+        run(model, Grid(1, places), rows, True, coupling=coupling, window=3, law=law, seed=part * rows).tokens
         for part in range(SAMPLES // rows)
     ]
-    assert p_value(torch.cat(parts), enumerate_law(transformer_logits, CODES, places, law)) > LEVEL
-
-
-TRANSFORMER = transformer(CODES)
-
-
-def transformer_logits(prefix, prompt_row):
-    model = transformer(CODES, dtype=torch.float64)
-    ids = [[0, 3, 4, 1], [0, 1]][prompt_row] + [model.vocabulary.first_code + token for token in prefix]
-    hidden = model.model(model.embed_ids(torch.tensor([ids])), torch.arange(len(ids))[None])
-    return model.lm_head(hidden)[0, -1].tolist()
+    return p_value(torch.cat(parts), enumerate_law(logits_of, CODES, places, law))
 
 
 # -- power: every rule, broken on purpose --------------------------------------------------------------------------------

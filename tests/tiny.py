@@ -15,14 +15,20 @@ from mcsjd_core.transformer import TransformerConfig
 TEXT_IDS, FORCED_IDS = 8, 4  # vocabulary entries in front of the codes and behind them
 
 
-def transformer(codebook_size: int, *, dtype=torch.float32, sharpness: float = 6.0) -> ChameleonTransformer:
-    """A random token model: 2 layers, grouped queries, per-head norm; the same weights in every dtype."""
+def transformer(codebook_size: int, *, dtype=torch.float32) -> ChameleonTransformer:
+    """A random token model: 2 layers, grouped queries, per-head norm; the same weights in every dtype.
+
+    Attention is made sharp and strong, so that a token's law depends on single tokens far back: a cache that errs shows.
+    """
     config = TransformerConfig(dim=16, layers=2, heads=2, kv_heads=1, head_dim=8, ffn_dim=24, qk_norm="layer")
     vocabulary = Vocabulary(bos=0, begin_of_image=1, turn_end=2, first_code=TEXT_IDS)
     with torch.random.fork_rng():
         torch.manual_seed(7)
         model = ChameleonTransformer(config, TEXT_IDS + codebook_size + FORCED_IDS, vocabulary, codebook_size)
-    model.lm_head.weight.data.mul_(sharpness)
+    model.lm_head.weight.data.mul_(1.5)
+    for layer in model.model.layers:
+        layer.self_attn.q_norm.weight.data.mul_(4)
+        layer.self_attn.o_proj.weight.data.mul_(15)
     model.compute_dtype = dtype
     return model.to(dtype).eval().requires_grad_(False)
 

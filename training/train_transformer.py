@@ -168,7 +168,7 @@ def train(
     while budget.progress < 1:
         rng = np.random.default_rng((settings.seed, step))  # keyed by step: a resumed run repeats nothing
         factor = min(1.0, (step + 1) / settings.warmup_steps) * hold_then_fall(budget.progress)
-        loss = code_loss(model, *sequences.batch(rng, budget.progress >= LATE))
+        loss = code_loss(model, *sequences.batch(rng, late=bool(start_from) or budget.progress >= LATE))
         model.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
