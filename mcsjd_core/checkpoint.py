@@ -21,7 +21,9 @@ def read_json(path: Path) -> dict:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path} is missing; a checkpoint directory needs it, so download the whole directory.") from None
+        raise InputError(
+            f"{path} is missing; a checkpoint directory needs it, so download the whole directory."
+        ) from None
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); it has to be a file that you may read.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -100,7 +102,9 @@ class Checkpoint:
         if single.exists():
             return cls([single])
         if not index.exists():
-            raise InputError(f"{directory} holds neither model.safetensors nor its index; download the whole directory.")
+            raise InputError(
+                f"{directory} holds neither model.safetensors nor its index; download the whole directory."
+            )
         shards = sorted(set(map(str, Fields.of_file(index).part("weight_map").data.values())))
         _check_shard_names(shards, index)
         missing = [shard for shard in shards if not (directory / shard).exists()]
@@ -128,7 +132,9 @@ def _check_shard_names(shards: list[str], index: Path) -> None:
     for shard in shards:
         # Windows rules take both kinds of slash, and drive letters, for what they are.
         if PureWindowsPath(shard).name != shard or not shard.endswith(".safetensors"):
-            raise InputError(f"{index} names the shard {shard!r}, which is no safetensors file beside it; download it again.")
+            raise InputError(
+                f"{index} names the shard {shard!r}, which is no safetensors file beside it; download it again."
+            )
 
 
 def _open(file: Path):
@@ -157,10 +163,17 @@ def fill(module: nn.Module, tensors: Iterable[tuple[str, Tensor]], *, dtype: tor
             quantised.append(f"{name} {tensor.dtype}")
         else:
             weights[name] = tensor.to(device=device, dtype=dtype)
-    found = {"missing": list(missing), "unexpected": unexpected, "of wrong shape": misshaped, "not floating-point": quantised}
+    found = {
+        "missing": list(missing),
+        "unexpected": unexpected,
+        "of wrong shape": misshaped,
+        "not floating-point": quantised,
+    }
     problems = [f"{len(names)} {what}: {_some(names)}" for what, names in found.items() if names]
     if problems:
-        raise InputError(f"The tensors in {source} do not fit ({'; '.join(problems)}); it is of another model, or damaged.")
+        raise InputError(
+            f"The tensors in {source} do not fit ({'; '.join(problems)}); it is of another model, or damaged."
+        )
     module.load_state_dict(weights, strict=False, assign=True)
     module.requires_grad_(False).eval()
 

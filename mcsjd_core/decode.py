@@ -213,7 +213,9 @@ class _Run:
         hidden = self.model.hidden(embeddings, self.prompt_slots + before, self.cache, extent)
         logits = self.model.logits(hidden, at)
         if logits.shape[-1] != self.model.codebook_size:
-            raise InputError(f"The model gave {logits.shape[-1]} logits for a codebook of {self.model.codebook_size} codes.")
+            raise InputError(
+                f"The model gave {logits.shape[-1]} logits for a codebook of {self.model.codebook_size} codes."
+            )
         logits = guide(logits, self.settings.law.cfg_scale) if self.prompt.guided else logits.float()
         if self.forbidden is None:
             return logits

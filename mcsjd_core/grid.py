@@ -88,4 +88,8 @@ class Grid:
         body[..., : self.columns] = codes
         tokens = body.flatten(1)
         whole = codes.shape[1] == self.rows * self.frames
-        return torch.cat((tokens, tokens.new_tensor(self.end).expand(len(tokens), -1)), 1) if whole and self.end else tokens
+        return (
+            torch.cat((tokens, tokens.new_tensor(self.end).expand(len(tokens), -1)), 1)
+            if whole and self.end
+            else tokens
+        )

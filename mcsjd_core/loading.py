@@ -32,7 +32,9 @@ def load(path: Path | str, *, dtype: torch.dtype = torch.float32, device="cpu", 
     """
     path = Path(path)
     if not dtype.is_floating_point:
-        raise InputError(f"Weights can be held in a floating-point dtype only, got {dtype}; use torch.float32 or torch.bfloat16.")
+        raise InputError(
+            f"Weights can be held in a floating-point dtype only, got {dtype}; use torch.float32 or torch.bfloat16."
+        )
     _check_device(device)
     name = detect(path)
     if name is None:

@@ -37,9 +37,13 @@ class TransformerConfig:
         if min(sizes) < 1:
             raise InputError(f"Every size of a transformer has to be at least 1, got {self}.")
         if self.head_dim % 2:
-            raise InputError(f"Rotary embedding turns pairs of channels, got {self.head_dim} channels a head; it has to be even.")
+            raise InputError(
+                f"Rotary embedding turns pairs of channels, got {self.head_dim} channels a head; it has to be even."
+            )
         if self.heads % self.kv_heads:
-            raise InputError(f"{self.heads} heads cannot share {self.kv_heads} key heads evenly; one has to divide the other.")
+            raise InputError(
+                f"{self.heads} heads cannot share {self.kv_heads} key heads evenly; one has to divide the other."
+            )
         if self.qk_norm not in (None, "layer", "rms"):
             raise InputError(f"qk_norm has to be None, 'layer' or 'rms', got {self.qk_norm!r}.")
         if self.heads % self.qk_norm_groups or self.kv_heads % self.key_norm_groups:

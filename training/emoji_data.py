@@ -52,7 +52,9 @@ COLOURS = {
     "pink": (335, 0.42, 0.98),
     "brown": (22, 0.65, 0.45),
 }
-COLOUR_WORD = re.compile(r"\b(?:light |dark )?(?:red|orange|yellow|green|blue|purple|pink|brown|black|white|gr[ae]y)\b\s*")
+COLOUR_WORD = re.compile(
+    r"\b(?:light |dark )?(?:red|orange|yellow|green|blue|purple|pink|brown|black|white|gr[ae]y)\b\s*"
+)
 HUE_WINDOW = 25  # degrees either side that still count as the same hue
 DOMINANT_OF_SATURATED = 0.45  # share of one hue; below, the glyph is many-coloured
 DOMINANT_OF_GLYPH = 0.35  # share of one hue; below, it is a grey or pale thing with a coloured detail
@@ -141,7 +143,9 @@ def read_ligatures(gsub) -> dict[tuple[str, ...], str]:
     tables = [table for lookup in lookups for table in lookup.SubTable if lookup.LookupType == 4]
     return {
         (first, *ligature.Component): ligature.LigGlyph
-        for table in tables for first, ligatures in table.ligatures.items() for ligature in ligatures
+        for table in tables
+        for first, ligatures in table.ligatures.items()
+        for ligature in ligatures
     }
 
 
@@ -184,7 +188,9 @@ def collect_glyphs(font: ColourFont, emojibase: Path, seed: int) -> tuple[list[d
     """
     package = "of the npm package emojibase-data; run `npm pack emojibase-data`, unpack all of it and pass --emojibase"
     entries = json.loads(require(emojibase, f"en/data.json {package}").read_text())
-    groups = json.loads(require(emojibase.parent.parent / "meta/groups.json", f"meta/groups.json {package}").read_text())
+    groups = json.loads(
+        require(emojibase.parent.parent / "meta/groups.json", f"meta/groups.json {package}").read_text()
+    )
     found: dict[bytes, tuple[dict, str]] = {}
     for base in sorted((entry for entry in entries if "group" in entry), key=lambda entry: entry["order"]):
         for entry in [base, *base.get("skins", [])]:
@@ -292,7 +298,9 @@ def recolour(art: Image.Image, dominant: tuple[float, float, float], word: str) 
     target = COLOURS[word]
     # Half the hue spread: a yellow's orange shadows would become a blue's green ones.
     new_hue = target[0] + 0.5 * offset
-    moved = from_hsv(new_hue, move_median(saturation, dominant[1], target[1]), move_median(value, dominant[2], target[2]))
+    moved = from_hsv(
+        new_hue, move_median(saturation, dominant[1], target[1]), move_median(value, dominant[2], target[2])
+    )
     # Fading out over 20 degrees and over pale pixels leaves no hard seams; greys have no hue to move.
     weight = ((HUE_WINDOW + 20 - np.abs(offset)) / 20).clip(0, 1) * (saturation / 0.2).clip(0, 1)
     rgb = np.asarray(art.convert("RGB"))
@@ -393,7 +401,9 @@ def contact_sheet(emoji: EmojiSet, indices: list[int], rng: np.random.Generator,
         variant = emoji.variants[index]
         lines = re.findall(r".{1,22}(?:\s|$)|\S{22}", caption(emoji.glyphs[variant["glyph"]], variant, rng))[:3]
         sheet.paste(Image.fromarray(emoji.images[index]), (column * cell_width + 6, row * cell_height))
-        draw.multiline_text((column * cell_width + 4, row * cell_height + SIZE), "\n".join(lines), "black", font, spacing=1)
+        draw.multiline_text(
+            (column * cell_width + 4, row * cell_height + SIZE), "\n".join(lines), "black", font, spacing=1
+        )
     return sheet
 
 

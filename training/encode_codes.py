@@ -1,6 +1,6 @@
 """Encode every picture of the data set with the trained codec.
 
-    python -m training.encode_codes --data build/emoji --codec build/codec --out build/codes.safetensors
+python -m training.encode_codes --data build/emoji --codec build/codec --out build/codes.safetensors
 """
 
 from __future__ import annotations

@@ -58,7 +58,9 @@ class Log:
         self.path = path
 
     def __call__(self, **record) -> None:
-        line = json.dumps({key: round(value, 5) if isinstance(value, float) else value for key, value in record.items()})
+        line = json.dumps(
+            {key: round(value, 5) if isinstance(value, float) else value for key, value in record.items()}
+        )
         with self.path.open("a") as file:
             file.write(line + "\n")
         print(line, flush=True)

@@ -57,7 +57,9 @@ class Sequences:
         emoji = emoji_data.load(data)
         self.glyphs, self.variants = emoji.glyph_of, emoji.variants
         if len(codes) != len(self.variants):
-            raise SystemExit(f"{len(codes)} rows of codes do not belong to {len(self.variants)} pictures; encode them again.")
+            raise SystemExit(
+                f"{len(codes)} rows of codes do not belong to {len(self.variants)} pictures; encode them again."
+            )
         self.codes, self.tokenizer, self.settings = codes, tokenizer, settings
         self.vocabulary = Vocabulary.from_names(tokenizer.get_vocab(), CODEC.codebook_size)
         self.cumulative = {

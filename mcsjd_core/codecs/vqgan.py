@@ -38,7 +38,9 @@ class VQGANConfig:
         if not self.channel_multipliers or min(*sizes, *self.channel_multipliers) < 1:
             raise InputError(f"Every size of a codec has to be at least 1, got {self}.")
         if self.channels % NORM_GROUPS:
-            raise InputError(f"channels has to be a multiple of {NORM_GROUPS}, which the group norms need, got {self.channels}.")
+            raise InputError(
+                f"channels has to be a multiple of {NORM_GROUPS}, which the group norms need, got {self.channels}."
+            )
         if not set(self.attention_levels) <= set(range(len(self.channel_multipliers))):
             levels = len(self.channel_multipliers)
             raise InputError(f"attention_levels have to lie in 0 to {levels - 1}, got {list(self.attention_levels)}.")
@@ -263,14 +265,18 @@ class VQGAN(nn.Module):
             )
         if pixels.shape[2] % factor or pixels.shape[3] % factor:
             height, width = pixels.shape[2:]
-            raise InputError(f"The codec needs sides that are multiples of {factor} px, got {width} x {height}; resize it.")
+            raise InputError(
+                f"The codec needs sides that are multiples of {factor} px, got {width} x {height}; resize it."
+            )
         return self.quantize.nearest(self.latents(pixels))
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
         """Pictures [B, 3, H, W] in 0..1 of codes [B, h, w]."""
         if codes.ndim != 3 or 0 in codes.shape or codes.dtype not in (torch.int32, torch.int64):
-            raise InputError(f"The codec needs whole-number codes of shape [B, h, w], got {list(codes.shape)} {codes.dtype}.")
+            raise InputError(
+                f"The codec needs whole-number codes of shape [B, h, w], got {list(codes.shape)} {codes.dtype}."
+            )
         # Read back once a picture: on a GPU a code out of range would end the whole process' use of the device.
         low, high = torch.stack(codes.aminmax()).tolist()
         if low < 0 or high >= self.config.codebook_size:

@@ -112,7 +112,9 @@ def _rope_theta(config: Fields) -> float:
     """`rope_theta`, which transformers from version 5 on writes inside `rope_parameters`."""
     rope = config.part("rope_parameters", {})
     if config.data.get("rope_scaling") or rope.data.get("rope_type", "default") != "default":
-        raise InputError(f"{config.where} asks for scaled rotary embedding, which no model of this family is known to have.")
+        raise InputError(
+            f"{config.where} asks for scaled rotary embedding, which no model of this family is known to have."
+        )
     return rope.number("rope_theta", config.number("rope_theta", 10000.0))
 
 
@@ -136,7 +138,9 @@ class Chameleon:
 
     name = "chameleon"
 
-    def __init__(self, token_model: ChameleonTransformer, codec: VQGAN, tokenizer, grid: Grid, defaults: SamplingDefaults):
+    def __init__(
+        self, token_model: ChameleonTransformer, codec: VQGAN, tokenizer, grid: Grid, defaults: SamplingDefaults
+    ):
         self.token_model, self.codec, self.tokenizer = token_model, codec, tokenizer
         self._grid, self.defaults = grid, defaults
         self.control_ids = control_ids(tokenizer)
@@ -210,7 +214,9 @@ def _head_norm_rows(checkpoint: Checkpoint) -> int:
     name = "model.layers.0.self_attn.q_norm.weight"
     shape = checkpoint.shape(name)
     if len(shape) != 2:
-        raise InputError(f"{name} needs the shape [rows, head channels], got {shape}; convert it to the Hugging Face layout.")
+        raise InputError(
+            f"{name} needs the shape [rows, head channels], got {shape}; convert it to the Hugging Face layout."
+        )
     return shape[0]
 
 
@@ -221,7 +227,9 @@ def _check_ids(tokenizer, vocabulary: Vocabulary, codebook_size: int, vocab_size
     image = vocabulary.first_code + codebook_size - 1
     largest = max(text, image, vocabulary.bos, vocabulary.begin_of_image, vocabulary.turn_end)
     if largest >= vocab_size:
-        raise InputError(f"tokenizer.json has ids up to {largest}, the model embeds {vocab_size}; it is of another model.")
+        raise InputError(
+            f"tokenizer.json has ids up to {largest}, the model embeds {vocab_size}; it is of another model."
+        )
 
 
 def _tokenizer(path: Path):
