@@ -46,7 +46,7 @@ if __name__ == "__main__":
     parser.add_argument("--font", type=Path, default=emoji_data.DEFAULT_FONT)
     parser.add_argument("--work", type=Path, default=Path("build"), help="folder for everything in between")
     parser.add_argument("--out", type=Path, default=Path("embedded/emoji-256"))
-    for part, default in (("codec", 52.0), ("transformer", 65.0), ("decoder", 12.0)):
+    for part, default in (("codec", 52.0), ("transformer", 52.0), ("decoder", 24.0)):
         parser.add_argument(f"--{part}-minutes", type=float, default=default)
     parser.add_argument("--seed", type=int, default=0)
     a = parser.parse_args()
