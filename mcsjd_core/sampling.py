@@ -17,6 +17,7 @@ def sample(
     texts: list[str],
     settings: DecodeSettings,
     *,
+    size: str | None = None,
     negatives: list[str] | None = None,
     first_codes: Tensor | None = None,
     earlier_tokens: Tensor | None = None,
@@ -24,6 +25,7 @@ def sample(
 ) -> Decoded:
     """Draw one picture's tokens for every text.
 
+    `size` is one of `model.sizes`, None the first of them.
     first_codes [1 or B, r, columns] are the upper rows of pictures to continue; the other arguments as in `decode`.
     """
     if isinstance(texts, str) or not texts:
@@ -31,8 +33,8 @@ def sample(
     if negatives is not None and len(negatives) != len(texts):
         raise InputError(f"There are {len(negatives)} negative prompts for {len(texts)} prompts; give one for each.")
     guided = settings.law.guided
-    prompt = model.prompt(texts, negatives if guided else None, guided)
-    grid = model.grid()
+    prompt = model.prompt(texts, negatives if guided else None, guided, size)
+    grid = model.grid(size)
     first = None if first_codes is None else grid.tokens(first_codes)
     return decode(
         model.token_model, prompt, grid, settings, first_tokens=first, earlier_tokens=earlier_tokens, on_step=on_step
@@ -40,7 +42,10 @@ def sample(
 
 
 @torch.no_grad()
-def pictures(model: Family, tokens: Tensor, batch: int = 4) -> Tensor:
-    """Pictures [B, 3, H, W] float32 in 0..1 of whole token rows [B, num_tokens], `batch` of them decoded at a time."""
-    codes = model.grid().codes(tokens).to(model.codec.quantize.embedding.weight.device)
+def pictures(model: Family, tokens: Tensor, size: str | None = None, batch: int = 4) -> Tensor:
+    """Pictures [B, 3, H, W] float32 in 0..1 of whole token rows [B, num_tokens] that were drawn at `size`.
+
+    `batch` of them are decoded at a time.
+    """
+    codes = model.grid(size).codes(tokens).to(model.codec.quantize.embedding.weight.device)
     return torch.cat([model.codec.decode(part).float() for part in codes.split(batch)])

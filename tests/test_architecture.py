@@ -26,6 +26,7 @@ HOST = (
 # What a module may import beside torch and the standard library; names of the core are relative to it.
 ALLOWED = {
     "errors": set(),
+    "sizes": {"errors"},
     "noise": set(),
     "kv_cache": set(),
     "layers": set(),
@@ -48,6 +49,7 @@ FOR_FAMILIES = {
     "grid",
     "kv_cache",
     "layers",
+    "sizes",
     "transformer",
     "models.interface",
 } | {"tokenizers"}

@@ -285,6 +285,19 @@ def test_grid_and_sampling_defaults_come_from_the_generation_config(directory, t
     assert mcsjd_core.load(tmp_path).grid() == Grid(32, 32)
 
 
+def test_the_size_follows_from_the_grid_and_no_other_is_drawn(directory, tmp_path, model):
+    assert model.sizes == ("12x8",)  # width x height of 4 x 6 codes of 2 px
+    assert model.grid("12x8") == model.grid()
+    for refused in (
+        lambda: model.grid("8x12"),
+        lambda: model.prompt(["red"], None, True, "8x12"),
+        lambda: mcsjd_core.sample(model, ["red"], DecodeSettings(), size="8x12"),
+        lambda: mcsjd_core.pictures(model, torch.zeros(1, 24, dtype=torch.long), "8x12"),
+    ):
+        with pytest.raises(InputError, match="'8x12'; its sizes are 12x8"):
+            refused()
+
+
 # -- dtypes, injected layers, memory -------------------------------------------------------------------------------------
 
 

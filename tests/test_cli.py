@@ -84,7 +84,7 @@ def test_the_negative_prompt_changes_the_law(cli, tmp_path):
 def test_the_trace_adds_up_to_the_grid_and_has_details_on_request(cli, tmp_path):
     assert cli("generate", "x", "--batch", 2, "--window", 8, "--trace", "t.json", "--trace-detail") == 0
     trace = json.loads((tmp_path / "t.json").read_text())
-    assert trace["grid"] == {"frames": 1, "rows": ROWS, "columns": COLUMNS}
+    assert trace["grid"] == {"frames": 1, "rows": ROWS, "columns": COLUMNS} and trace["size"] == f"{WIDTH}x{HEIGHT}"
     for picture in trace["pictures"]:
         assert sum(picture["committed"]) == picture["num_tokens"] == ROWS * COLUMNS
         assert len(picture["committed"]) == len(picture["starts"]) == len(picture["seconds"]) == picture["nfe"]
@@ -236,8 +236,10 @@ def test_the_law_is_described_by_what_is_switched_on():
         (("generate", "x", "--warm-tokens", "short.json"), f"must fill the grid of {ROWS * COLUMNS}, got 2"),
         (("generate", "x", "--warm-tokens", "short.json", "--initialiser", "left"), "warm initialiser"),
         (("generate", "x", "--device", "nowhere"), "nowhere"),
+        (("generate", "x", "--size", "9x9"), f"its sizes are {WIDTH}x{HEIGHT}"),
         (("compare", "x", "--windows", "4,0"), "window must be at least 1, got 0"),
         (("compare", "x", "--seeds", "-1"), "seed must be between 0"),
+        (("compare", "x", "--size", "9x9"), f"its sizes are {WIDTH}x{HEIGHT}"),
         (("compare", "x", "--json", "records.txt"), "must end in .json"),
     ],
 )  # fmt: skip

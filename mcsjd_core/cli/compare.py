@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace) -> None:
     methods = _methods(arguments, model)
     cases = list(product(arguments.prompts, arguments.seeds))
     _warm_up(model, arguments, methods)
-    with token_bar(len(cases) * len(methods) * model.grid().num_tokens, arguments.quiet) as bar:
+    with token_bar(len(cases) * len(methods) * model.grid(arguments.size).num_tokens, arguments.quiet) as bar:
         rows = [[_draw(model, arguments, case, settings, bar) for settings in methods] for case in cases]
     for outcomes in rows:
         _mark_same(outcomes)
@@ -131,7 +131,7 @@ def _warm_up(model: Family, arguments: argparse.Namespace, methods: list[DecodeS
 
     for settings in methods:
         with suppress(_WarmedUp):
-            sample(model, arguments.prompts[:1], settings, on_step=stop)
+            sample(model, arguments.prompts[:1], settings, size=arguments.size, on_step=stop)
 
 
 def _draw(
@@ -140,7 +140,9 @@ def _draw(
     prompt, seed = case
     settings = replace(settings, seed=seed)
     bar.set_description(settings.coupling)
-    decoded = sample(model, [prompt], settings, negatives=[arguments.negative], on_step=advance(bar))
+    decoded = sample(
+        model, [prompt], settings, size=arguments.size, negatives=[arguments.negative], on_step=advance(bar)
+    )
     return Outcome(_record(arguments, prompt, settings, decoded), decoded.tokens)
 
 
@@ -183,7 +185,7 @@ def _measure_entropy(
     The run is replayed in whole windows: the seed-exact coupling accepts its own tokens, so that the timed run carries no
     measuring and the replay needs few forwards.
     """
-    record, grid = reference.record, model.grid()
+    record, grid = reference.record, model.grid(arguments.size)
     replay = replace(
         settings,
         coupling=EXACT,
@@ -192,8 +194,14 @@ def _measure_entropy(
         initialiser="warm",
         trace_detail=True,
     )
-    negatives = [arguments.negative]
-    decoded = sample(model, [record["prompt"]], replay, negatives=negatives, earlier_tokens=reference.tokens)
+    decoded = sample(
+        model,
+        [record["prompt"]],
+        replay,
+        size=arguments.size,
+        negatives=[arguments.negative],
+        earlier_tokens=reference.tokens,
+    )
     trace, free = decoded.traces[0], (grid.forced() == FREE).tolist()
     entropies = [
         value
@@ -217,7 +225,7 @@ def _sheet(model: Family, arguments: argparse.Namespace, methods: list[DecodeSet
         [
             Row(
                 f"{outcomes[0].record['prompt']}  ·  seed {outcomes[0].record['seed']}",
-                list(_cells(model, outcomes, several)),
+                list(_cells(model, arguments.size, outcomes, several)),
             )
             for outcomes in rows
         ],
@@ -225,7 +233,7 @@ def _sheet(model: Family, arguments: argparse.Namespace, methods: list[DecodeSet
     )
 
 
-def _cells(model: Family, outcomes: list[Outcome], name_window: bool) -> Iterator[Cell]:
+def _cells(model: Family, size: str | None, outcomes: list[Outcome], name_window: bool) -> Iterator[Cell]:
     for outcome in outcomes:
         record = outcome.record
         name = METHOD_LABELS[record["coupling"]]
@@ -234,7 +242,11 @@ def _cells(model: Family, outcomes: list[Outcome], name_window: bool) -> Iterato
         figures = f"{record['nfe']} NFE  ·  {record['seconds']:.2f} s"
         same = record["same_tokens_as_autoregressive"] if record["coupling"] == EXACT else None
         yield Cell(
-            to_image(pictures(model, outcome.tokens)[0]), name, f"{record['step_compression']:.2f}x", figures, same
+            to_image(pictures(model, outcome.tokens, size)[0]),
+            name,
+            f"{record['step_compression']:.2f}x",
+            figures,
+            same,
         )
 
 

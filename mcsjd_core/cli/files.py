@@ -22,14 +22,14 @@ def to_image(pixels: Tensor) -> Image.Image:
     return Image.fromarray((pixels * 255).round().byte().movedim(0, -1).cpu().numpy())
 
 
-def read_codes(path: Path, model: Family) -> Tensor:
-    """Codes [1, rows, columns] of the picture in a file, on white where it is transparent, resized to the model's grid."""
+def read_codes(path: Path, model: Family, size: str | None = None) -> Tensor:
+    """Codes [1, rows, columns] of the picture in a file, on white where it is transparent, resized to `size`."""
     try:
         with Image.open(path) as file:
             image = file.convert("RGBA")
     except (OSError, Image.DecompressionBombError) as error:
         raise InputError(f"{path} cannot be read as a picture ({error}); give a PNG or JPEG file.") from None
-    grid, factor = model.grid(), model.codec.config.downsampling
+    grid, factor = model.grid(size), model.codec.config.downsampling
     on_white = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     resized = on_white.resize((grid.columns * factor, grid.rows * factor), Image.Resampling.LANCZOS)
     pixels = torch.frombuffer(bytearray(resized.tobytes()), dtype=torch.uint8).view(1, resized.height, resized.width, 3)

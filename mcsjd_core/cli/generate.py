@@ -14,6 +14,7 @@ from ..drafts import INITIALISERS
 from ..errors import InputError
 from ..models.interface import Family
 from ..sampling import pictures, sample
+from ..sizes import choose_size
 from .files import TOKEN_SUFFIXES, read_codes, read_tokens, to_image, write_tokens
 from .options import (
     add_initialiser_argument,
@@ -91,22 +92,24 @@ def run(arguments: argparse.Namespace) -> None:
     model = open_model(arguments)
     settings = _settings(arguments, model)
     texts = [prompt for prompt in arguments.prompts for _ in range(arguments.batch)]
+    grid = model.grid(arguments.size)
     first, given = _first_codes(arguments, model), 0
     if first is not None:
-        given = first.shape[1] * model.grid().stride
+        given = first.shape[1] * grid.stride
     earlier = None if arguments.warm_tokens is None else read_tokens(arguments.warm_tokens)
-    with token_bar(len(texts) * (model.grid().num_tokens - given), arguments.quiet) as bar:
+    with token_bar(len(texts) * (grid.num_tokens - given), arguments.quiet) as bar:
         decoded = sample(
             model,
             texts,
             settings,
+            size=arguments.size,
             negatives=[arguments.negative] * len(texts),
             first_codes=first,
             earlier_tokens=earlier,
             on_step=advance(bar, given),
         )
     files = _picture_files(arguments.out, len(texts))
-    for file, pixels in zip(files, pictures(model, decoded.tokens), strict=True):
+    for file, pixels in zip(files, pictures(model, decoded.tokens, arguments.size), strict=True):
         to_image(pixels).save(file)
     if arguments.save_tokens:
         write_tokens(arguments.save_tokens, decoded.tokens)
@@ -152,13 +155,13 @@ def _first_codes(arguments: argparse.Namespace, model: Family) -> Tensor | None:
     """Codes [1, R, columns] of the rows to keep, None to draw the whole picture."""
     if arguments.continue_from is None:
         return None
-    rows = model.grid().rows
+    rows = model.grid(arguments.size).rows
     keep = rows // 2 if arguments.keep_rows is None else arguments.keep_rows
     if not 1 <= keep < rows:
         raise InputError(
             f"--keep-rows must be between 1 and {rows - 1} on this model's grid of {rows} rows, got {keep}."
         )
-    return read_codes(arguments.continue_from, model)[:, :keep]
+    return read_codes(arguments.continue_from, model, arguments.size)[:, :keep]
 
 
 def _picture_files(out: Path, count: int) -> list[Path]:
@@ -170,10 +173,11 @@ def _picture_files(out: Path, count: int) -> list[Path]:
 
 def _trace(arguments, model: Family, settings: DecodeSettings, texts, files, decoded: Decoded) -> dict:
     """The trace file's content; `pictures` holds one row trace a picture."""
-    grid = model.grid()
+    grid = model.grid(arguments.size)
     return {
         "model": arguments.model.name,
         "family": model.name,
+        "size": choose_size(arguments.size, model.sizes),
         "grid": {"frames": grid.frames, "rows": grid.rows, "columns": grid.columns},
         "device": str(decoded.tokens.device),
         "dtype": arguments.dtype,

@@ -26,6 +26,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="checkpoint directory (default: the embedded emoji model)",
     )
+    group.add_argument("--size", metavar="WxH", help="of the picture in pixels (default: the checkpoint's own)")
     group.add_argument("--dtype", choices=DTYPES, default="float32", help="of the transformer (default: %(default)s)")
     group.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: a GPU where there is one)"

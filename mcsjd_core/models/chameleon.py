@@ -19,6 +19,7 @@ from ..codecs.vqgan import VQGAN, VQGANConfig
 from ..errors import InputError
 from ..grid import Grid
 from ..kv_cache import KVCache
+from ..sizes import choose_size, size_name
 from ..transformer import Transformer, TransformerConfig
 from .interface import Prompt, SamplingDefaults
 
@@ -143,16 +144,20 @@ class Chameleon:
     ):
         self.token_model, self.codec, self.tokenizer = token_model, codec, tokenizer
         self._grid, self.defaults = grid, defaults
+        factor = codec.config.downsampling
+        self.sizes = (size_name(grid.columns * factor, grid.rows * factor),)
         self.control_ids = control_ids(tokenizer)
 
-    def grid(self) -> Grid:
+    def grid(self, size: str | None = None) -> Grid:
+        choose_size(size, self.sizes)
         return self._grid
 
     def text_ids(self, text: str) -> list[int]:
         """Ids of a user's text; control and image tokens written in it are dropped, they would change the format."""
         return [id for id in self.tokenizer.encode(text, add_special_tokens=False).ids if id not in self.control_ids]
 
-    def prompt(self, texts: list[str], negatives: list[str] | None, guided: bool) -> Prompt:
+    def prompt(self, texts: list[str], negatives: list[str] | None, guided: bool, size: str | None = None) -> Prompt:
+        choose_size(size, self.sizes)
         rows: list[list[int]] = []
         for i, text in enumerate(texts):
             rows.append(self._row(text))

@@ -58,14 +58,19 @@ class TokenModel(Protocol):
 
 
 class Family(Protocol):
-    """A loaded checkpoint: a `TokenModel` with its prompt format, grid and codec."""
+    """A loaded checkpoint: a `TokenModel` with its prompt format, sizes and codec.
+
+    A size is named `512x768`, width x height in pixels. One that is not among `sizes` is an InputError that lists them.
+    """
 
     name: str
+    sizes: tuple[str, ...]  # what the model was trained for; the first is the default
     token_model: nn.Module
     codec: VQGAN
     defaults: SamplingDefaults
 
-    def grid(self) -> Grid: ...
+    def grid(self, size: str | None = None) -> Grid:
+        """How the tokens of a picture of that size lie; None is the default size."""
 
-    def prompt(self, texts: list[str], negatives: list[str] | None, guided: bool) -> Prompt:
+    def prompt(self, texts: list[str], negatives: list[str] | None, guided: bool, size: str | None = None) -> Prompt:
         """Prompt for a batch of len(texts); `negatives` replace the empty prompt of the unconditional rows."""
