@@ -39,7 +39,10 @@ ALLOWED = {
     "codecs.vqgan": {"errors"},
     "arguments": {"errors", "grid", "laws", "models.interface"},
     "decode": {"arguments", "coupling", "drafts", "errors", "grid", "laws", "models.interface", "noise", "trace"},
-    "checkpoint": {"errors", "safetensors"},
+    "tensor_files": {"errors", "safetensors"},
+    "checkpoint": {"errors", "tensor_files"},
+    "text_tokenizer": {"errors", "tokenizers"},
+    "hf_config": {"checkpoint", "codecs.vqgan", "errors", "models.interface", "transformer"},
     "models.interface": {"codecs.vqgan", "grid", "kv_cache"},
 }
 FOR_FAMILIES = {
@@ -47,12 +50,14 @@ FOR_FAMILIES = {
     "codecs.vqgan",
     "errors",
     "grid",
+    "hf_config",
     "kv_cache",
     "layers",
     "sizes",
+    "text_tokenizer",
     "transformer",
     "models.interface",
-} | {"tokenizers"}
+}
 
 
 def module_name(path: Path) -> str:
