@@ -36,7 +36,9 @@ ALLOWED = {
     "coupling": {"laws", "noise"},
     "trace": {"laws"},
     "transformer": {"errors", "kv_cache", "layers"},
+    "token_model": {"kv_cache", "transformer"},
     "codecs.vqgan": {"errors"},
+    "codecs.vq16": {"codecs.vqgan"},
     "arguments": {"errors", "grid", "laws", "models.interface"},
     "decode": {"arguments", "coupling", "drafts", "errors", "grid", "laws", "models.interface", "noise", "trace"},
     "tensor_files": {"errors", "safetensors"},
@@ -47,6 +49,7 @@ ALLOWED = {
 }
 FOR_FAMILIES = {
     "checkpoint",
+    "codecs.vq16",
     "codecs.vqgan",
     "errors",
     "grid",
@@ -55,6 +58,7 @@ FOR_FAMILIES = {
     "layers",
     "sizes",
     "text_tokenizer",
+    "token_model",
     "transformer",
     "models.interface",
 }

@@ -77,6 +77,11 @@ def body(model, size: str, batch: int) -> torch.Tensor:
     return grid.tokens(codes)
 
 
+def vocabulary_ids(tokens: torch.Tensor) -> list[int]:
+    """Codes follow the four leading tokens; forced tokens are ids counted on from the codebook size, 24."""
+    return [token + 4 if token < 24 else token - 24 for token in tokens.tolist()]
+
+
 # -- sizes ---------------------------------------------------------------------------------------------------------------
 
 
@@ -102,22 +107,22 @@ PUBLISHED |= {f"<reserved{n:05d}>": n + 4 for n in range(8706, 8870)}
 def test_published_ids_and_lengths(side, body, size_id):
     vocabulary = Vocabulary.from_names(PUBLISHED, 8192)
     assert vocabulary == Vocabulary(bos=0, begin_of_image=8197, turn_end=8710, first_code=4)
-    layout = LuminaLayout(vocabulary, PUBLISHED, side, 16)
+    layout = LuminaLayout(vocabulary, PUBLISHED, 8192, side, 16)
     size = f"{side}x{side}"
     assert layout.row([9, 10], size) == [0, 9, 10, 8710, 8197, size_id, size_id]
     assert layout.row([], size) == [8197, size_id, size_id]
     grid = layout.grid(size)
     forced = grid.forced()
     assert grid.num_tokens == body + 1 and (grid.rows, grid.columns) == (side // 16, side // 16)
-    assert forced[-1] + 4 == 8196
-    assert [i for i, token in enumerate(forced.tolist()) if token + 4 == 8803] == [
+    assert forced[-1] == 8192 + 8196
+    assert [i for i, token in enumerate(forced.tolist()) if token == 8192 + 8803] == [
         n for n in range(body) if (n + 1) % (side // 16 + 1) == 0
     ]
     assert (forced == -1).sum() == (side // 16) ** 2
 
 
 def test_height_token_comes_before_width_token():
-    layout = LuminaLayout(Vocabulary.from_names(PUBLISHED, 8192), PUBLISHED, 768, 16)
+    layout = LuminaLayout(Vocabulary.from_names(PUBLISHED, 8192), PUBLISHED, 8192, 768, 16)
     assert layout.row([], "1152x512") == [8197, 8804 + 16, 8804 + 36]
     assert "1152x512 according" in layout.request("owl", "1152x512")
     assert (layout.grid("1152x512").rows, layout.grid("1152x512").columns) == (32, 72)
@@ -125,7 +130,7 @@ def test_height_token_comes_before_width_token():
 
 @pytest.mark.parametrize("size", sizes_of_equal_area(1024, 32, 4)[::12])
 def test_tokens_of_every_shape_give_their_codes_back(size):
-    layout = LuminaLayout(Vocabulary.from_names(PUBLISHED, 8192), PUBLISHED, 1024, 16)
+    layout = LuminaLayout(Vocabulary.from_names(PUBLISHED, 8192), PUBLISHED, 8192, 1024, 16)
     grid = layout.grid(size)
     codes = torch.randint(8192, (2, grid.rows, grid.columns))
     assert torch.equal(grid.codes(grid.tokens(codes)), codes)
@@ -135,7 +140,7 @@ def test_tokens_of_every_shape_give_their_codes_back(size):
 def test_missing_layout_tokens_are_named(missing):
     ids = {name: id for name, id in PUBLISHED.items() if name != missing}
     with pytest.raises(InputError, match=missing):
-        LuminaLayout(Vocabulary.from_names(ids, 8192), ids, 1024, 16)
+        LuminaLayout(Vocabulary.from_names(ids, 8192), ids, 8192, 1024, 16)
 
 
 # -- the published directory ---------------------------------------------------------------------------------------------
@@ -143,7 +148,7 @@ def test_missing_layout_tokens_are_named(missing):
 
 def test_published_files_are_read(model):
     assert model.sizes == ("64x64", "128x32", "96x32", "64x32", "32x64", "32x96", "32x128")
-    assert model.grid() == Grid(4, 4, row_end=ROW_END - 4, end=(END - 4,))
+    assert model.grid() == Grid(4, 4, row_end=24 + ROW_END, end=(24 + END,))
     assert model.token_model.model.config.qk_norm_groups == 1
     d = model.defaults
     assert (d.cfg_scale, d.temperature, d.top_k, d.top_p, d.window) == (3.0, 1.0, 2000, 1.0, 32)
@@ -226,7 +231,7 @@ def test_guided_logits_equal_those_of_transformers(plain, directory, model, wind
     for row, start in enumerate(
         ids for text in TEXTS for ids in (prompt_ids(model, text, SIZE), [BEGIN, BLOCKS + 1, BLOCKS + 3])
     ):
-        ids = torch.tensor([start + (tokens[row // 2, :-1] + 4).tolist()])
+        ids = torch.tensor([start + vocabulary_ids(tokens[row // 2, :-1])])
         with torch.no_grad():
             hidden = reference(input_ids=ids).last_hidden_state[0, len(start) - 1 :]
         assert relative(ours[row], hidden @ head.T) < 1e-4
@@ -243,4 +248,6 @@ def test_a_picture_of_every_size_is_drawn_and_exact(model):
         assert torch.equal(plain_ar, exact)
         assert mcsjd_core.pictures(model, exact, size).shape == (2, 3, height, width)
         rows = exact[:, :-1].view(2, height // 16, -1)
-        assert (rows[..., -1] == ROW_END - 4).all() and (rows[..., :-1] < 24).all() and (exact[:, -1] == END - 4).all()
+        assert (
+            (rows[..., -1] == 24 + ROW_END).all() and (rows[..., :-1] < 24).all() and (exact[:, -1] == 24 + END).all()
+        )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..checkpoint import Checkpoint, Fields, fill, read_json
 from ..codecs.vqgan import VQGAN, VQGANConfig
@@ -21,9 +21,9 @@ from ..grid import Grid
 from ..hf_config import codec_config as common_codec_config
 from ..hf_config import generation_fields, sampling_defaults
 from ..hf_config import transformer_config as common_transformer_config
-from ..kv_cache import KVCache
 from ..sizes import choose_size, side_lengths, size_name, sizes_of_equal_area
 from ..text_tokenizer import control_ids, read_tokenizer, text_ids
+from ..token_model import TransformerTokenModel
 from ..transformer import Transformer, TransformerConfig
 from .interface import Prompt, SamplingDefaults
 
@@ -96,23 +96,20 @@ class RasterLayout:
 class LuminaLayout:
     """Lumina-mGPT: size tokens after begin-of-image, height first, a separator behind every row, and end-of-image."""
 
-    def __init__(self, vocabulary: Vocabulary, ids: dict[str, int], side: int, cell: int):
-        self.vocabulary, self.cell = vocabulary, cell
+    def __init__(self, vocabulary: Vocabulary, ids: dict[str, int], codebook_size: int, side: int, cell: int):
+        self.vocabulary, self.codebook_size, self.cell = vocabulary, codebook_size, cell
         self.sizes = sizes_of_equal_area(side, BLOCK, longest=4)
         blocks = {side // BLOCK for size in self.sizes for side in side_lengths(size)}
         self.size_ids = {count: named_id(ids, f"<reserved{8800 + count:05d}>") for count in blocks}
-        row_end, end = named_id(ids, ROW_END), named_id(ids, END_OF_IMAGE)
-        self.ids = (row_end, end, *self.size_ids.values())
-        if min(row_end, end) < vocabulary.first_code:
-            raise InputError(
-                f"{ROW_END} and {END_OF_IMAGE} have to come after the image tokens, at {row_end} and {end}."
-            )
-        # The token model adds `first_code` to whatever it embeds, codes and forced tokens alike.
-        self.row_end, self.end = row_end - vocabulary.first_code, end - vocabulary.first_code
+        self.row_end, self.end = named_id(ids, ROW_END), named_id(ids, END_OF_IMAGE)
+        self.ids = (self.row_end, self.end, *self.size_ids.values())
 
     def grid(self, size: str) -> Grid:
         width, height = side_lengths(size)
-        return Grid(height // self.cell, width // self.cell, row_end=self.row_end, end=(self.end,))
+        row_end, end = (
+            self.codebook_size + id for id in (self.row_end, self.end)
+        )  # forced tokens, see the token model
+        return Grid(height // self.cell, width // self.cell, row_end=row_end, end=(end,))
 
     def request(self, text: str, size: str) -> str:
         return f"Generate an image of {size} according to the following prompt:\n{text}" if text else ""
@@ -124,39 +121,14 @@ class LuminaLayout:
         return [v.bos, *text, v.turn_end, *start] if text else start
 
 
-class ChameleonTransformer(nn.Module):
-    """The token model. `lm_head` holds the rows of the image tokens only: nothing else is ever drawn.
-
-    A host whose `operations` cast or move the weights may set `compute_dtype`, that of activations and cache (the weights'
-    own by default), and `compute_device`, where prompts are put (None: where the weights of `lm_head` lie).
-    """
+class ChameleonTransformer(TransformerTokenModel):
+    """The token model. `lm_head` holds the rows of the image tokens only: nothing else is ever drawn."""
 
     def __init__(self, config: TransformerConfig, vocab_size: int, vocabulary: Vocabulary, codebook_size: int,
                  *, dtype=None, device=None, operations=nn):  # fmt: skip
-        super().__init__()
-        factory = {"dtype": dtype, "device": device}
-        self.vocabulary, self.codebook_size = vocabulary, codebook_size
-        self.model = Transformer(config, operations=operations, **factory)
-        self.model.embed_tokens = operations.Embedding(vocab_size, config.dim, **factory)
-        self.lm_head = operations.Linear(config.dim, codebook_size, bias=False, **factory)
-        self.compute_dtype = dtype or torch.get_default_dtype()
-        self.compute_device: torch.device | None = None
-
-    def embed_ids(self, ids: Tensor) -> Tensor:
-        """Embeddings of vocabulary ids (text and control tokens)."""
-        return self.model.embed_tokens(ids).to(self.compute_dtype)
-
-    def embed(self, tokens: Tensor, index: Tensor) -> Tensor:
-        return self.embed_ids(tokens + self.vocabulary.first_code)
-
-    def new_cache(self, padding: Tensor, capacity: int) -> KVCache:
-        return self.model.new_cache(padding, capacity, self.compute_dtype)
-
-    def hidden(self, embeddings: Tensor, slots: Tensor, cache: KVCache, extent: int) -> Tensor:
-        return self.model.forward_cached(embeddings, slots, cache, extent)
-
-    def logits(self, hidden: Tensor, index: Tensor) -> Tensor:
-        return self.lm_head(hidden)
+        factory = {"dtype": dtype, "device": device, "operations": operations}
+        super().__init__(Transformer(config, **factory), vocab_size, codebook_size, vocabulary.first_code, **factory)
+        self.vocabulary = vocabulary
 
 
 def transformer_config(config: Fields, head_norm_rows: int) -> TransformerConfig:
@@ -194,7 +166,7 @@ class Chameleon:
         for i, text in enumerate(texts):
             for part in (text, negatives[i] if negatives else "") if guided else (text,):
                 rows.append(self.layout.row(self.text_ids(self.layout.request(part, size)), size))
-        return Prompt.of_ids(rows, model.embed_ids, guided, model.compute_device or model.lm_head.weight.device)
+        return Prompt.of_ids(rows, model.embed_ids, guided, model.prompt_device)
 
 
 def detect(path: Path) -> bool:
@@ -209,7 +181,7 @@ def load(path: Path, *, dtype: torch.dtype, device, operations) -> Chameleon:
     codec_shape = codec_config(config.part("vq_config", {}))
     tokenizer, vocab_size = read_tokenizer(_first(path, TOKENIZERS)), config.count("vocab_size")
     vocabulary = Vocabulary.from_names(tokenizer.get_vocab(), codec_shape.codebook_size)
-    layout, defaults = _drawing(path, config, vocabulary, tokenizer.get_vocab(), codec_shape.downsampling)
+    layout, defaults = _drawing(path, config, vocabulary, tokenizer.get_vocab(), codec_shape)
     _check_ids(tokenizer, vocabulary, layout, codec_shape.codebook_size, vocab_size)
     # All files are opened before any is read: a missing codec is told at once, not after gigabytes of transformer.
     checkpoint = Checkpoint.of_directory(path)
@@ -275,16 +247,17 @@ def _check_ids(tokenizer, vocabulary: Vocabulary, layout, codebook_size: int, vo
         )
 
 
-def _drawing(path: Path, config: Fields, vocabulary: Vocabulary, ids: dict[str, int], cell: int):
+def _drawing(path: Path, config: Fields, vocabulary: Vocabulary, ids: dict[str, int], codec: VQGANConfig):
     """Layout and default settings; `image_grid` of generation_config.json is this project's, Anole's is 32 x 32."""
     settings = generation_fields(path)
     if "mask_image_logits" in config.data or "lumina" in path.name.lower():  # a field of Lumina-mGPT's config class
-        layout = LuminaLayout(vocabulary, ids, trained_side(path, settings), cell)
+        side = trained_side(path, settings)
+        layout = LuminaLayout(vocabulary, ids, codec.codebook_size, side, codec.downsampling)
         return layout, sampling_defaults(settings, SamplingDefaults(cfg_scale=3.0, top_k=2000, window=32))
     grid = settings.counts("image_grid", (32, 32))
     if len(grid) != 2:
         raise InputError(f"`image_grid` in {settings.where} has to be [rows, columns], got {list(grid)}.")
-    return RasterLayout(vocabulary, Grid(*grid), cell), sampling_defaults(
+    return RasterLayout(vocabulary, Grid(*grid), codec.downsampling), sampling_defaults(
         settings, SamplingDefaults(3.0, 0.7, top_p=0.9)
     )
 
