@@ -159,7 +159,8 @@ def fill(module: nn.Module, tensors: Iterable[tuple[str, Tensor]], *, dtype: tor
     Raises InputError that lists what is missing, unexpected, of another shape or no floating-point tensor.
     """
     shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
-    missing, weights, layers = dict(shapes), {}, dict(module.named_modules())
+    missing, weights = dict(shapes), {}
+    packers = {f"{name}.weight": layer.pack for name, layer in module.named_modules() if hasattr(layer, "pack")}
     unexpected, misshaped, quantised = [], [], []
     for name, tensor in tensors:
         if missing.pop(name, None) is None:
@@ -169,7 +170,10 @@ def fill(module: nn.Module, tensors: Iterable[tuple[str, Tensor]], *, dtype: tor
         elif not tensor.is_floating_point():
             quantised.append(f"{name} {tensor.dtype}")
         else:
-            weights[name] = _stored(layers[name.rpartition(".")[0]], name, tensor.to(device=device, dtype=dtype))
+            # Some layers hold their weight in a form of their own (weights.py). The rest is copied then: one tensor that
+            # stays mapped keeps all pages of its file in memory, those of the wide matrices, too.
+            tensor = tensor.to(device=device, dtype=dtype, copy=bool(packers) and name not in packers)
+            weights[name] = packers[name](tensor) if name in packers else tensor
     found = {
         "missing": list(missing),
         "unexpected": unexpected,
@@ -183,11 +187,6 @@ def fill(module: nn.Module, tensors: Iterable[tuple[str, Tensor]], *, dtype: tor
         )
     module.load_state_dict(weights, strict=False, assign=True)
     module.requires_grad_(False).eval()
-
-
-def _stored(layer: nn.Module, name: str, tensor: Tensor) -> Tensor:
-    """What `layer` holds for one of its tensors: some keep their weight in a form of their own, see weights.py."""
-    return layer.pack(tensor) if name.endswith(".weight") and hasattr(layer, "pack") else tensor
 
 
 def _some(names: list[str]) -> str:

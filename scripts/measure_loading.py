@@ -23,14 +23,18 @@ DIM, INNER, HEADS = 2048, 5504, 16
 WAYS = [("bfloat16", "full"), ("float32", "full"), ("bfloat16", "fp8")]
 
 LOAD = """
-import resource, sys, torch
+import sys, torch
 sys.path.insert(0, {root!r})
 import mcsjd_core
-with open("/proc/self/status") as f: before = next(int(l.split()[1]) for l in f if l.startswith("VmHWM"))
+
+def peak():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
+
+before = peak()
 model = mcsjd_core.load({path!r}, dtype=torch.{dtype}, weights={weights!r})
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-held = sum(p.nbytes for part in (model.token_model, model.codec) for p in part.parameters())
-print(before * 1024, peak * 1024, held)
+after = peak()
+print(before, after, sum(p.nbytes for part in (model.token_model, model.codec) for p in part.parameters()))
 """
 
 
