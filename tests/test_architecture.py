@@ -27,6 +27,7 @@ HOST = (
 ALLOWED = {
     "errors": set(),
     "sizes": {"errors"},
+    "imagenet": {"errors"},
     "noise": set(),
     "kv_cache": set(),
     "layers": set(),
@@ -47,6 +48,7 @@ FOR_FAMILIES = {
     "codecs.vqgan",
     "errors",
     "grid",
+    "imagenet",
     "kv_cache",
     "layers",
     "sizes",
