@@ -45,7 +45,10 @@ ALLOWED = {
     "t5": {"errors", "tokenizers", "transformers"},
     "arguments": {"errors", "grid", "laws", "models.interface"},
     "decode": {"arguments", "coupling", "drafts", "errors", "grid", "laws", "models.interface", "noise", "trace"},
-    "checkpoint": {"errors", "safetensors"},
+    "tensor_files": {"errors", "safetensors"},
+    "checkpoint": {"errors", "tensor_files"},
+    "text_tokenizer": {"errors", "tokenizers"},
+    "hf_config": {"checkpoint", "codecs.vqgan", "errors", "models.interface", "transformer"},
     "models.interface": {"codecs.vqgan", "grid", "kv_cache"},
 }
 FOR_FAMILIES = {
@@ -56,15 +59,17 @@ FOR_FAMILIES = {
     "errors",
     "grid",
     "imagenet",
+    "hf_config",
     "kv_cache",
     "layers",
     "rank_tokenizer",
     "sizes",
     "t5",
+    "text_tokenizer",
     "token_model",
     "transformer",
     "models.interface",
-} | {"tokenizers"}
+}
 
 
 def module_name(path: Path) -> str:

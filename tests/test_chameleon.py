@@ -15,13 +15,15 @@ import mcsjd_core
 from mcsjd_core import DecodeSettings, Grid, InputError
 from mcsjd_core.checkpoint import Fields
 from mcsjd_core.models.chameleon import (
+    CONTROL,
     Chameleon,
     ChameleonTransformer,
     Vocabulary,
-    control_ids,
     image_token_name,
     transformer_config,
 )
+from mcsjd_core.models.interface import SamplingDefaults
+from mcsjd_core.text_tokenizer import control_ids
 from tiny_checkpoint import (
     CODEC,
     CONTROLS,
@@ -221,7 +223,7 @@ def test_control_tokens_are_known_by_name_and_by_being_added():
     words = ["red", "<b>", "<s>", "<reserved08799>", "<sentinel:7>", "IMGIMGBCZ", "IMGIMG", "<image>", "<eoss>"]
     tokenizer = Tokenizer(models.WordLevel({word: id for id, word in enumerate(words)}, unk_token="red"))
     tokenizer.add_tokens(["<|image|>"])
-    assert control_ids(tokenizer) == {2, 3, 4, 5, 7, 8, 9}
+    assert control_ids(tokenizer, CONTROL) == {2, 3, 4, 5, 7, 8, 9}
 
 
 # -- vocabulary ----------------------------------------------------------------------------------------------------------
@@ -280,7 +282,7 @@ def test_grid_and_sampling_defaults_come_from_the_generation_config(directory, t
     d = model.defaults
     assert (d.cfg_scale, d.temperature, d.top_k, d.top_p) == (4.5, 0.7, 50, 0.9)
     file.write_text('{"temperature": null, "top_k": null}')  # as transformers writes what is not set
-    assert mcsjd_core.load(tmp_path).defaults.temperature == 1.0
+    assert mcsjd_core.load(tmp_path).defaults == SamplingDefaults(3.0, 0.7, 0, 0.9)  # Anole's own
     file.unlink()
     assert mcsjd_core.load(tmp_path).grid() == Grid(32, 32)
 
