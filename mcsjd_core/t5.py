@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .errors import InputError
+from .text_tokenizer import read_tokenizer
 
 
 class T5Captions:
@@ -22,16 +23,10 @@ class T5Captions:
     KEPT = 256  # captions, a megabyte each at the most
 
     def __init__(self, directory: Path, tokens: int):
-        from tokenizers import Tokenizer  # heavy: only when a model is loaded
-
         self.directory, self.known = directory, {}
-        file = directory / "tokenizer.json"
-        if not file.is_file():
-            raise InputError(f"{file} is missing; this model reads its prompts with a T5 encoder: download it to there.")
-        try:
-            self.tokenizer = Tokenizer.from_file(str(file))
-        except Exception as error:  # tokenizers raises bare Exception
-            raise InputError(f"{file} is not a tokenizer file ({error}); download it again.") from None
+        if not directory.is_dir():
+            raise InputError(f"{directory} is missing: the T5 encoder that this model reads its prompts with.")
+        self.tokenizer = read_tokenizer(directory / "tokenizer.json")
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(tokens)
 

@@ -1,6 +1,6 @@
 """The model families. A new one is a file in this folder and a row in `FAMILIES`."""
 
-from . import chameleon
+from . import chameleon, llamagen
 
 # Each module offers detect(path) -> bool and load(path, dtype, device, operations) -> Family.
-FAMILIES = {"chameleon": chameleon}
+FAMILIES = {"chameleon": chameleon, "llamagen": llamagen}
