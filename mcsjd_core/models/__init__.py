@@ -1,6 +1,6 @@
 """The model families. A new one is a file in this folder and a row in `FAMILIES`."""
 
-from . import chameleon, llamagen
+from . import chameleon, emu3, llamagen
 
 # Each module offers detect(path) -> bool and load(path, dtype, device, operations) -> Family.
-FAMILIES = {"chameleon": chameleon, "llamagen": llamagen}
+FAMILIES = {"chameleon": chameleon, "llamagen": llamagen, "emu3": emu3}
