@@ -274,6 +274,16 @@ def test_half_precision_holds_the_transformer_only(folder):
     assert prompt.embeddings.dtype == torch.bfloat16 and prompt.padding.tolist() == [116, 116]
 
 
+def test_an_empty_prompt_draws_anything(folder):
+    """It is what guidance leads away from, and needs no text encoder."""
+    classes, captions = model_of(folder, "c2i"), model_of(folder, "t2i")
+    prompt = classes.prompt([" "], None, True)
+    assert torch.equal(prompt.embeddings[0], prompt.embeddings[1])
+    captions.captions._encode = None
+    prompt = captions.prompt([""], None, True)
+    assert torch.equal(prompt.embeddings[0], prompt.embeddings[1]) and prompt.padding.tolist() == [0, 0]
+
+
 # -- captions ------------------------------------------------------------------------------------------------------------
 
 
@@ -319,7 +329,7 @@ def test_an_incomplete_text_encoder_is_named(folder, tmp_path, missing):
 
 def test_files_are_recognised_by_their_published_names(folder):
     assert mcsjd_core.detect(folder / f"c2i_B_{2 * SIDE}.pt") == "llamagen"
-    assert mcsjd_core.detect(folder) == "llamagen"
+    assert mcsjd_core.detect(folder) is None  # two models: each is a checkpoint of its own
     assert mcsjd_core.detect(folder / "vq_ds16_c2i.pt") is None
     assert mcsjd_core.detect(folder / "c2i_B_999.pt") is None
 
@@ -340,11 +350,12 @@ def link(folder, tmp_path, *names: str) -> None:
 
 def test_a_directory_with_one_model_will_do(folder, tmp_path):
     link(folder, tmp_path, "c2i_B_8.pt", "vq_ds16_c2i.pt")
+    assert mcsjd_core.detect(tmp_path) == "llamagen"
     assert mcsjd_core.load(tmp_path).sizes == ("8x8",)
 
 
 def test_problems_are_told_in_one_sentence(folder, tmp_path, monkeypatch):
-    with pytest.raises(InputError, match=r"several models; give the file .*c2i_B_8\.pt, t2i_XL_stage1_8\.pt"):
+    with pytest.raises(InputError, match=r"holds several checkpoints, c2i_B_8\.pt, t2i_XL_stage1_8\.pt; give one"):
         mcsjd_core.load(folder)
     link(folder, tmp_path, "c2i_B_8.pt")
     with pytest.raises(InputError, match=r"vq_ds16_c2i\.pt is missing"):

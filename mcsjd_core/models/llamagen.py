@@ -158,7 +158,10 @@ def clean_caption(text: str) -> str:
 
 
 class LlamaGen:
-    """A loaded checkpoint; one size, square. `captions` is None for models that draw classes."""
+    """A loaded checkpoint; one size, square. `captions` is None for models that draw classes.
+
+    An empty prompt is no class or no caption: the model draws anything.
+    """
 
     name = "llamagen"
 
@@ -180,9 +183,7 @@ class LlamaGen:
     def _class_prompt(self, texts: list[str], negatives: list[str], guided: bool) -> Prompt:
         model, rows = self.token_model, []
         for text, negative in zip(texts, negatives, strict=True):
-            rows.append(find_class(text))
-            if guided:
-                rows.append(find_class(negative) if negative else len(class_names()))
+            rows += [_class_or_none(text), _class_or_none(negative)] if guided else [_class_or_none(text)]
         classes = torch.tensor(rows, device=model.prompt_device)
         return Prompt(model.cls_embedding(classes).to(model.compute_dtype), torch.zeros_like(classes), guided)
 
@@ -190,25 +191,25 @@ class LlamaGen:
     def _caption_prompt(self, texts: list[str], negatives: list[str], guided: bool) -> Prompt:
         """A caption's states come last of 120, so the places in front are padding.
 
-        The unconditional row hides as many of its own as its caption does; a negative prompt is a caption like any other.
+        Without a negative prompt the unconditional row hides as many places as its caption leaves empty.
         """
         model, device = self.token_model, self.token_model.prompt_device
         captions, negatives = ([clean_caption(text) for text in each] for each in (texts, negatives))
-        wanted = captions + [text for text in negatives if guided and text]
+        wanted = [text for text in captions + negatives * guided if text]
         states = dict(zip(wanted, self.captions.encode(wanted), strict=True))
-        rows, padding = [], []
+        states[""] = model.cls_embedding.no_caption(device)
+        rows, empty = [], []
         for caption, negative in zip(captions, negatives, strict=True):
-            rows.append(_left_padded(states[caption]))
-            padding.append(CAPTION_TOKENS - len(states[caption]))
-            if guided and negative:
-                rows.append(_left_padded(states[negative]))
-                padding.append(CAPTION_TOKENS - len(states[negative]))
-            elif guided:
-                rows.append(model.cls_embedding.no_caption(device))
-                padding.append(padding[-1])
-        hidden = torch.stack([row.to(device, model.compute_dtype) for row in rows])
-        embeddings = model.cls_embedding(hidden).to(model.compute_dtype)
-        return Prompt(embeddings, torch.tensor(padding, device=device), guided)
+            for text in (caption, negative) if guided else (caption,):
+                rows.append(_left_padded(states[text]).to(device, model.compute_dtype))
+                empty.append(CAPTION_TOKENS - len(states[text] if text else states[caption]))
+        embeddings = model.cls_embedding(torch.stack(rows)).to(model.compute_dtype)
+        return Prompt(embeddings, torch.tensor(empty, device=device), guided)
+
+
+def _class_or_none(text: str) -> int:
+    """The class that a text names, for an empty one the number of no class."""
+    return find_class(text) if text.strip() else len(class_names())
 
 
 def _left_padded(states: Tensor) -> Tensor:
@@ -216,8 +217,8 @@ def _left_padded(states: Tensor) -> Tensor:
 
 
 def detect(path: Path) -> bool:
-    """Whether `path` is a published file, or a directory with such files."""
-    return bool(_model_files(path))
+    """Whether `path` is a published file, or a directory with one such file."""
+    return len(_model_files(path)) == 1
 
 
 def _model_files(path: Path) -> list[Path]:
@@ -227,10 +228,7 @@ def _model_files(path: Path) -> list[Path]:
 
 def load(path: Path, *, dtype: torch.dtype, device, operations) -> LlamaGen:
     """Load a file, or the directory that holds one; the codec always runs in float32."""
-    file, *more = _model_files(path)
-    if more:
-        names = ", ".join(found.name for found in (file, *more))
-        raise InputError(f"{path} holds several models; give the file of one of them: {names}.")
+    (file,) = _model_files(path)
     published = PUBLISHED.fullmatch(file.name)
     kind, side = published["kind"], int(published["side"])
     # Everything is opened before anything is read: what is missing is told at once.
