@@ -159,7 +159,7 @@ def fill(module: nn.Module, tensors: Iterable[tuple[str, Tensor]], *, dtype: tor
     Raises InputError that lists what is missing, unexpected, of another shape or no floating-point tensor.
     """
     shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
-    missing, weights = dict(shapes), {}
+    missing, weights, layers = dict(shapes), {}, dict(module.named_modules())
     unexpected, misshaped, quantised = [], [], []
     for name, tensor in tensors:
         if missing.pop(name, None) is None:
@@ -169,7 +169,7 @@ def fill(module: nn.Module, tensors: Iterable[tuple[str, Tensor]], *, dtype: tor
         elif not tensor.is_floating_point():
             quantised.append(f"{name} {tensor.dtype}")
         else:
-            weights[name] = tensor.to(device=device, dtype=dtype)
+            weights[name] = _stored(layers[name.rpartition(".")[0]], name, tensor.to(device=device, dtype=dtype))
     found = {
         "missing": list(missing),
         "unexpected": unexpected,
@@ -183,6 +183,11 @@ def fill(module: nn.Module, tensors: Iterable[tuple[str, Tensor]], *, dtype: tor
         )
     module.load_state_dict(weights, strict=False, assign=True)
     module.requires_grad_(False).eval()
+
+
+def _stored(layer: nn.Module, name: str, tensor: Tensor) -> Tensor:
+    """What `layer` holds for one of its tensors: some keep their weight in a form of their own, see weights.py."""
+    return layer.pack(tensor) if name.endswith(".weight") and hasattr(layer, "pack") else tensor
 
 
 def _some(names: list[str]) -> str:

@@ -32,3 +32,14 @@ def control_ids(tokenizer, names: re.Pattern) -> frozenset[int]:
 def text_ids(tokenizer, text: str, controls: frozenset[int]) -> list[int]:
     """Ids of a user's text; control and image tokens written in it are dropped, they would change the format."""
     return [id for id in tokenizer.encode(text, add_special_tokens=False).ids if id not in controls]
+
+
+def without_controls(tokenizer, text: str, controls: frozenset[int]) -> str:
+    """`text` with everything cut out that the tokenizer reads as one of `controls`, also what the cutting joins."""
+    while True:
+        encoding = tokenizer.encode(text, add_special_tokens=False)
+        spans = [span for id, span in zip(encoding.ids, encoding.offsets, strict=True) if id in controls]
+        if not spans:
+            return text
+        for start, end in reversed(spans):
+            text = text[:start] + text[end:]

@@ -48,6 +48,7 @@ ALLOWED = {
     "tensor_files": {"errors", "safetensors"},
     "checkpoint": {"errors", "tensor_files"},
     "text_tokenizer": {"errors", "tokenizers"},
+    "weights": {"errors", "torchao"},
     "hf_config": {"checkpoint", "codecs.vqgan", "errors", "models.interface", "transformer"},
     "models.interface": {"codecs.vqgan", "grid", "kv_cache"},
 }
