@@ -12,6 +12,7 @@ import mcsjd_core
 from mcsjd_core import DecodeSettings, InputError, LawSettings
 from mcsjd_core.checkpoint import Fields
 from mcsjd_core.codecs.emu3_vq import Emu3VQ
+from mcsjd_core.hf_config import transformer_config
 from mcsjd_core.models import emu3
 from mcsjd_core.models.emu3 import RATIOS, Emu3, Vocabulary, code_name, codes_along
 from mcsjd_core.noise import Noise, row_seeds
@@ -86,7 +87,7 @@ def reference(directory):
 
 
 def prompt_ids(model: Emu3, text: str, height: int, width: int) -> list[int]:
-    encode = model.tokenizer.encode
+    encode = model.encode
     return [BOS, *encode(text), BOI, *encode(f"{height}*{width}"), IMG]
 
 
@@ -182,7 +183,7 @@ def test_sizes_are_named_width_first(model):
 
 def test_prompt_rows_have_the_published_form(model):
     prompt = model.prompt(["the cat <|image start|>"], None, True, "16x12")
-    encode = model.tokenizer.encode
+    encode = model.encode
     wanted = [[BOS, *encode(text), BOI, *encode("6*8"), IMG] for text in ("the cat <|image start|>", "")]
     assert BOI not in wanted[0][:-5]  # a name in a text is text
     for row, ids in enumerate(wanted):
@@ -213,8 +214,12 @@ def vision_names(codes: int) -> list[str]:
     return ["<|image token|>", "<|image start|>", "<|image end|>", *(code_name(code) for code in range(codes))]
 
 
+def ids_of(vision_names: list[str], text_tokens: int) -> dict[str, int]:
+    return {name: text_tokens + place for place, name in enumerate((*emu3.SPECIAL, *vision_names))}
+
+
 def test_ids_of_the_published_vocabulary():
-    assert Vocabulary.of_names(vision_names(32768), 151643, 32768) == Vocabulary(
+    assert Vocabulary.of_ids(ids_of(vision_names(32768), 151643), 32768) == Vocabulary(
         bos=151849, begin_of_image=151852, size_end=151851, row_end=151846, frame_end=151847, end_of_image=151853,
         eos=151850, first_code=151854,
     )  # fmt: skip
@@ -223,11 +228,11 @@ def test_ids_of_the_published_vocabulary():
 def test_a_vocabulary_of_another_model_is_refused():
     names = vision_names(12)
     with pytest.raises(InputError, match=r"lacks <\|visual token 000012\|>"):
-        Vocabulary.of_names(names, 300, 13)
+        Vocabulary.of_ids(ids_of(names, 300), 13)
     with pytest.raises(InputError, match=r"lacks <\|image end\|>"):
-        Vocabulary.of_names([name for name in names if "end" not in name], 300, 12)
+        Vocabulary.of_ids(ids_of([name for name in names if "end" not in name], 300), 12)
     with pytest.raises(InputError, match="does not count the visual tokens"):
-        Vocabulary.of_names([*names[:5], "<|more|>", *names[5:]], 300, 12)
+        Vocabulary.of_ids(ids_of([*names[:5], "<|more|>", *names[5:]], 300), 12)
 
 
 def copy(directory, tmp_path, *without: str):
@@ -262,14 +267,78 @@ def test_a_vocabulary_beyond_the_embedding_is_refused(directory, tmp_path):
         mcsjd_core.load(target)
 
 
+# -- the layout of transformers --------------------------------------------------------------------------------------------
+
+
+HF_CODEC = {"base_channels": 32, "channel_multiplier": [1, 2], "attn_resolutions": [1], "hidden_size": 64}
+
+
+@pytest.fixture(scope="module")
+def hf_directory(tmp_path_factory):
+    """Transformer and codec in one, as transformers writes them."""
+    transformers = pytest.importorskip("transformers", reason="transformers writes the directory")
+    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+
+    directory = tmp_path_factory.mktemp("emu3") / "Emu3-Gen-hf"
+    words = ["the", "cat", *"0123456789*"]
+    tokenizer = Tokenizer(models.WordLevel({word: id for id, word in enumerate(words)}, unk_token="the"))
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), digits])
+    names = ["<|endoftext|>", "<image>", *(f"<|extra_{number}|>" for number in range(1, 205)), *VISION_NAMES]
+    tokenizer.add_special_tokens([AddedToken(name, normalized=False) for name in names])
+    ids = {name: tokenizer.token_to_id(name) for name in names}
+    config = transformers.Emu3Config(
+        text_config=CONFIG | {"vocab_size": len(words) + len(names), "pad_token_id": ids["<|endoftext|>"]},
+        vq_config=HF_CODEC | {"codebook_size": CODES},
+        vocabulary_map={name: ids[name] for name in ("<image>", *VISION_NAMES[3:])},
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(8)
+        model = transformers.Emu3ForConditionalGeneration(config).eval()
+    for name, parameter in model.named_parameters():
+        if "vqmodel" not in name and ("proj" in name or "lm_head" in name):
+            parameter.data *= 10
+    model.save_pretrained(directory)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    return directory, model, ids
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+def test_logits_and_pictures_equal_those_of_transformers_on_its_own_directory(hf_directory, tmp_path, renamed):
+    """On disk its names begin with `text_model.` and `vqmodel.`; those of its modules are read as well."""
+    directory, reference, ids = hf_directory
+    if renamed:
+        for name in ("config.json", "tokenizer.json"):
+            (tmp_path / name).symlink_to(directory / name)
+        save_file({name: t.clone() for name, t in reference.state_dict().items()}, tmp_path / "model.safetensors")
+        directory = tmp_path
+    model = mcsjd_core.load(directory)
+    assert model.name == "emu3" and model.sizes[0] == "720x720"
+    model.context = 10**6
+    grid = model.grid()
+    assert (grid.rows, grid.columns) == (360, 360)  # this codec has 2 px a code
+    prompt = model.prompt(["the cat <|extra_203|> <image>"], None, False)
+    tokens = grid.tokens(torch.randint(CODES, (1, 1, 360), generator=torch.Generator().manual_seed(9)))[:, 350:]
+    head = [ids["<|extra_203|>"], 0, 1, ids["<|image start|>"], *model.encode("360*360"), ids["<|image token|>"]]
+    assert model.encode("360*360") == [5, 8, 2, 12, 5, 8, 2]
+    first = ids[code_name(0)]
+    body = torch.where(tokens < CODES, tokens + first, tokens - CODES)[0].tolist()
+    assert body[-1] == ids["<|extra_200|>"]
+    ours = cached_logits(model.token_model, prompt, tokens, 4)[0]
+    with torch.no_grad():
+        theirs = reference(input_ids=torch.tensor([head + body[:-1]])).logits[0, len(head) - 1 :, first : first + CODES]
+    assert relative(ours, theirs) < 1e-5
+    codes = torch.randint(CODES, (1, 3, 4), generator=torch.Generator().manual_seed(10))
+    with torch.no_grad():
+        picture = (reference.model.vqmodel.decode(codes) + 1) / 2
+    assert relative(model.codec.decode(codes), picture.clamp(0, 1)) < 1e-5
+
+
 # -- the published size --------------------------------------------------------------------------------------------------
 
 
 def test_emu3_gen_has_the_published_names_and_shapes():
-    config = emu3.body_config(
-        Fields({"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
-                "num_key_value_heads": 8}, "config.json")
-    )  # fmt: skip
+    config = transformer_config(Fields(emu3.BODY, "config.json"), norm_eps=1e-5)
     assert (config.rope_theta, config.norm_eps, config.head_dim) == (1e6, 1e-5, 128)
     body = Transformer(config, dtype=torch.bfloat16, device="meta")
     model = TransformerTokenModel(body, 184622, 32768, 151854, dtype=torch.bfloat16, device="meta")

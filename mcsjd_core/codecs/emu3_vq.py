@@ -2,10 +2,14 @@
 
 It is made for video: four frames share one map of codes, and a picture is one map, of which frame 0 is shown. Everything
 heavy is the 2-D codec of `vqgan.py`; what runs in time has four channels. It is causal, so frame 0 never depends on the
-other three, which are therefore not computed. Module names are those of `BAAI/Emu3-VisionTokenizer`.
+other three, which are therefore not computed. Module names are those of `BAAI/Emu3-VisionTokenizer`; those of transformers
+are translated.
 """
 
 from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +19,15 @@ from .vqgan import VQGAN, VQGANConfig
 
 FRAMES = 4  # that share one map of codes
 BATCH_NORM_EPS = 1e-5
+# Patterns in transformers' names, and what they are here; other names have none of them.
+RENAMED = (
+    (re.compile(r"\.(down|up)_block\.\1\."), r".\1."),
+    (re.compile(r"\.middle_block\."), ".mid."),
+    (re.compile(r"\.attn_norm\."), ".attn_1.norm."),
+    (re.compile(r"\.attn_norms\.(\d+)\."), r".attn.\1.norm."),
+    (re.compile(r"\.([qkv])_proj\."), r".\1."),
+    (re.compile(r"\.out_proj\."), ".proj_out."),
+)
 
 
 class CausalConv3d(nn.Module):
@@ -92,3 +105,14 @@ class Emu3VQ(VQGAN):
             x = layer(x)
         z, guide = x[:, :, 0].chunk(2)
         return (self.decoder(z, guide) + 1) / 2
+
+
+def emu3_tensors(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of an `Emu3VQ` from those of a file in either layout."""
+    for name, tensor in tensors:
+        if name.endswith("num_batches_tracked"):  # of use in training only
+            continue
+        for pattern, replacement in RENAMED:
+            name = pattern.sub(replacement, name)
+        is_matrix = ".attn" in name and tensor.ndim == 2  # transformers has matrices for 1 x 1 convolutions
+        yield name, tensor[..., None, None] if is_matrix else tensor

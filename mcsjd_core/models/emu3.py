@@ -1,36 +1,43 @@
 """Emu3-Gen family (arXiv 2409.18869): text and image tokens in one vocabulary, a Llama body, a MoVQ codec of its own.
 
 Reads `BAAI/Emu3-Gen` or `BAAI/Emu3-Stage1`, as published, with `BAAI/Emu3-VisionTokenizer` as a directory of that name
-inside it or beside it. A prompt ends with the picture's size in codes; every row of codes is followed by a separator.
+inside it or beside it; or `BAAI/Emu3-Gen-hf`, transformers' layout, which has all in one. A prompt ends with the picture's
+size in codes; every row of codes is followed by a separator.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from ..checkpoint import Checkpoint, Fields, fill, read_json
-from ..codecs.emu3_vq import Emu3VQ
+from ..codecs.emu3_vq import Emu3VQ, emu3_tensors
 from ..codecs.vqgan import VQGANConfig
 from ..errors import InputError
 from ..grid import Grid
 from ..hf_config import transformer_config
 from ..rank_tokenizer import RankTokenizer
 from ..sizes import choose_size, side_lengths, size_name
+from ..text_tokenizer import control_ids, read_tokenizer, text_ids
 from ..token_model import TransformerTokenModel
-from ..transformer import Transformer, TransformerConfig
+from ..transformer import Transformer
 from .interface import Prompt, SamplingDefaults
 
-MODEL_TYPE = "Emu3"
+PUBLISHED, TRANSFORMERS = "Emu3", "emu3"  # `model_type` of the two layouts
 RATIOS = ((1, 1), (4, 3), (3, 4), (3, 2), (2, 3), (16, 9), (9, 16))  # width : height
 AREA = 720 * 720  # pixels, of Emu3-Gen
 RANKS, VISION_TOKENS, CODEC_DIRECTORY = "emu3.tiktoken", "emu3_vision_tokens.txt", "Emu3-VisionTokenizer"
 # Ids go on behind the text tokens with these names, then those of emu3_vision_tokens.txt.
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{number}|>" for number in range(205)))
+CONTROL = re.compile(r"<\|.*\|>|<image>")
+INNER_CODEC = re.compile(r"(?:model\.)?vqmodel\.(.+)")
+# What the published models have; a config.json leaves out what is the default of its class.
+BODY = {"vocab_size": 184622, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "rope_theta": 1e6}  # fmt: skip
 CODEC = VQGANConfig(
     channels=256, channel_multipliers=(1, 2, 2, 4), attention_levels=(3,), z_channels=4, embed_dim=4,
     codebook_size=32768, spatial_norm=True,
@@ -58,15 +65,13 @@ class Vocabulary:
              "<|extra_204|>", code_name(0))  # fmt: skip
 
     @classmethod
-    def of_names(cls, vision_names: list[str], text_tokens: int, codebook_size: int) -> Vocabulary:
-        """From the names of emu3_vision_tokens.txt and the number of text tokens."""
-        ids = {name: text_tokens + place for place, name in enumerate((*SPECIAL, *vision_names))}
+    def of_ids(cls, ids: dict[str, int], codebook_size: int) -> Vocabulary:
         last = code_name(codebook_size - 1)
         missing = [name for name in (*cls.NAMES, last) if name not in ids]
         if missing:
-            raise InputError(f"{VISION_TOKENS} lacks {', '.join(missing)}; it is of another model, or incomplete.")
+            raise InputError(f"The vocabulary lacks {', '.join(missing)}; it is of another model, or incomplete.")
         if ids[last] - ids[code_name(0)] != codebook_size - 1:
-            raise InputError(f"{VISION_TOKENS} does not count the visual tokens one by one; it is of another model.")
+            raise InputError("The vocabulary does not count the visual tokens one by one; it is of another model.")
         return cls(*(ids[name] for name in cls.NAMES))
 
 
@@ -83,9 +88,9 @@ class Emu3:
     name = "emu3"
     defaults = SamplingDefaults(cfg_scale=3.0, top_k=2048)
 
-    def __init__(self, token_model: TransformerTokenModel, codec: Emu3VQ, tokenizer: RankTokenizer, vocabulary: Vocabulary,
-                 area: int, context: int):  # fmt: skip
-        self.token_model, self.codec, self.tokenizer = token_model, codec, tokenizer
+    def __init__(self, token_model: TransformerTokenModel, codec: Emu3VQ, encode: Callable[[str], list[int]],
+                 vocabulary: Vocabulary, area: int, context: int):  # fmt: skip
+        self.token_model, self.codec, self.encode = token_model, codec, encode
         self.vocabulary, self.context = vocabulary, context
         self.cell = codec.config.downsampling
         codes = [codes_along(ratio, area, self.cell) for ratio in RATIOS]
@@ -113,74 +118,107 @@ class Emu3:
 
     def _row(self, text: str, grid: Grid) -> list[int]:
         """Text, then the size in codes, rows first; the unconditional row has the same size."""
-        v, encode = self.vocabulary, self.tokenizer.encode
+        v, encode = self.vocabulary, self.encode
         return [v.bos, *encode(text), v.begin_of_image, *encode(f"{grid.rows}*{grid.columns}"), v.size_end]
 
 
 def detect(path: Path) -> bool:
     """Whether `path` is a checkpoint directory of this family."""
     config = path / "config.json"
-    return config.is_file() and read_json(config).get("model_type") == MODEL_TYPE
+    return config.is_file() and read_json(config).get("model_type") in (PUBLISHED, TRANSFORMERS)
 
 
-def load(path: Path, *, dtype: torch.dtype, device, operations) -> Emu3:
-    """Load a checkpoint directory; the codec always runs in float32."""
-    config = Fields.of_file(path / "config.json")
-    codec_path = next((p for p in (path / CODEC_DIRECTORY, path.parent / CODEC_DIRECTORY) if p.is_dir()), None)
-    if codec_path is None:
+@dataclass(frozen=True)
+class Files:
+    """An opened checkpoint: what the two layouts have in common."""
+
+    config: Fields
+    codec_config: Fields
+    encode: Callable[[str], list[int]]  # ids of a text
+    ids: dict[str, int]  # of special tokens, by name
+    checkpoint: Checkpoint
+    codec_checkpoint: Checkpoint
+    codec_name: Callable[[str], str | None] = str  # the codec's name of a tensor in its checkpoint, None for others
+
+
+def open_published(path: Path) -> Files:
+    codec = next((p for p in (path / CODEC_DIRECTORY, path.parent / CODEC_DIRECTORY) if p.is_dir()), None)
+    if codec is None:
         raise InputError(
             f"{path / CODEC_DIRECTORY} is missing: the codec that turns this model's tokens into pictures is published as "
             f"BAAI/{CODEC_DIRECTORY}; download it to there."
         )
-    codec_shape = codec_config(Fields.of_file(codec_path / "config.json"))
+    configs = Fields.of_file(path / "config.json"), Fields.of_file(codec / "config.json")
     tokenizer = RankTokenizer.of_file(path / RANKS)
-    vocabulary = Vocabulary.of_names(_vision_names(path), len(tokenizer.ranks), codec_shape.codebook_size)
-    vocab_size = config.count("vocab_size")
-    if vocabulary.first_code + codec_shape.codebook_size > vocab_size:
-        raise InputError(
-            f"{path} embeds {vocab_size} ids, fewer than its vocabulary has; its files do not belong together."
-        )
-    checkpoint, codec_checkpoint = Checkpoint.of_directory(path), Checkpoint.of_directory(codec_path)
-    factory = {"dtype": dtype, "device": "meta", "operations": operations}
-    body = Transformer(body_config(config), **factory)
-    token_model = TransformerTokenModel(body, vocab_size, codec_shape.codebook_size, vocabulary.first_code, **factory)
-    fill(token_model, model_tensors(checkpoint, token_model), dtype=dtype, device=device, source=path)
-    codec = Emu3VQ(codec_shape, device="meta", operations=operations)
-    codec_tensors = codec_checkpoint.tensors(lambda name: not name.endswith("num_batches_tracked"))
-    fill(codec, codec_tensors, dtype=torch.float32, device=device, source=codec_path)
-    area, context = config.count("image_area", AREA), config.count("max_position_embeddings", 9216)
-    return Emu3(token_model, codec, tokenizer, vocabulary, area, context)
+    names = (*SPECIAL, *_vision_names(path / VISION_TOKENS))
+    ids = {name: len(tokenizer.ranks) + place for place, name in enumerate(names)}
+    return Files(*configs, tokenizer.encode, ids, Checkpoint.of_directory(path), Checkpoint.of_directory(codec))
 
 
-def body_config(config: Fields) -> TransformerConfig:
-    return transformer_config(Fields({"rope_theta": 1e6} | config.data, config.where), norm_eps=1e-5)
-
-
-def codec_config(config: Fields) -> VQGANConfig:
-    """From the codec's `config.json`, whose attention is given by the number of the level."""
-    return VQGANConfig(
-        channels=config.count("ch", CODEC.channels),
-        channel_multipliers=config.counts("ch_mult", CODEC.channel_multipliers),
-        res_blocks=config.count("num_res_blocks", CODEC.res_blocks),
-        attention_levels=config.counts("attn_resolutions", CODEC.attention_levels),
-        z_channels=config.count("z_channels", CODEC.z_channels),
-        embed_dim=config.count("embed_dim", CODEC.embed_dim),
-        codebook_size=config.count("codebook_size", CODEC.codebook_size),
-        spatial_norm=True,
-    )
-
-
-def model_tensors(checkpoint: Checkpoint, model: TransformerTokenModel) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a published directory; of the head, the rows of the codes."""
-    codes = slice(model.first_code, model.first_code + model.codebook_size)
-    for name, tensor in checkpoint.tensors(lambda name: "rotary_emb" not in name):
-        yield name, tensor[codes] if name == "lm_head.weight" else tensor
-
-
-def _vision_names(path: Path) -> list[str]:
-    file = path / VISION_TOKENS
+def _vision_names(file: Path) -> list[str]:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         raise InputError(f"{file} is missing or no text; download it again.") from None
     return [line.strip() for line in lines if line.strip()]
+
+
+def open_transformers(path: Path) -> Files:
+    config, tokenizer = Fields.of_file(path / "config.json"), read_tokenizer(path / "tokenizer.json")
+    controls, checkpoint = control_ids(tokenizer, CONTROL), Checkpoint.of_directory(path)
+    return Files(
+        config.part("text_config", {}), config.part("vq_config", {}), lambda text: text_ids(tokenizer, text, controls),
+        tokenizer.get_vocab(), checkpoint, checkpoint, lambda name: (m := INNER_CODEC.fullmatch(name)) and m[1],
+    )  # fmt: skip
+
+
+def load(path: Path, *, dtype: torch.dtype, device, operations) -> Emu3:
+    """Load a checkpoint directory; the codec always runs in float32."""
+    published = Fields.of_file(path / "config.json").data["model_type"] == PUBLISHED
+    files = (open_published if published else open_transformers)(path)
+    config, codec_shape = Fields(BODY | files.config.data, files.config.where), codec_config(files.codec_config)
+    vocabulary, vocab_size = Vocabulary.of_ids(files.ids, codec_shape.codebook_size), config.count("vocab_size")
+    if vocabulary.first_code + codec_shape.codebook_size > vocab_size:
+        raise InputError(
+            f"{path} embeds {vocab_size} ids, fewer than its vocabulary has; its files do not belong together."
+        )
+    factory = {"dtype": dtype, "device": "meta", "operations": operations}
+    body = Transformer(transformer_config(config, norm_eps=1e-5), **factory)
+    token_model = TransformerTokenModel(body, vocab_size, codec_shape.codebook_size, vocabulary.first_code, **factory)
+    codes = slice(vocabulary.first_code, vocabulary.first_code + codec_shape.codebook_size)
+    tensors = files.checkpoint.renamed(body_name)
+    used = ((name, tensor[codes] if name == "lm_head.weight" else tensor) for name, tensor in tensors)
+    fill(token_model, used, dtype=dtype, device=device, source=path)
+    codec = Emu3VQ(codec_shape, device="meta", operations=operations)
+    codec_tensors = emu3_tensors(files.codec_checkpoint.renamed(files.codec_name))
+    fill(codec, codec_tensors, dtype=torch.float32, device=device, source=path)
+    area, context = config.count("image_area", AREA), config.count("max_position_embeddings", 9216)
+    return Emu3(token_model, codec, files.encode, vocabulary, area, context)
+
+
+def body_name(name: str) -> str | None:
+    """The token model's name of a tensor; None for the codec's and for tables that old files hold.
+
+    transformers writes `text_model.model.layers ...` and calls it `model.text_model.layers ...` in its own modules.
+    """
+    if INNER_CODEC.fullmatch(name) or "rotary_emb" in name:
+        return None
+    return name.removeprefix("text_model.").replace("model.text_model.", "model.", 1)
+
+
+def codec_config(config: Fields) -> VQGANConfig:
+    """From either layout's fields, which have attention by the number of the level."""
+
+    def either(read: Callable, published: str, transformers: str, default):
+        return read(published, read(transformers, default))
+
+    return VQGANConfig(
+        channels=either(config.count, "ch", "base_channels", CODEC.channels),
+        channel_multipliers=either(config.counts, "ch_mult", "channel_multiplier", CODEC.channel_multipliers),
+        res_blocks=config.count("num_res_blocks", CODEC.res_blocks),
+        attention_levels=config.counts("attn_resolutions", CODEC.attention_levels),
+        z_channels=either(config.count, "z_channels", "latent_channels", CODEC.z_channels),
+        embed_dim=config.count("embed_dim", CODEC.embed_dim),
+        codebook_size=config.count("codebook_size", CODEC.codebook_size),
+        spatial_norm=True,
+    )
