@@ -6,11 +6,12 @@ from comfy_api.latest import ComfyExtension, io
 
 from . import runtime
 from .analysis import Stats
+from .downloads import GetModel
 from .images import Decode
 from .loaders import LoadModel
 from .sampling import Sampler
 
-NODES: list[type[io.ComfyNode]] = [LoadModel, Sampler, Decode, Stats]
+NODES: list[type[io.ComfyNode]] = [LoadModel, Sampler, Decode, Stats, GetModel]
 
 
 class Pack(ComfyExtension):

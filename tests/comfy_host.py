@@ -191,6 +191,8 @@ def is_valid(entry, value) -> bool:
     """Whether a widget takes a value."""
     if entry.get_io_type() == "COMBO":
         return value in entry.options
+    if entry.get_io_type() == "BOOLEAN":
+        return isinstance(value, bool)
     if entry.get_io_type() == "STRING":
         return isinstance(value, str)
     return isinstance(value, int | float) and entry.min <= value <= entry.max

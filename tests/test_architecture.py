@@ -49,6 +49,7 @@ ALLOWED = {
     "checkpoint": {"errors", "tensor_files"},
     "text_tokenizer": {"errors", "tokenizers"},
     "weights": {"errors", "torchao"},
+    "downloads": {"errors", "huggingface_hub"},
     "hf_config": {"checkpoint", "codecs.vqgan", "errors", "models.interface", "transformer"},
     "models.interface": {"codecs.vqgan", "grid", "kv_cache"},
 }

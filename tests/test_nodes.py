@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from comfy_host import ROOT, is_valid, load_file
 
-NODE_IDS = ["MCSJD_LoadModel", "MCSJD_Sampler", "MCSJD_Decode", "MCSJD_Stats"]
+NODE_IDS = ["MCSJD_LoadModel", "MCSJD_Sampler", "MCSJD_Decode", "MCSJD_Stats", "MCSJD_GetModel"]
 
 
 @pytest.fixture
