@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import runtime
+from . import folders
 from .analysis import Stats
-from .images import Decode
+from .images import CropTokens, Decode, Encode
 from .loaders import LoadModel
 from .sampling import Sampler
 
-NODES: list[type[io.ComfyNode]] = [LoadModel, Sampler, Decode, Stats]
+NODES: list[type[io.ComfyNode]] = [LoadModel, Sampler, Decode, Encode, CropTokens, Stats]
 
 
 class Pack(ComfyExtension):
@@ -19,5 +19,5 @@ class Pack(ComfyExtension):
 
 
 async def comfy_entrypoint() -> Pack:
-    runtime.register_model_folder()
+    folders.register_model_folder()
     return Pack()

@@ -52,14 +52,19 @@ class Pack:
     def __init__(self, module: ModuleType, nodes: dict[str, type]):
         self.module, self.nodes = module, nodes
         self.core, self.runtime = self.part("mcsjd_core"), self.part("nodes.runtime")
+        self.folders = self.part("nodes.folders")
 
     def part(self, name: str) -> ModuleType:
         return sys.modules[f"{self.module.__name__}.{name}"]
 
     def run(self, node_id: str, **inputs) -> tuple:
         """Outputs of one node, run as ComfyUI runs it."""
+        return self.result(node_id, **inputs).args
+
+    def result(self, node_id: str, **inputs):
+        """The same with all that the node hands to the browser, in `ui`."""
         with torch.inference_mode():
-            return self.nodes[node_id].execute(**inputs).args
+            return self.nodes[node_id].execute(**inputs)
 
 
 @pytest.fixture(scope="session")
@@ -175,12 +180,15 @@ def schema_problems(pack: Pack, graph: dict) -> list[str]:
             continue
         inputs = {entry.id: entry for entry in schema.inputs}
         problems += [f"{node_id}: no input {name}" for name in node["inputs"].keys() - inputs.keys()]
-        problems += [f"{node_id}: {name} is missing" for name in inputs.keys() - node["inputs"].keys()]
+        required = {name for name, entry in inputs.items() if not entry.optional}
+        problems += [f"{node_id}: {name} is missing" for name in required - node["inputs"].keys()]
         for name in inputs.keys() & node["inputs"].keys():
             value, entry = node["inputs"][name], inputs[name]
             if is_link(value):
-                source = schemas[graph[value[0]]["class_type"]].outputs[value[1]]
-                fits = source.get_io_type() == entry.get_io_type()
+                source = schemas.get(
+                    graph[value[0]]["class_type"]
+                )  # None for a node of the core: nothing is known of it
+                fits = source is None or source.outputs[value[1]].get_io_type() == entry.get_io_type()
             else:
                 fits = is_valid(entry, value)
             problems += [] if fits else [f"{node_id}: {name} cannot be {value!r}"]
@@ -191,8 +199,8 @@ def is_valid(entry, value) -> bool:
     """Whether a widget takes a value."""
     if entry.get_io_type() == "COMBO":
         return value in entry.options
-    if entry.get_io_type() == "STRING":
-        return isinstance(value, str)
+    if entry.get_io_type() in ("STRING", "BOOLEAN"):
+        return isinstance(value, str if entry.get_io_type() == "STRING" else bool)
     return isinstance(value, int | float) and entry.min <= value <= entry.max
 
 

@@ -41,6 +41,10 @@ ALLOWED = {
     "decode": {"arguments", "coupling", "drafts", "errors", "grid", "laws", "models.interface", "noise", "trace"},
     "checkpoint": {"errors", "safetensors"},
     "models.interface": {"codecs.vqgan", "grid", "kv_cache"},
+    "pixels": {"errors"},
+    "preview": {"decode", "grid", "models.interface"},
+    "analysis": {"errors", "trace"},
+    "charts": {"analysis", "errors", "matplotlib", "report"},
 }
 FOR_FAMILIES = {
     "checkpoint",

@@ -66,7 +66,7 @@ class TestFiles:
 
     def test_it_starts_with_the_embedded_model(self, name, pack):
         graph = shipped(name)
-        assert graph[node_of(graph, "MCSJD_LoadModel")]["inputs"]["model"] == pack.runtime.EMBEDDED
+        assert graph[node_of(graph, "MCSJD_LoadModel")]["inputs"]["model"] == pack.folders.EMBEDDED
 
 
 def test_quickstart_draws_a_batch_and_reports_it(pack, checkpoint_dir, monkeypatch):
