@@ -59,10 +59,13 @@ class Budget:
         self.started = self.last = clock()
         self.spent = self.seconds_a_row = 0.0
 
-    def rows(self, wanted: int) -> int:
-        """How many of `wanted` rows may be drawn now: all, a single one for a trial, or none."""
+    def rows(self, wanted: int, is_last: bool = False) -> int:
+        """How many of `wanted` rows may be drawn now: all, a single one for a trial, or none.
+
+        The last picture of a run, which stays to be seen, does not wait for its turn.
+        """
         now = self.clock()
-        if now - self.last < self.interval:
+        if now - self.last < self.interval and not is_last:
             return 0
         if not self.seconds_a_row:
             return 1

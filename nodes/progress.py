@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 
 import comfy.model_management as mm
 import comfy.utils
@@ -12,10 +13,10 @@ from torch import Tensor
 
 from ..mcsjd_core import Grid, Step
 from ..mcsjd_core.models.interface import Family
-from ..mcsjd_core.preview import Budget, drafted_rows, unfinished_pictures
+from ..mcsjd_core.preview import BLANK, Budget, drafted_rows, unfinished_pictures
 
 PREVIEW_SIDE = 512  # pixels; larger pictures are sent smaller
-PREVIEWED = 4  # pictures of a batch that a preview shows, beside one another
+PREVIEWED = 4  # pictures of a batch that a preview shows
 
 
 def check_cancelled() -> None:
@@ -55,13 +56,14 @@ class LivePreview:
         """How the run stands, if it is time for a picture and memory allows one."""
         count = min(PREVIEWED, len(step.done))
         wanted = drafted_rows(step, self.grid, count)
-        rows = self.budget.rows(wanted) if self.enabled else 0
+        is_last = min(step.done) == self.grid.num_tokens
+        rows = self.budget.rows(wanted, is_last) if self.enabled else 0
         if not rows:
             return None
         try:
             with self.budget.spend(rows):
                 pixels = unfinished_pictures(self.family, self.grid, step, count, rows)
-                picture = beside_one_another(pixels)
+                picture = sheet(pixels)
         except getattr(mm, "OOM_EXCEPTION", torch.cuda.OutOfMemoryError):
             logging.info("MC-SJD: no memory is left for live previews, the run goes on without them.")
             self.enabled = False
@@ -69,7 +71,11 @@ class LivePreview:
         return picture if rows == wanted else None  # else it was a trial
 
 
-def beside_one_another(pixels: Tensor) -> Image.Image:
-    """An RGB image of pictures [B, 3, H, W] in 0..1, side by side."""
-    row = (torch.cat(tuple(pixels), dim=-1) * 255).round().byte()
-    return Image.fromarray(row.movedim(0, -1).cpu().numpy())
+def sheet(pixels: Tensor) -> Image.Image:
+    """An RGB image of pictures [B, 3, H, W] in 0..1, as near to a square of them as can be."""
+    count, _, height, width = pixels.shape
+    columns = math.ceil(math.sqrt(count))
+    places = pixels.new_full((math.ceil(count / columns) * columns, 3, height, width), BLANK)
+    places[:count] = pixels
+    rows = places.unflatten(0, (-1, columns)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)  # R h, C w, 3
+    return Image.fromarray((rows * 255).round().byte().cpu().numpy())

@@ -111,10 +111,11 @@ def describe(model: LoadedModel) -> str:
     run = decode_bytes(family, prompt, settings)
     return "\n".join(
         (
-            f"{family.name} family, sizes {', '.join(family.sizes)}",
-            f"{count_name(parameters)} parameters in {model.dtype}: {bytes_name(weights)}, codec {bytes_name(codec)}",
-            f"one picture, guided, window {settings.window}: {bytes_name(run)} more, "
-            f"{bytes_name(codec_bytes(family, 1))} to decode it",
+            f"{family.name} family, draws {', '.join(family.sizes)}",
+            f"{count_name(parameters)} parameters, {model.dtype}",
+            f"weights {bytes_name(weights)}, codec {bytes_name(codec)}",
+            f"one picture, guided, window {settings.window}: {bytes_name(run)} more",
+            f"decoding it: {bytes_name(codec_bytes(family, 1))}",
         )
     )
 

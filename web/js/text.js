@@ -4,7 +4,7 @@ import { app } from "../../../scripts/app.js";
 const WIDGET = "mcsjd_text";
 // Least height in pixels, and what stands there until the first run.
 const NODES = {
-  MCSJD_LoadModel: [76, "Family, sizes and memory are shown here after a run."],
+  MCSJD_LoadModel: [110, "Family, sizes and memory are shown here after a run."],
   MCSJD_Stats: [220, "The report is shown here after a run."],
 };
 
