@@ -20,7 +20,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import pytest
 import torch
@@ -52,14 +52,19 @@ class Pack:
     def __init__(self, module: ModuleType, nodes: dict[str, type]):
         self.module, self.nodes = module, nodes
         self.core, self.runtime = self.part("mcsjd_core"), self.part("nodes.runtime")
+        self.folders = self.part("nodes.folders")
 
     def part(self, name: str) -> ModuleType:
         return sys.modules[f"{self.module.__name__}.{name}"]
 
     def run(self, node_id: str, **inputs) -> tuple:
         """Outputs of one node, run as ComfyUI runs it."""
+        return self.result(node_id, **inputs).args
+
+    def result(self, node_id: str, **inputs):
+        """The same with all that the node hands to the browser, in `ui`."""
         with torch.inference_mode():
-            return self.nodes[node_id].execute(**inputs).args
+            return self.nodes[node_id].execute(**inputs)
 
 
 @pytest.fixture(scope="session")
@@ -116,28 +121,31 @@ def read_graph(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def run_graph(pack: Pack, graph: dict) -> SimpleNamespace:
-    """Run a graph in the API format; gives the `images` and `texts` that reach the core's preview nodes."""
-    shown = SimpleNamespace(images=[], texts=[])
-    core = {
-        "PreviewImage": lambda images: shown.images.append(images),
-        "PreviewAny": lambda source: shown.texts.append(source),
-    }
+def run_graph(pack: Pack, graph: dict) -> dict[str, tuple]:
+    """Run a graph in the API format; gives the outputs of every node, and for the core's preview nodes what they show."""
     results: dict[str, tuple] = {}
 
-    def output(node_id: str) -> tuple:
+    def outputs(node_id: str) -> tuple:
         if node_id not in results:
             node = graph[node_id]
             inputs = {
-                name: output(value[0])[value[1]] if is_link(value) else value for name, value in node["inputs"].items()
+                name: outputs(value[0])[value[1]] if is_link(value) else value for name, value in node["inputs"].items()
             }
             kind = node["class_type"]
-            results[node_id] = (core[kind](**inputs),) if kind in core else pack.run(kind, **inputs)
+            results[node_id] = (CORE_NODES[kind](**inputs),) if kind in CORE_NODES else pack.run(kind, **inputs)
         return results[node_id]
 
-    for node_id in graph:
-        output(node_id)
-    return shown
+    return {node_id: outputs(node_id) for node_id in graph}
+
+
+# What the example graphs use of ComfyUI's own nodes.
+CORE_NODES = {
+    "PreviewImage": lambda images: images,
+    "PrimitiveInt": lambda value: value,
+    "PrimitiveStringMultiline": lambda value: value,
+    "ImageBlend": lambda image1, image2, blend_factor, blend_mode: (image1 - image2).clamp(0, 1),
+}
+CONTROLLED = {("MCSJD_Sampler", "seed"), ("PrimitiveInt", "value")}  # widgets with what becomes of them after a run
 
 
 def is_link(value) -> bool:
@@ -158,7 +166,7 @@ def api_of_ui(ui: dict) -> dict:
                 inputs[entry["name"]] = next(values)
             if entry["link"] is not None:
                 inputs[entry["name"]] = links[entry["link"]]
-            if entry["name"] == "seed":
+            if (node["type"], entry["name"]) in CONTROLLED:
                 assert next(values) in ("fixed", "increment", "decrement", "randomize")
         assert not list(values), f"{node['type']} stores more values than it has widgets"
         graph[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
@@ -175,12 +183,15 @@ def schema_problems(pack: Pack, graph: dict) -> list[str]:
             continue
         inputs = {entry.id: entry for entry in schema.inputs}
         problems += [f"{node_id}: no input {name}" for name in node["inputs"].keys() - inputs.keys()]
-        problems += [f"{node_id}: {name} is missing" for name in inputs.keys() - node["inputs"].keys()]
+        required = {name for name, entry in inputs.items() if not entry.optional}
+        problems += [f"{node_id}: {name} is missing" for name in required - node["inputs"].keys()]
         for name in inputs.keys() & node["inputs"].keys():
             value, entry = node["inputs"][name], inputs[name]
             if is_link(value):
-                source = schemas[graph[value[0]]["class_type"]].outputs[value[1]]
-                fits = source.get_io_type() == entry.get_io_type()
+                source = schemas.get(
+                    graph[value[0]]["class_type"]
+                )  # None for a node of the core: nothing is known of it
+                fits = source is None or source.outputs[value[1]].get_io_type() == entry.get_io_type()
             else:
                 fits = is_valid(entry, value)
             problems += [] if fits else [f"{node_id}: {name} cannot be {value!r}"]
@@ -191,10 +202,8 @@ def is_valid(entry, value) -> bool:
     """Whether a widget takes a value."""
     if entry.get_io_type() == "COMBO":
         return value in entry.options
-    if entry.get_io_type() == "BOOLEAN":
-        return isinstance(value, bool)
-    if entry.get_io_type() == "STRING":
-        return isinstance(value, str)
+    if entry.get_io_type() in ("STRING", "BOOLEAN"):
+        return isinstance(value, str if entry.get_io_type() == "STRING" else bool)
     return isinstance(value, int | float) and entry.min <= value <= entry.max
 
 
@@ -256,6 +265,9 @@ class Server:
         return status, json.loads(text) if text else {}
 
 
+PREVIEW_WITH_METADATA = struct.pack(">I", 4)  # first bytes of a binary message with a picture
+
+
 class Events:
     """The messages of a ComfyUI to one client: a WebSocket that only reads (RFC 6455)."""
 
@@ -278,8 +290,13 @@ class Events:
     def __exit__(self, *_) -> None:
         self.socket.close()
 
+    def send(self, message: dict) -> None:
+        """One text message of less than 126 bytes; a client's messages are masked, here with zeros."""
+        payload = json.dumps(message).encode()
+        self.socket.sendall(bytes([0x81, 0x80 | len(payload), 0, 0, 0, 0]) + payload)
+
     def __iter__(self) -> Iterator[dict]:
-        """Every text message as an object; pictures and other binary ones are passed over."""
+        """Every text message as an object; a picture is one of type `preview` with its metadata and bytes."""
         while True:
             first, length = self.stream.read(2)
             if length & 127 == 126:
@@ -289,6 +306,10 @@ class Events:
             payload = self.stream.read(length)
             if first & 15 == 1:
                 yield json.loads(payload)
+            elif first & 15 == 2 and payload[:4] == PREVIEW_WITH_METADATA:
+                (size,) = struct.unpack(">I", payload[4:8])
+                picture = payload[8 + size :]
+                yield {"type": "preview", "data": json.loads(payload[8 : 8 + size]) | {"picture": picture}}
 
     def until_done(self, prompt_id: str) -> Iterator[dict]:
         """Messages up to the one that ends a run."""

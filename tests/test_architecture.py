@@ -52,6 +52,10 @@ ALLOWED = {
     "downloads": {"errors", "huggingface_hub"},
     "hf_config": {"checkpoint", "codecs.vqgan", "errors", "models.interface", "transformer"},
     "models.interface": {"codecs.vqgan", "grid", "kv_cache"},
+    "pixels": {"errors"},
+    "preview": {"decode", "grid", "models.interface"},
+    "analysis": {"errors", "trace"},
+    "charts": {"analysis", "errors", "matplotlib", "report"},
 }
 FOR_FAMILIES = {
     "checkpoint",

@@ -66,19 +66,62 @@ class TestFiles:
 
     def test_it_starts_with_the_embedded_model(self, name, pack):
         graph = shipped(name)
-        assert graph[node_of(graph, "MCSJD_LoadModel")]["inputs"]["model"] == pack.runtime.EMBEDDED
+        assert graph[node_of(graph, "MCSJD_LoadModel")]["inputs"]["model"] == pack.folders.EMBEDDED
 
 
-def test_quickstart_draws_a_batch_and_reports_it(pack, checkpoint_dir, monkeypatch):
-    monkeypatch.setattr(pack.core, "EMBEDDED_MODEL", checkpoint_dir)
-    graph = shipped("1_quickstart")
-    batch = graph[node_of(graph, "MCSJD_Sampler")]["inputs"]["batch_size"]
-    shown = run_graph(pack, graph)
-    (images,), (text,) = shown.images, shown.texts
-    assert images.shape[0] == batch and images.shape[-1] == 3
-    assert images.dtype == torch.float32 and images.device.type == "cpu"
-    assert images.min() >= 0 and images.max() <= 1
-    assert text.count("step compression") == batch
+def shipped_for(pack, monkeypatch, directory, name: str) -> dict:
+    """The graph with the model in `directory` in place of the embedded one, and windows that suit it."""
+    monkeypatch.setattr(pack.core, "EMBEDDED_MODEL", directory)
+    graph = shipped(name)
+    for node in graph.values():
+        if node["class_type"] == "MCSJD_CropTokens":
+            node["inputs"]["rows"] = 2
+    return graph
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_workflow_runs_and_shows_its_pictures(name, pack, tiny_checkpoint, monkeypatch):
+    graph = shipped_for(pack, monkeypatch, tiny_checkpoint, name)
+    results = run_graph(pack, graph)
+    previews = [results[node_id][0] for node_id, node in graph.items() if node["class_type"] == "PreviewImage"]
+    assert previews
+    for images in previews:
+        assert images.ndim == 4 and images.shape[-1] == 3 and images.dtype == torch.float32
+        assert images.device.type == "cpu" and images.min() >= 0 and images.max() <= 1
+    for node_id, node in graph.items():
+        if node["class_type"] == "MCSJD_Stats":
+            pictures = len(results[node["inputs"]["stats"][0]][0].tokens)
+            assert results[node_id][0].count("picture ") == pictures
+
+
+def results_of(name, pack, directory, monkeypatch) -> dict[str, tuple]:
+    return run_graph(pack, shipped_for(pack, monkeypatch, directory, name))
+
+
+def test_comparison_draws_one_seed_by_three_methods(pack, tiny_checkpoint, monkeypatch):
+    results = results_of("2_ar_sjd_and_mc-sjd", pack, tiny_checkpoint, monkeypatch)
+    settings = [results[node][1].settings for node in ("10", "20", "30")]
+    assert [each.coupling for each in settings] == ["autoregressive", "independent", "maximal"]
+    assert len({each.seed for each in settings}) == 1
+    assert all("Speed-up over plain AR, measured" in results[node][0] for node in ("25", "35"))
+
+
+def test_seed_exact_workflow_shows_no_difference(pack, tiny_checkpoint, monkeypatch):
+    results = results_of("3_seed_exact", pack, tiny_checkpoint, monkeypatch)
+    assert results["10"][0].tokens.equal(results["20"][0].tokens) and results["30"][0].max() == 0
+
+
+def test_continuations_keep_the_upper_rows(pack, tiny_checkpoint, monkeypatch):
+    results = results_of("4_continue_a_picture", pack, tiny_checkpoint, monkeypatch)
+    kept, continued = results["6"][0].tokens, results["7"][0].tokens
+    assert continued.shape[0] == 4 and (continued[:, : kept.shape[1]] == kept).all()
+    assert len({tuple(row.tolist()) for row in continued}) == 4
+
+
+def test_warm_start_draws_the_same_picture_as_a_cold_one(pack, tiny_checkpoint, monkeypatch):
+    results = results_of("6_warm_start", pack, tiny_checkpoint, monkeypatch)
+    assert results["20"][0].tokens.equal(results["30"][0].tokens)
+    assert results["30"][1].settings.initialiser == "warm"
 
 
 # -- in a real ComfyUI -------------------------------------------------------------------------------------------------
@@ -116,7 +159,8 @@ def test_comfyui_lists_the_workflows_as_templates(comfyui):
 
 
 @pytest.mark.comfyui
-def test_shipped_files_are_what_the_generator_writes(comfyui):
+def test_shipped_files_are_what_the_generator_writes(comfyui, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
     generator = load_file("make_workflows", ROOT / "scripts" / "make_workflows.py")
     for path, text in generator.files(comfyui.get("/object_info")).items():
         assert path.read_text(encoding="utf-8") == text, f"run scripts/make_workflows.py: {path.name} is out of date"
