@@ -95,13 +95,6 @@ def tiny_checkpoint(tmp_path_factory) -> Path:
     return write_tiny_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny")
 
 
-@pytest.fixture(scope="session")
-def checkpoint_dir(tiny_checkpoint) -> Path:
-    """The embedded model, or the smallest random one where it has not been trained yet."""
-    embedded = ROOT / "embedded" / "emoji-256"
-    return embedded if (embedded / "config.json").exists() else tiny_checkpoint
-
-
 @pytest.fixture
 def model_folder(pack, tiny_checkpoint, tmp_path, monkeypatch) -> Path:
     """A models/mcsjd with one model in it, called `tiny`."""
@@ -112,6 +105,26 @@ def model_folder(pack, tiny_checkpoint, tmp_path, monkeypatch) -> Path:
     (folder / "tiny").symlink_to(tiny_checkpoint)
     monkeypatch.setitem(folder_paths.folder_names_and_paths, MODEL_KEY, ([str(folder)], set()))
     return folder
+
+
+@pytest.fixture
+def model(pack, model_folder):
+    """`tiny`, as the loader gives it."""
+    return pack.run("MCSJD_LoadModel", model="tiny", dtype="auto")[0]
+
+
+def draw(pack: Pack, model, **changes) -> tuple:
+    """Tokens and stats of the sampler with its defaults, a small window, and `changes`."""
+    schema = pack.nodes["MCSJD_Sampler"].GET_SCHEMA()
+    inputs = {entry.id: entry.default for entry in schema.inputs if hasattr(entry, "default")}
+    return pack.run("MCSJD_Sampler", model=model, **inputs | {"window": 8, "top_k": 0} | changes)
+
+
+def sentence(error: pytest.ExceptionInfo) -> str:
+    """The message of an error, which has to be one sentence that a dialog can show."""
+    text = str(error.value)
+    assert text.endswith(".") and "\n" not in text and len(text) < 600
+    return text
 
 
 # -- graphs ------------------------------------------------------------------------------------------------------------
