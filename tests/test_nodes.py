@@ -19,6 +19,7 @@ NODE_IDS = [
     "MCSJD_CropTokens",
     "MCSJD_Stats",
     "MCSJD_GetModel",
+    "MCSJD_ImageNetClass",
 ]
 
 
