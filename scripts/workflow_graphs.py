@@ -48,13 +48,13 @@ def prompt_and_seed(prompt: str, seed: int, y: int = 246) -> list[Node]:
     ]
 
 
-def method(first: int, x: int, title: str, values: dict, links: dict | None = None, preview: int = 340) -> list[Node]:
+def method(first: int, x: int, title: str, values: dict, links: dict | None = None) -> list[Node]:
     """Sampler, Decode and PreviewImage with the ids `first`, `first` + 1 and `first` + 2, one below the other."""
     links = {"model": (1, 0), "prompt": (2, 0), "seed": (3, 0)} | (links or {})
     return [
         Node(first, "MCSJD_Sampler", (x, 0), SAMPLER, values, links, title=title),
         Node(first + 1, "MCSJD_Decode", (x, 770), (340, 46), {}, {"model": (1, 0), "tokens": (first, 0)}),
-        Node(first + 2, "PreviewImage", (x, 866), (340, preview), {}, {"images": (first + 1, 0)}),
+        Node(first + 2, "PreviewImage", (x, 866), (340, 340), {}, {"images": (first + 1, 0)}),
     ]
 
 

