@@ -62,7 +62,29 @@ def _janus(repository: str, gigabytes: float) -> Download:
     return Download((Source(repository, (*WEIGHTS, *TEXTS), name),), licence, gigabytes)
 
 
-# Gigabytes of the two Janus-Pro are computed from their parameters, the others are the repositories' own figures.
+def _llamagen_class(size: str, side: int, gigabytes: float) -> Download:
+    """One folder for all of them, since they share the codec."""
+    patterns = (f"c2i_{size}_{side}.pt", "vq_ds16_c2i.pt")
+    note = "It draws the 1000 classes of ImageNet, each by its name or number. The files are torch files, read as tensors only."
+    return Download((Source("FoundationVision/LlamaGen", patterns, "LlamaGen-c2i"),), "MIT", gigabytes, note)
+
+
+def _llamagen_text(stage: int, side: int) -> Download:
+    patterns = (f"t2i_XL_stage{stage}_{side}.pt", "vq_ds16_t2i.pt")
+    own = Source("peizesun/llamagen_t2i", patterns, "LlamaGen-t2i")
+    encoder = Source("google/flan-t5-xl", (*WEIGHTS, "config.json", "tokenizer.json"), "LlamaGen-t2i/flan-t5-xl")
+    note = "Most of it is the text encoder FLAN-T5-XL, which both of these models share."
+    return Download((own, encoder), "MIT; the text encoder Apache-2.0", 14.8, note)
+
+
+def _emu3(name: str) -> Download:
+    own = Source(f"BAAI/{name}", (*WEIGHTS, "config.json", "emu3.tiktoken", "emu3_vision_tokens.txt"), name)
+    codec = Source("BAAI/Emu3-VisionTokenizer", (*WEIGHTS, "config.json"), f"{name}/Emu3-VisionTokenizer")
+    return Download((own, codec), "Apache-2.0", 35.1, "Stored in float32; in bf16 it takes 17 GB of memory.")
+
+
+# Gigabytes of the two Janus-Pro, of LlamaGen's XL and XXL and of the text encoder are computed from their parameters, the
+# others are the repositories' own figures.
 DOWNLOADS = {
     "Janus-Pro-1B": _janus("deepseek-community/Janus-Pro-1B", 4.2),
     "Janus-Pro-7B": _janus("deepseek-community/Janus-Pro-7B", 14.8),
@@ -71,6 +93,17 @@ DOWNLOADS = {
     "Lumina-mGPT-7B-768": _lumina(768),
     "Lumina-mGPT-7B-1024": _lumina(1024),
     "Anole-7B": Download((Source("leloy/Anole-7b-v0.1-hf", (*WEIGHTS, *TEXTS), "Anole-7B"),), CHAMELEON_LICENCE, 14.3),
+    "LlamaGen-B-256": _llamagen_class("B", 256, 0.7),
+    "LlamaGen-B-384": _llamagen_class("B", 384, 0.7),
+    "LlamaGen-L-256": _llamagen_class("L", 256, 1.7),
+    "LlamaGen-L-384": _llamagen_class("L", 384, 1.7),
+    "LlamaGen-XL-384": _llamagen_class("XL", 384, 3.4),
+    "LlamaGen-XXL-384": _llamagen_class("XXL", 384, 5.9),
+    "LlamaGen-3B-384": _llamagen_class("3B", 384, 12.7),
+    "LlamaGen-text-256": _llamagen_text(1, 256),
+    "LlamaGen-text-512": _llamagen_text(2, 512),
+    "Emu3-Gen": _emu3("Emu3-Gen"),
+    "Emu3-Stage1": _emu3("Emu3-Stage1"),
 }
 
 

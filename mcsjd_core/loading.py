@@ -26,7 +26,7 @@ def detect(path: Path | str) -> str | None:
 def load(
     path: Path | str, *, dtype: torch.dtype = torch.float32, device="cpu", operations=torch.nn, weights: str = "full"
 ) -> Family:
-    """Load the checkpoint at `path` onto `device`.
+    """Load the checkpoint at `path`, a directory or the file that some families keep it in, onto `device`.
 
     `dtype` is that of the transformer's weights and activations. `operations` provides the layer classes (`Linear`,
     `Embedding`, `RMSNorm`, `Conv2d`, `GroupNorm`), so that a host can cast and offload weights its own way.
@@ -61,6 +61,11 @@ def _why_unsupported(path: Path) -> str:
     if not path.exists():
         return f"There is no checkpoint at {path}; give the directory that holds its config.json."
     if not path.is_dir():
-        return f"{path} is a file; give the directory that holds the checkpoint's config.json."
+        return (
+            f"{path} is a file; give the directory that holds the checkpoint's config.json, or a file of weights under the "
+            "name that it was published with."
+        )
+    if len(inside := [file.name for file in sorted(path.iterdir()) if file.is_file() and detect(file)]) > 1:
+        return f"{path} holds several checkpoints, {', '.join(inside)}; give one of these files."
     kind = read_json(path / "config.json").get("model_type")
     return f"{path} is a checkpoint of model_type {kind!r}; the supported families are {', '.join(FAMILIES)}."

@@ -16,6 +16,7 @@ from .errors import InputError
 
 SAFETENSORS, TORCH = (".safetensors",), (".bin", ".ckpt", ".pt", ".pth")
 SUFFIXES = SAFETENSORS + TORCH
+WRAPPERS = ("model", "module", "state_dict")  # keys of a torch file under which training code puts the weights
 
 
 class TensorFile(Protocol):
@@ -73,7 +74,7 @@ def open_tensors(file: Path) -> Iterator[TensorFile]:
 
 
 def _read_torch(file: Path) -> dict[str, Tensor]:
-    """Tensors of a torch file, of its `state_dict` if it has one."""
+    """Tensors of a torch file, of the first of WRAPPERS that it has."""
     try:
         data = _load_torch(file)
     except pickle.UnpicklingError:
@@ -84,7 +85,8 @@ def _read_torch(file: Path) -> dict[str, Tensor]:
     except Exception as error:  # what is no torch file can end torch's reader in almost any way
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{file} is not a whole torch file ({reason}); download it again.") from None
-    state = data.get("state_dict", data) if isinstance(data, dict) else None
+    inner = (data[key] for key in WRAPPERS if isinstance(data.get(key), dict)) if isinstance(data, dict) else ()
+    state = next(iter(inner), data)
     tensors = {name: t for name, t in state.items() if isinstance(t, Tensor)} if isinstance(state, dict) else {}
     if not tensors:
         raise InputError(f"{file} holds no named tensors; it is another file than the weights.")
