@@ -19,8 +19,8 @@ from .memory import codec_bytes, decode_bytes
 from .progress import PREVIEWED, LivePreview, Progress
 from .types import ImageTokens, LoadedModel
 
-FP8 = "fp8 weights"
-DTYPES = {"auto": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, FP8: None}
+SMALL = {"fp8 weights": "fp8", "int8 weights": "int8"}  # the core's names of how matrices are held in 8 bits
+DTYPES = {"auto": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, **dict.fromkeys(SMALL)}
 LAYERS = ("Linear", "Embedding", "RMSNorm", "Conv2d", "GroupNorm")  # what the core builds its models from
 PICTURES_AT_ONCE = 4  # decoded together; cancel is looked at in between
 
@@ -32,38 +32,16 @@ OWN_LOADER = {"_load_from_state_dict": nn.Module._load_from_state_dict}
 # -- loading -----------------------------------------------------------------------------------------------------------
 
 
-def operations():
-    """The layers that the core builds models from: ComfyUI's, which can stay in ordinary memory until they are used."""
-    layers = comfy.ops.disable_weight_init  # weights are made in the dtype that they are used in: no casting on top
+def operations(casting: bool = False):
+    """The layers that the core builds models from: ComfyUI's, which can stay in ordinary memory until they are used.
+
+    By default weights are made in the dtype that they are used in; `casting` linear layers cast to that of their input.
+    """
+    layers = comfy.ops.disable_weight_init
     if not all(hasattr(layers, name) for name in LAYERS):
         return nn
-    return SimpleNamespace(**{name: type(name, (getattr(layers, name),), OWN_LOADER) for name in LAYERS})
-
-
-def fp8_operations():
-    """The same, with linear layers that hold their weights in 8 bits once `shrink` was called."""
-    layers = operations()
-    rest = {name: getattr(layers, name) for name in LAYERS if name != "Linear"}
-    return SimpleNamespace(**rest, Linear=type("Linear", (Fp8Linear,), OWN_LOADER))
-
-
-class Fp8Linear(comfy.ops.manual_cast.Linear):
-    """Weights as float8 (e4m3) with one scale a layer: ComfyUI casts them to the input's dtype when they are used."""
-
-    LARGEST = 448.0  # of float8_e4m3fn
-    scale = 1.0
-
-    def shrink(self) -> None:
-        """Turn the loaded weights into 8 bits, scaled so that the largest of them is the largest there is."""
-        self.scale = max(self.weight.abs().max().item() / self.LARGEST, 1e-12)
-        small = (self.weight.float() / self.scale).to(torch.float8_e4m3fn)
-        self.weight = nn.Parameter(small, requires_grad=False)
-        if self.bias is not None:
-            self.bias = nn.Parameter(self.bias / self.scale, requires_grad=False)  # forward multiplies the sum
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = super().forward(x)
-        return y if self.scale == 1.0 else y * self.scale
+    kinds = {name: getattr(comfy.ops.manual_cast if casting and name == "Linear" else layers, name) for name in LAYERS}
+    return SimpleNamespace(**{name: type(name, (kind,), OWN_LOADER) for name, kind in kinds.items()})
 
 
 def choose_dtype(choice: str, device: torch.device) -> torch.dtype:
@@ -86,19 +64,15 @@ def load_model(name: str, dtype_choice: str) -> LoadedModel:
     """Read a checkpoint into ordinary memory; it moves to the device when it is used."""
     path = find_checkpoint(name)
     device, offload_device = mm.get_torch_device(), mm.unet_offload_device()
-    dtype, fp8 = choose_dtype(dtype_choice, device), dtype_choice == FP8
-    if fp8:
+    dtype, weights = choose_dtype(dtype_choice, device), SMALL.get(dtype_choice, "full")
+    if weights == "fp8":
         check_fp8(device, dtype)
-    layers = fp8_operations() if fp8 else operations()
-    family = mcsjd_core.load(path, dtype=dtype, device=offload_device, operations=layers)
-    if fp8:
-        for layer in family.token_model.modules():
-            if isinstance(layer, Fp8Linear):
-                layer.shrink()
+    layers = operations(casting=weights == "fp8")
+    family = mcsjd_core.load(path, dtype=dtype, device=offload_device, operations=layers, weights=weights)
     patchers = [
         ModelPatcher(m, load_device=device, offload_device=offload_device) for m in (family.token_model, family.codec)
     ]
-    dtype_name = str(dtype).removeprefix("torch.") + (" with fp8 weights" if fp8 else "")
+    dtype_name = str(dtype).removeprefix("torch.") + (f" with {dtype_choice}" if dtype_choice in SMALL else "")
     return LoadedModel(name, identity(path), family, dtype_name, *patchers)
 
 
