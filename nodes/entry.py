@@ -6,11 +6,13 @@ from comfy_api.latest import ComfyExtension, io
 
 from . import folders
 from .analysis import Stats
+from .classes import ImageNetClass
+from .downloads import GetModel
 from .images import CropTokens, Decode, Encode
 from .loaders import LoadModel
 from .sampling import Sampler
 
-NODES: list[type[io.ComfyNode]] = [LoadModel, Sampler, Decode, Encode, CropTokens, Stats]
+NODES: list[type[io.ComfyNode]] = [LoadModel, Sampler, Decode, Encode, CropTokens, Stats, GetModel, ImageNetClass]
 
 
 class Pack(ComfyExtension):

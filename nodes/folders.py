@@ -43,13 +43,12 @@ def _checkpoints_below(root: Path) -> list[Path]:
         directory = Path(folder)
         depth = len(directory.relative_to(root).parts)
         is_checkpoint = depth > 0 and ("config.json" in files or mcsjd_core.detect(directory) is not None)
-        if is_checkpoint:
-            found.append(directory)
-        else:
-            loose = (directory / name for name in files if name.endswith(SUFFIXES))
-            found += [file for file in loose if mcsjd_core.detect(file) is not None]
-        if is_checkpoint or depth == SEARCH_DEPTH:
-            subfolders.clear()  # links can make circles
+        loose = (directory / name for name in files if name.endswith(SUFFIXES))
+        checkpoints = [directory] if is_checkpoint else [file for file in loose if mcsjd_core.detect(file) is not None]
+        found += checkpoints
+        # What lies below a checkpoint is part of it, such as a text encoder. And links can make circles.
+        if (checkpoints and depth > 0) or depth == SEARCH_DEPTH:
+            subfolders.clear()
     return found
 
 

@@ -107,7 +107,7 @@ def describe(model: LoadedModel) -> str:
     family, settings = model.family, DecodeSettings(window=model.family.defaults.window)
     parameters = sum(p.numel() for p in family.token_model.parameters())
     weights, codec = (patcher.model_size() for patcher in (model.token_patcher, model.codec_patcher))
-    prompt = family.prompt(["a"], None, True)
+    prompt = family.prompt([""], None, True)  # needs no class, and no text encoder
     run = decode_bytes(family, prompt, settings)
     return "\n".join(
         (

@@ -27,6 +27,7 @@ HOST = (
 ALLOWED = {
     "errors": set(),
     "sizes": {"errors"},
+    "imagenet": {"errors"},
     "noise": set(),
     "kv_cache": set(),
     "layers": set(),
@@ -36,10 +37,20 @@ ALLOWED = {
     "coupling": {"laws", "noise"},
     "trace": {"laws"},
     "transformer": {"errors", "kv_cache", "layers"},
+    "token_model": {"kv_cache", "transformer"},
+    "rank_tokenizer": {"errors", "tokenizers"},
     "codecs.vqgan": {"errors"},
+    "codecs.emu3_vq": {"codecs.vqgan"},
+    "codecs.vq16": {"codecs.vqgan"},
+    "t5": {"errors", "text_tokenizer", "transformers"},
     "arguments": {"errors", "grid", "laws", "models.interface"},
     "decode": {"arguments", "coupling", "drafts", "errors", "grid", "laws", "models.interface", "noise", "trace"},
-    "checkpoint": {"errors", "safetensors"},
+    "tensor_files": {"errors", "safetensors"},
+    "checkpoint": {"errors", "tensor_files"},
+    "text_tokenizer": {"errors", "tokenizers"},
+    "weights": {"errors", "torchao"},
+    "downloads": {"errors", "huggingface_hub"},
+    "hf_config": {"checkpoint", "codecs.vqgan", "errors", "models.interface", "transformer"},
     "models.interface": {"codecs.vqgan", "grid", "kv_cache"},
     "pixels": {"errors"},
     "preview": {"decode", "grid", "models.interface"},
@@ -48,15 +59,23 @@ ALLOWED = {
 }
 FOR_FAMILIES = {
     "checkpoint",
+    "codecs.emu3_vq",
+    "codecs.vq16",
     "codecs.vqgan",
     "errors",
     "grid",
+    "hf_config",
+    "imagenet",
     "kv_cache",
     "layers",
+    "rank_tokenizer",
     "sizes",
+    "t5",
+    "text_tokenizer",
+    "token_model",
     "transformer",
     "models.interface",
-} | {"tokenizers"}
+}
 
 
 def module_name(path: Path) -> str:

@@ -18,6 +18,8 @@ NODE_IDS = [
     "MCSJD_Encode",
     "MCSJD_CropTokens",
     "MCSJD_Stats",
+    "MCSJD_GetModel",
+    "MCSJD_ImageNetClass",
 ]
 
 
