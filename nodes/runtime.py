@@ -32,16 +32,19 @@ OWN_LOADER = {"_load_from_state_dict": nn.Module._load_from_state_dict}
 # -- loading -----------------------------------------------------------------------------------------------------------
 
 
-def operations(casting: bool = False):
-    """The layers that the core builds models from: ComfyUI's, which can stay in ordinary memory until they are used.
-
-    By default weights are made in the dtype that they are used in; `casting` linear layers cast to that of their input.
-    """
-    layers = comfy.ops.disable_weight_init
+def operations():
+    """The layers that the core builds models from: ComfyUI's, which can stay in ordinary memory until they are used."""
+    layers = comfy.ops.disable_weight_init  # weights are made in the dtype that they are used in: no casting on top
     if not all(hasattr(layers, name) for name in LAYERS):
         return nn
-    kinds = {name: getattr(comfy.ops.manual_cast if casting and name == "Linear" else layers, name) for name in LAYERS}
-    return SimpleNamespace(**{name: type(name, (kind,), OWN_LOADER) for name, kind in kinds.items()})
+    return SimpleNamespace(**{name: type(name, (getattr(layers, name),), OWN_LOADER) for name in LAYERS})
+
+
+def casting_operations():
+    """The same with linear layers that cast their weights, of whatever dtype, to that of their input."""
+    layers = operations()
+    rest = {name: getattr(layers, name) for name in LAYERS if name != "Linear"}
+    return SimpleNamespace(**rest, Linear=type("Linear", (comfy.ops.manual_cast.Linear,), OWN_LOADER))
 
 
 def choose_dtype(choice: str, device: torch.device) -> torch.dtype:
@@ -67,7 +70,7 @@ def load_model(name: str, dtype_choice: str) -> LoadedModel:
     dtype, weights = choose_dtype(dtype_choice, device), SMALL.get(dtype_choice, "full")
     if weights == "fp8":
         check_fp8(device, dtype)
-    layers = operations(casting=weights == "fp8")
+    layers = casting_operations() if weights == "fp8" else operations()
     family = mcsjd_core.load(path, dtype=dtype, device=offload_device, operations=layers, weights=weights)
     patchers = [
         ModelPatcher(m, load_device=device, offload_device=offload_device) for m in (family.token_model, family.codec)
