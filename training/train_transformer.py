@@ -33,8 +33,8 @@ from .train_codec import CONFIG as CODEC
 
 CONFIG = TransformerConfig(dim=320, layers=8, heads=5, kv_heads=5, head_dim=64, ffn_dim=896, qk_norm="layer")
 # How often a picture is drawn, by its kind: what a name means counts most, shifted copies teach what belongs together.
-KIND_WEIGHTS = {"identity": 1.0, "shifted": 0.1, "recoloured": 0.5}
-SKIN_WEIGHT = 0.1  # half of the glyphs are skin tones of one another
+KIND_WEIGHTS = {"identity": 1.0, "shifted": 0.03, "recoloured": 0.35}
+SKIN_WEIGHT = 0.05  # half of the glyphs are skin tones of one another
 LENGTH_STEP = 32  # sequences are padded to a multiple: every length is compiled once
 IGNORED = -100  # cross_entropy's mark for "no loss here"
 
