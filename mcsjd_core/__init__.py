@@ -15,7 +15,7 @@ from .grid import Grid
 from .laws import LawSettings
 from .loading import EMBEDDED_MODEL, detect, load
 from .models import FAMILIES
-from .sampling import pictures, sample
+from .sampling import encode, pictures, sample
 
 __all__ = [
     "COUPLINGS",
@@ -32,6 +32,7 @@ __all__ = [
     "Step",
     "decode",
     "detect",
+    "encode",
     "load",
     "pictures",
     "sample",

@@ -1,17 +1,17 @@
-"""Reading checkpoint directories: JSON files, single or sharded safetensors, and filling a module with every key checked."""
+"""Reading checkpoint directories: JSON files, single or sharded weights, and filling a module with every key checked."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PureWindowsPath
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from .errors import InputError
+from .tensor_files import open_tensors
 
 LISTED = 10  # names shown of a longer list of missing or wrong tensors
 
@@ -87,63 +87,70 @@ def _are_counts(value: object) -> bool:
 
 
 class Checkpoint:
-    """The tensors of a checkpoint, by name, in one or several safetensors files; each is read when asked for."""
+    """The tensors of a checkpoint, by name, in one or several files; each is read when asked for."""
 
     def __init__(self, files: Iterable[Path]):
         self.files: dict[str, Path] = {}
         for file in files:
-            with _open(file) as handle:
-                self.files |= dict.fromkeys(handle.keys(), file)
+            with open_tensors(file) as opened:
+                self.files |= dict.fromkeys(opened.names(), file)
 
     @classmethod
     def of_directory(cls, directory: Path) -> Checkpoint:
-        """`model.safetensors`, or the shards that `model.safetensors.index.json` names."""
-        single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
-        if single.exists():
-            return cls([single])
-        if not index.exists():
-            raise InputError(
-                f"{directory} holds neither model.safetensors nor its index; download the whole directory."
-            )
-        shards = sorted(set(map(str, Fields.of_file(index).part("weight_map").data.values())))
-        _check_shard_names(shards, index)
-        missing = [shard for shard in shards if not (directory / shard).exists()]
-        if missing or not shards:
-            raise InputError(f"{directory} lacks {_some(missing) or 'every shard'}; download the missing files.")
-        return cls(directory / shard for shard in shards)
+        """`model.safetensors` or the shards that its index names, else the same of `pytorch_model.bin`."""
+        for name in ("model.safetensors", "pytorch_model.bin"):
+            single, index = directory / name, directory / f"{name}.index.json"
+            if single.exists():
+                return cls([single])
+            if index.exists():
+                return cls(_shards(index))
+        raise InputError(
+            f"{directory} holds neither model.safetensors nor its index, and no pytorch_model.bin; "
+            "download the whole directory."
+        )
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.files
 
     def shape(self, name: str) -> list[int]:
         if name not in self.files:
             raise InputError(f"The checkpoint has no tensor {name}; it is of another model, or incomplete.")
-        with _open(self.files[name]) as handle:
-            return handle.get_slice(name).get_shape()
+        with open_tensors(self.files[name]) as opened:
+            return opened.shape(name)
 
-    def tensors(self, wanted: Callable[[str], bool] = lambda name: True) -> Iterable[tuple[str, Tensor]]:
+    def tensors(self, wanted: Callable[[str], bool] = lambda name: True) -> Iterator[tuple[str, Tensor]]:
         """(name, tensor) of every wanted name, file by file, memory-mapped."""
+        return self.renamed(lambda name: name if wanted(name) else None)
+
+    def renamed(self, rename: Callable[[str], str | None]) -> Iterator[tuple[str, Tensor]]:
+        """(rename(name), tensor), file by file, memory-mapped; what is renamed to None is passed over, unread."""
         for file in dict.fromkeys(self.files.values()):
-            with _open(file) as handle:
-                for name in handle.keys():
-                    if wanted(name):
-                        yield name, handle.get_tensor(name)
+            with open_tensors(file) as opened:
+                for name in opened.names():
+                    if (new := rename(name)) is not None:
+                        yield new, opened.tensor(name)
+
+
+def _shards(index: Path) -> list[Path]:
+    """The files that an index names; each has to lie beside it."""
+    directory = index.parent
+    names = sorted(set(map(str, Fields.of_file(index).part("weight_map").data.values())))
+    _check_shard_names(names, index)
+    missing = [name for name in names if not (directory / name).exists()]
+    if missing or not names:
+        raise InputError(f"{directory} lacks {_some(missing) or 'every shard'}; download the missing files.")
+    return [directory / name for name in names]
 
 
 def _check_shard_names(shards: list[str], index: Path) -> None:
     """Shard names come from the net: each has to be a plain file name, so that none leads out of the directory."""
+    suffix = Path(index.name.removesuffix(".index.json")).suffix
     for shard in shards:
         # Windows rules take both kinds of slash, and drive letters, for what they are.
-        if PureWindowsPath(shard).name != shard or not shard.endswith(".safetensors"):
+        if PureWindowsPath(shard).name != shard or not shard.endswith(suffix):
             raise InputError(
-                f"{index} names the shard {shard!r}, which is no safetensors file beside it; download it again."
+                f"{index} names the shard {shard!r}, which is no {suffix[1:]} file beside it; download it again."
             )
-
-
-def _open(file: Path):
-    if not file.is_file():
-        raise InputError(f"{file} is {'not a file' if file.exists() else 'missing'}; download it.")
-    try:
-        return safe_open(file, framework="pt", device="cpu")
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{file} is not a whole safetensors file ({error}); download it again.") from None
 
 
 def fill(module: nn.Module, tensors: Iterable[tuple[str, Tensor]], *, dtype: torch.dtype, device, source: Path) -> None:
@@ -153,6 +160,7 @@ def fill(module: nn.Module, tensors: Iterable[tuple[str, Tensor]], *, dtype: tor
     """
     shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
     missing, weights = dict(shapes), {}
+    packers = {f"{name}.weight": layer.pack for name, layer in module.named_modules() if hasattr(layer, "pack")}
     unexpected, misshaped, quantised = [], [], []
     for name, tensor in tensors:
         if missing.pop(name, None) is None:
@@ -162,7 +170,10 @@ def fill(module: nn.Module, tensors: Iterable[tuple[str, Tensor]], *, dtype: tor
         elif not tensor.is_floating_point():
             quantised.append(f"{name} {tensor.dtype}")
         else:
-            weights[name] = tensor.to(device=device, dtype=dtype)
+            # Some layers hold their weight in a form of their own (weights.py). The rest is copied then: one tensor that
+            # stays mapped keeps all pages of its file in memory, those of the wide matrices, too.
+            tensor = tensor.to(device=device, dtype=dtype, copy=bool(packers) and name not in packers)
+            weights[name] = packers[name](tensor) if name in packers else tensor
     found = {
         "missing": list(missing),
         "unexpected": unexpected,

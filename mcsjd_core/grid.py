@@ -69,6 +69,14 @@ class Grid:
             forced[-len(self.end) :] = torch.tensor(self.end)
         return forced
 
+    def upper(self, rows: int) -> Grid:
+        """The grid of the first `rows` token rows alone (rows of all frames are counted together)."""
+        if not 1 <= rows <= self.rows * self.frames:
+            raise InputError(
+                f"This grid has {self.rows * self.frames} rows of tokens; keep 1 or more of them, got {rows}."
+            )
+        return Grid(rows, self.columns, row_end=self.row_end)
+
     def codes(self, tokens: Tensor) -> Tensor:
         """Codes [B, rows, columns], or [B, frames, rows, columns] for video, of whole token rows [B, num_tokens]."""
         if tokens.ndim != 2 or tokens.shape[1] != self.num_tokens:

@@ -10,6 +10,7 @@ from .checkpoint import read_json
 from .errors import InputError
 from .models import FAMILIES
 from .models.interface import Family
+from .weights import WEIGHTS
 
 EMBEDDED_MODEL = Path(__file__).resolve().parent.parent / "embedded" / "emoji-256"
 
@@ -22,11 +23,14 @@ def detect(path: Path | str) -> str | None:
         return None
 
 
-def load(path: Path | str, *, dtype: torch.dtype = torch.float32, device="cpu", operations=torch.nn) -> Family:
-    """Load the checkpoint at `path` onto `device`.
+def load(
+    path: Path | str, *, dtype: torch.dtype = torch.float32, device="cpu", operations=torch.nn, weights: str = "full"
+) -> Family:
+    """Load the checkpoint at `path`, a directory or the file that some families keep it in, onto `device`.
 
     `dtype` is that of the transformer's weights and activations. `operations` provides the layer classes (`Linear`,
     `Embedding`, `RMSNorm`, `Conv2d`, `GroupNorm`), so that a host can cast and offload weights its own way.
+    `weights` is one of WEIGHTS, how the transformer's matrices are held: "full" in `dtype`, "fp8" or "int8" in 8 bits.
     On a CPU, weights that are stored in `dtype` already stay memory-mapped: leave the files alone while the model lives.
     Raises InputError if the path, a file in it or a tensor is not what a supported checkpoint has.
     """
@@ -35,11 +39,13 @@ def load(path: Path | str, *, dtype: torch.dtype = torch.float32, device="cpu", 
         raise InputError(
             f"Weights can be held in a floating-point dtype only, got {dtype}; use torch.float32 or torch.bfloat16."
         )
+    if weights not in WEIGHTS:
+        raise InputError(f"weights must be one of {', '.join(WEIGHTS)}, got {weights!r}.")
     _check_device(device)
     name = detect(path)
     if name is None:
         raise InputError(_why_unsupported(path))
-    return FAMILIES[name].load(path, dtype=dtype, device=device, operations=operations)
+    return FAMILIES[name].load(path, dtype=dtype, device=device, operations=WEIGHTS[weights](operations))
 
 
 def _check_device(device) -> None:
@@ -55,6 +61,11 @@ def _why_unsupported(path: Path) -> str:
     if not path.exists():
         return f"There is no checkpoint at {path}; give the directory that holds its config.json."
     if not path.is_dir():
-        return f"{path} is a file; give the directory that holds the checkpoint's config.json."
+        return (
+            f"{path} is a file; give the directory that holds the checkpoint's config.json, or a file of weights under the "
+            "name that it was published with."
+        )
+    if len(inside := [file.name for file in sorted(path.iterdir()) if file.is_file() and detect(file)]) > 1:
+        return f"{path} holds several checkpoints, {', '.join(inside)}; give one of these files."
     kind = read_json(path / "config.json").get("model_type")
     return f"{path} is a checkpoint of model_type {kind!r}; the supported families are {', '.join(FAMILIES)}."

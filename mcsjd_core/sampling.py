@@ -10,6 +10,8 @@ from torch import Tensor
 from .decode import Decoded, DecodeSettings, Step, decode
 from .errors import InputError
 from .models.interface import Family
+from .pixels import fit
+from .sizes import choose_size, side_lengths
 
 
 def sample(
@@ -49,3 +51,15 @@ def pictures(model: Family, tokens: Tensor, size: str | None = None, batch: int 
     """
     codes = model.grid(size).codes(tokens).to(model.codec.quantize.embedding.weight.device)
     return torch.cat([model.codec.decode(part).float() for part in codes.split(batch)])
+
+
+@torch.no_grad()
+def encode(model: Family, images: Tensor, size: str | None = None, batch: int = 4) -> Tensor:
+    """Whole token rows [B, num_tokens] of pictures [B, C, H, W] in 0..1, which are scaled and cropped to `size`.
+
+    The inverse of `pictures` as far as the codec goes; `batch` of them are encoded at a time.
+    """
+    width, height = side_lengths(choose_size(size, model.sizes))
+    device = model.codec.quantize.embedding.weight.device
+    codes = [model.codec.encode(fit(part, width, height).to(device)) for part in images.split(batch)]
+    return model.grid(size).tokens(torch.cat(codes))

@@ -6,7 +6,9 @@ It is the body that the supported families share (Llama, Chameleon and their kin
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -31,6 +33,7 @@ class TransformerConfig:
     qk_norm_groups: int = 1  # rows of weights that the queries have; keys have as many, but no more than kv_heads
     qk_norm_eps: float = 1e-5
     norm_after: bool = False  # Chameleon 30B's `swin_norm`: norm the sublayer's output instead of its input
+    count_padding: bool = False  # padding takes up positions, too: a prompt always fills the same number of them
 
     def __post_init__(self):
         sizes = (self.dim, self.layers, self.heads, self.kv_heads, self.head_dim, self.ffn_dim, self.qk_norm_groups)
@@ -135,11 +138,17 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Embeddings in, final hidden states out (after the last norm)."""
+    """Embeddings in, final hidden states out (after the last norm).
 
-    def __init__(self, config: TransformerConfig, *, dtype=None, device=None, operations=nn):
+    `angles` gives the cosines and sines [rows, 1, L, head_dim / 2] of position ids [rows, L], in float32; by default those
+    of the position's number alone. A family whose positions are places in a grid brings its own.
+    """
+
+    def __init__(self, config: TransformerConfig, angles: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
+                 *, dtype=None, device=None, operations=nn):  # fmt: skip
         super().__init__()
         self.config = config
+        self.angles = angles or partial(rotary_angles, head_dim=config.head_dim, theta=config.rope_theta)
         factory = {"dtype": dtype, "device": device}
         self.layers = nn.ModuleList(Block(config, operations, **factory) for _ in range(config.layers))
         self.norm = operations.RMSNorm(config.dim, eps=config.norm_eps, **factory)
@@ -166,10 +175,11 @@ class Transformer(nn.Module):
         def store(layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
             return cache.write(layer, slots, k, v, extent)
 
-        return self._run(embeddings, cache.positions(slots), mask, store)
+        positions = slots if self.config.count_padding else cache.positions(slots)
+        return self._run(embeddings, positions, mask, store)
 
     def _run(self, x: Tensor, positions: Tensor, mask: Tensor | None, store) -> Tensor:
-        angles = rotary_angles(positions, self.config.head_dim, self.config.rope_theta)
+        angles = self.angles(positions)
         for i, layer in enumerate(self.layers):
             x = layer(x, angles, mask, lambda k, v, i=i: store(i, k, v))
         return self.norm(x)

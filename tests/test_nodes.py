@@ -2,42 +2,25 @@
 
 from __future__ import annotations
 
-import gc
-import json
 import shutil
 import types
-import weakref
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from comfy_host import ROOT, is_valid, load_file
+from comfy_host import ROOT, draw, is_valid, load_file
 
-NODE_IDS = ["MCSJD_LoadModel", "MCSJD_Sampler", "MCSJD_Decode", "MCSJD_Stats"]
-
-
-@pytest.fixture
-def model(pack, model_folder):
-    return pack.run("MCSJD_LoadModel", model="tiny", dtype="auto")[0]
-
-
-def draw(pack, model, **changes) -> tuple:
-    """Tokens and stats of the sampler with its defaults, a small window, and `changes`."""
-    inputs = {
-        entry.id: entry.default for entry in pack.nodes["MCSJD_Sampler"].GET_SCHEMA().inputs if entry.id != "model"
-    }
-    return pack.run("MCSJD_Sampler", model=model, **inputs | {"window": 8, "top_k": 0} | changes)
-
-
-def sentence(error: pytest.ExceptionInfo) -> str:
-    """The message of an error, which has to be one sentence that a dialog can show."""
-    text = str(error.value)
-    assert text.endswith(".") and "\n" not in text and len(text) < 600
-    return text
+NODE_IDS = [
+    "MCSJD_LoadModel",
+    "MCSJD_Sampler",
+    "MCSJD_Decode",
+    "MCSJD_Encode",
+    "MCSJD_CropTokens",
+    "MCSJD_Stats",
+    "MCSJD_GetModel",
+    "MCSJD_ImageNetClass",
+]
 
 
 # -- registration and schema -------------------------------------------------------------------------------------------
@@ -73,9 +56,24 @@ def test_texts_that_saved_graphs_contain_do_not_change(pack, model_folder):
     inputs = {entry.id: entry for node in pack.nodes.values() for entry in node.GET_SCHEMA().inputs}
     couplings = ["plain AR", "SJD (independent)", "MC-SJD (maximal)", "MC-SJD (Gumbel)", "seed-exact (Gumbel)"]
     assert inputs["coupling"].options[:5] == couplings
-    assert inputs["initialiser"].options[:3] == ["random", "left", "above"]
-    assert inputs["dtype"].options[:4] == ["auto", "bf16", "fp16", "fp32"]
-    assert pack.runtime.EMBEDDED == "embedded: emoji-256"
+    assert inputs["initialiser"].options[:4] == ["random", "left", "above", "warm"]
+    assert inputs["dtype"].options[:5] == ["auto", "bf16", "fp16", "fp32", "fp8 weights"]
+    assert pack.folders.EMBEDDED == "embedded: emoji-256"
+
+
+def test_order_of_inputs_that_saved_graphs_rely_on_does_not_change(pack, model_folder):
+    """New inputs are added at the end, and may be left out."""
+    order = {node_id: [entry.id for entry in node.GET_SCHEMA().inputs] for node_id, node in pack.nodes.items()}
+    required = ["model", "prompt", "seed", "coupling", "window", "cfg", "temperature", "top_k", "top_p"]
+    required += ["batch_size", "initialiser"]
+    optional = ["negative", "size", "first_tokens", "warm_tokens", "live_preview", "record_details"]
+    assert order["MCSJD_Sampler"][: len(required + optional)] == required + optional
+    assert all(entry.optional for entry in pack.nodes["MCSJD_Sampler"].GET_SCHEMA().inputs[len(required) :])
+    assert order["MCSJD_LoadModel"][:2] == ["model", "dtype"]
+    assert order["MCSJD_Decode"][:2] == ["model", "tokens"]
+    assert order["MCSJD_Encode"][:3] == ["model", "image", "size"]
+    assert order["MCSJD_CropTokens"][:2] == ["tokens", "rows"]
+    assert order["MCSJD_Stats"][:4] == ["stats", "baseline", "image", "chart"]
 
 
 def test_sampler_offers_every_method(pack):
@@ -94,7 +92,7 @@ def test_sampler_defaults_are_those_of_the_embedded_model(pack):
 # -- loading -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ["auto", "bf16", "fp16", "fp32"])
+@pytest.mark.parametrize("dtype", ["auto", "bf16", "fp16", "fp32", "fp8 weights"])
 def test_every_dtype_draws(pack, model_folder, dtype):
     (model,) = pack.run("MCSJD_LoadModel", model="tiny", dtype=dtype)
     tokens, _ = draw(pack, model)
@@ -113,9 +111,48 @@ def test_menu_lists_models_of_subfolders_once(pack, model_folder, tiny_checkpoin
     (other / "org" / "circle").symlink_to(other)
     (other / "empty").mkdir()
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "mcsjd", ([str(model_folder), str(other)], set()))
-    found = pack.runtime.checkpoints()
-    assert [name for name in found if "circle" not in name] == [pack.runtime.EMBEDDED, "org/drawer", "tiny"]
+    found = pack.folders.checkpoints()
+    assert [name for name in found if "circle" not in name] == [pack.folders.EMBEDDED, "org/drawer", "tiny"]
     assert found["tiny"] == model_folder / "tiny"  # the first folder wins
+
+
+def test_menu_lists_files_and_directories_that_a_family_recognises(pack, model_folder, monkeypatch):
+    (model_folder / "loose").mkdir()
+    for name in ("one.safetensors", "other.safetensors", "loose/two.pt", "loose/notes.txt"):
+        (model_folder / name).write_bytes(b"")
+    recognised = {"one.safetensors", "two.pt"}
+    monkeypatch.setattr(pack.core, "detect", lambda path: "family" if path.name in recognised else None)
+    assert list(pack.folders.checkpoints()) == [pack.folders.EMBEDDED, "loose/two.pt", "one.safetensors", "tiny"]
+
+
+def test_loader_tells_family_sizes_and_memory(pack, model_folder):
+    result = pack.result("MCSJD_LoadModel", model="tiny", dtype="fp8 weights")
+    (text,) = result.ui["mcsjd_text"]
+    assert text.startswith("chameleon family, draws 12x8\n") and "float32 with fp8 weights" in text
+    assert text.count("MiB") == 4
+
+
+def test_fp8_weights_take_a_byte_and_give_nearly_the_same_logits(pack, model_folder):
+    """Rounding to 3 bits of mantissa is off by at most 1/16 of a weight, and errors of many weights average out."""
+    (plain,) = pack.run("MCSJD_LoadModel", model="tiny", dtype="fp32")
+    (small,) = pack.run("MCSJD_LoadModel", model="tiny", dtype="fp8 weights")
+    layers = [module for module in small.family.token_model.modules() if isinstance(module, nn.Linear)]
+    assert layers and all(layer.weight.element_size() == 1 for layer in layers)
+    logits = []
+    for model in (plain, small):
+        prompt = model.family.prompt(["red apple"], None, False)
+        cache = model.family.token_model.new_cache(prompt.padding, 64)
+        slots = torch.arange(prompt.embeddings.shape[1])[None]
+        hidden = model.family.token_model.hidden(prompt.embeddings, slots, cache, slots.shape[1])
+        logits.append(model.family.token_model.logits(hidden, slots))
+    error = (logits[1] - logits[0]).norm() / logits[0].norm()
+    assert 0 < error < 0.1
+
+
+def test_a_device_without_fp8_is_one_sentence(pack, monkeypatch):
+    monkeypatch.setattr(torch, "float8_e4m3fn", torch.quint4x2)  # a dtype that nothing converts to
+    with pytest.raises(pack.core.InputError, match="fp8 weights"):
+        pack.runtime.check_fp8(torch.device("cpu"), torch.float32)
 
 
 def test_fingerprint_changes_with_the_files(pack, model_folder, tiny_checkpoint):
@@ -162,7 +199,7 @@ def test_plain_layers_serve_where_the_host_lacks_some(pack, monkeypatch):
 def test_a_picture_comes_out(pack, model):
     tokens, stats = draw(pack, model, batch_size=3)
     (image,) = pack.run("MCSJD_Decode", model=model, tokens=tokens)
-    (report,) = pack.run("MCSJD_Stats", stats=stats)
+    report = pack.run("MCSJD_Stats", stats=stats)[0]
     factor, grid = model.family.codec.config.downsampling, model.family.grid()
     assert tokens.tokens.device.type == "cpu" and tokens.tokens.shape == (3, grid.num_tokens)
     assert image.shape == (3, grid.rows * factor, grid.columns * factor, 3)
@@ -193,6 +230,11 @@ def test_progress_counts_the_tokens_of_all_pictures(pack, model, progress):
     assert values == sorted(values) and progress[-1] == (tokens.tokens.numel(), tokens.tokens.numel())
 
 
+def test_stop_is_looked_at_with_every_step_of_the_bar(pack, model, progress):
+    draw(pack, model, window=4)
+    assert len(progress) > 2
+
+
 @pytest.fixture
 def progress(monkeypatch) -> list[tuple[int, int]]:
     """(value, total) of every update of ComfyUI's bar."""
@@ -200,224 +242,178 @@ def progress(monkeypatch) -> list[tuple[int, int]]:
 
     seen = []
     monkeypatch.setattr(
-        comfy.utils.ProgressBar, "update_absolute", lambda bar, value, total: seen.append((value, total))
+        comfy.utils.ProgressBar, "update_absolute", lambda bar, value, total, *_: seen.append((value, total))
     )
     return seen
 
 
-# -- cancel and memory -------------------------------------------------------------------------------------------------
+def test_negative_prompt_is_what_guidance_leads_away_from(pack, model):
+    """At cfg 0 only the negative prompt counts; at cfg 1 it does not count at all."""
+    exact = {"coupling": "seed-exact (Gumbel)"}
+    away, towards = (
+        draw(pack, model, negative="re re", cfg=0.0, **exact)[0],
+        draw(pack, model, prompt="re re", cfg=1.0, **exact)[0],
+    )
+    assert away.tokens.equal(towards.tokens)
+    plain, with_negative = draw(pack, model, cfg=1.0)[0], draw(pack, model, cfg=1.0, negative="re re")[0]
+    assert plain.tokens.equal(with_negative.tokens)
 
 
-class Forwards:
-    """Counts the forwards of a model and keeps an eye on its KV cache; presses Stop during forward `stop_at`."""
-
-    def __init__(self, model, monkeypatch, stop_at: int | None = None):
-        import comfy.model_management as mm
-
-        self.count, self.cache = 0, None
-        token_model = model.family.token_model
-        hidden, new_cache = token_model.hidden, token_model.new_cache
-
-        def counted(*args):
-            self.count += 1
-            if self.count == stop_at:
-                mm.interrupt_current_processing()
-            return hidden(*args)
-
-        def watched(*args):
-            cache = new_cache(*args)
-            self.cache = weakref.ref(cache)
-            return cache
-
-        monkeypatch.setattr(token_model, "hidden", counted)
-        monkeypatch.setattr(token_model, "new_cache", watched)
+def test_first_tokens_stay_and_the_rest_is_another(pack, model):
+    tokens, _ = draw(pack, model, seed=1)
+    (upper,) = pack.run("MCSJD_CropTokens", tokens=tokens, rows=2)
+    continued, stats = draw(pack, model, seed=2, batch_size=3, first_tokens=upper)
+    kept = upper.tokens.shape[1]
+    assert kept == 2 * 6 and (continued.tokens[:, :kept] == tokens.tokens[:, :kept]).all()
+    assert (continued.tokens[:, kept:] != tokens.tokens[:, kept:]).any()
+    assert stats.num_tokens == 3 * (24 - kept)
 
 
-def test_stop_works_within_one_iteration_and_frees_the_cache(pack, model, monkeypatch):
+def test_first_tokens_of_a_batch_go_to_their_pictures(pack, model):
+    tokens, _ = draw(pack, model, batch_size=2)
+    (upper,) = pack.run("MCSJD_CropTokens", tokens=tokens, rows=3)
+    continued, _ = draw(pack, model, batch_size=2, first_tokens=upper)
+    assert (continued.tokens[:, :18] == tokens.tokens[:, :18]).all()
+
+
+def test_warm_tokens_of_the_same_run_are_accepted_whole(pack, model):
+    exact = {"coupling": "seed-exact (Gumbel)", "window": 24}
+    tokens, cold = draw(pack, model, **exact)
+    again, warm = draw(pack, model, initialiser="warm", warm_tokens=tokens, **exact)
+    assert again.tokens.equal(tokens.tokens) and warm.nfe == 1 < cold.nfe
+
+
+def test_warm_tokens_are_used_by_the_warm_initialiser_alone(pack, model):
+    tokens, _ = draw(pack, model, seed=9)
+    without, with_tokens = draw(pack, model), draw(pack, model, warm_tokens=tokens)
+    assert without[0].tokens.equal(with_tokens[0].tokens) and without[1].nfe == with_tokens[1].nfe
+
+
+def test_size_may_be_named(pack, model):
+    tokens, _ = draw(pack, model, size=" 12x8 ")
+    assert tokens.size == "12x8" and tokens.is_whole
+
+
+# -- pictures and tokens -----------------------------------------------------------------------------------------------
+
+
+def test_encode_reads_the_tokens_that_the_codec_reads(pack, model):
+    """Against the codec itself, for a batch that is larger than what is encoded at once."""
+    images = torch.rand(5, 8, 12, 3)
+    (tokens,) = pack.run("MCSJD_Encode", model=model, image=images)
+    codes = model.family.codec.encode(images.movedim(-1, 1))
+    assert tokens.codes().equal(codes) and tokens.is_whole and tokens.tokens.device.type == "cpu"
+
+
+@pytest.mark.parametrize("shape", [(1, 40, 17, 3), (1, 8, 12, 4), (1, 1, 1, 3), (2, 9, 300, 1)])
+def test_encode_takes_pictures_of_every_shape(pack, model, shape):
+    (tokens,) = pack.run("MCSJD_Encode", model=model, image=torch.rand(shape))
+    (image,) = pack.run("MCSJD_Decode", model=model, tokens=tokens)
+    assert image.shape == (shape[0], 8, 12, 3)
+
+
+def test_encoded_pictures_can_be_continued(pack, model):
+    (tokens,) = pack.run("MCSJD_Encode", model=model, image=torch.rand(1, 8, 12, 3))
+    (upper,) = pack.run("MCSJD_CropTokens", tokens=tokens, rows=1)
+    continued, _ = draw(pack, model, first_tokens=upper)
+    assert continued.codes()[:, 0].equal(tokens.codes()[:, 0])
+
+
+# -- stats -------------------------------------------------------------------------------------------------------------
+
+
+def test_stats_give_text_charts_map_and_numbers(pack, model):
+    tokens, stats = draw(pack, model, batch_size=2, record_details=True)
+    _, baseline = draw(pack, model, batch_size=2, coupling="plain AR")
+    (image,) = pack.run("MCSJD_Decode", model=model, tokens=tokens)
+    result = pack.result("MCSJD_Stats", stats=stats, baseline=baseline, image=image)
+    report, drawn, overlay, compression, nfe, rate, speedup = result.args
+    assert result.ui["mcsjd_text"] == [report] and "Speed-up over plain AR, measured" in report
+    assert drawn.shape == (5, 480, 640, 3) and overlay.shape[0] == 2 and overlay.shape[-1] == 3
+    assert compression == stats.step_compression and nfe == stats.nfe
+    assert rate == pytest.approx(48 / stats.seconds) and speedup == pytest.approx(baseline.seconds / stats.seconds)
+    assert [type(number) for number in (compression, nfe, rate, speedup)] == [float, int, float, float]
+
+
+def test_stats_without_anything_else_say_what_is_estimated(pack, model):
+    _, stats = draw(pack, model)
+    report, drawn, overlay, *_, speedup = pack.run("MCSJD_Stats", stats=stats)
+    assert "estimated" in report and speedup == pytest.approx(24 / stats.nfe)
+    assert drawn.shape[0] == 1 and overlay.shape[0] == 1
+
+
+def test_one_chart_can_be_asked_for(pack, model):
+    _, stats = draw(pack, model, record_details=True)
+    for name in pack.part("mcsjd_core.charts").CHARTS:
+        assert pack.run("MCSJD_Stats", stats=stats, chart=name)[1].shape[0] == 1
+
+
+# -- live preview ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sent(monkeypatch) -> list[tuple]:
+    """What the bar is given to show: (format, picture, side)."""
+    import comfy.utils
+
+    seen = []
+
+    def update(bar, value, total, preview=None):
+        if preview is not None:
+            seen.append(preview)
+
+    monkeypatch.setattr(comfy.utils.ProgressBar, "update_absolute", update)
+    return seen
+
+
+@pytest.fixture
+def eager(pack, monkeypatch) -> None:
+    """Previews after every step, whatever they cost."""
+    budget = pack.part("mcsjd_core.preview").Budget
+    monkeypatch.setattr(pack.part("nodes.progress"), "Budget", lambda: budget(share=1e9, interval=0.0))
+
+
+def test_previews_are_rgb_jpegs_of_the_pictures_so_far(pack, model, sent, eager):
+    tokens, stats = draw(pack, model, batch_size=3, window=4)
+    assert len(sent) >= stats.nfe - 1  # the first time is for a trial
+    assert all(kind == "JPEG" and picture.mode == "RGB" and side is None for kind, picture, side in sent)
+    assert all(picture.size == (24, 16) for _, picture, _ in sent)  # 3 pictures of 12 x 8 in two rows
+    (image,) = pack.run("MCSJD_Decode", model=model, tokens=tokens)
+    last = torch.frombuffer(bytearray(sent[-1][1].tobytes()), dtype=torch.uint8).view(16, 24, 3) / 255
+    torch.testing.assert_close(last[:8, :12], image[0], atol=0.003, rtol=0)
+    torch.testing.assert_close(last[8:, :12], image[2], atol=0.003, rtol=0)
+    assert 0 < stats.preview_seconds < stats.seconds
+
+
+def test_previews_change_no_token(pack, model, sent, eager):
+    with_previews, without = draw(pack, model, window=4), draw(pack, model, window=4, live_preview=False)
+    assert with_previews[0].tokens.equal(without[0].tokens)
+    assert without[1].preview_seconds == 0.0
+
+
+def test_previews_are_left_out_where_memory_is_short(pack, model, sent, eager, monkeypatch):
     import comfy.model_management as mm
 
-    forwards = Forwards(model, monkeypatch, stop_at=4)
-    gc.disable()  # the memory has to come back by itself
-    try:
-        with pytest.raises(mm.InterruptProcessingException) as held:  # as the host holds it
-            draw(pack, model, coupling="plain AR")
-        assert forwards.cache() is None
-    finally:
-        gc.enable()
-    assert forwards.count == 4 and held.value is not None
-    tokens, _ = draw(pack, model)
-    assert tokens.tokens.shape[1] == model.family.grid().num_tokens
+    monkeypatch.setattr(mm, "get_free_memory", lambda *_: 2**20)
+    draw(pack, model, window=4)
+    assert sent == []
 
 
-def test_stop_is_seen_between_pictures_that_are_decoded(pack, model):
-    import comfy.model_management as mm
+def test_a_preview_that_runs_out_of_memory_does_not_end_the_run(pack, model, sent, eager, monkeypatch):
+    def decode(*_):
+        raise torch.OutOfMemoryError("no memory left")
 
-    tokens, _ = draw(pack, model, batch_size=6)
-    mm.interrupt_current_processing()
-    with pytest.raises(mm.InterruptProcessingException):
-        pack.run("MCSJD_Decode", model=model, tokens=tokens)
-
-
-def test_running_out_of_memory_reaches_comfyui_untouched(pack, model, monkeypatch):
-    error = torch.OutOfMemoryError("no memory left")
-
-    def hidden(*_):
-        raise error
-
-    monkeypatch.setattr(model.family.token_model, "hidden", hidden)
-    with pytest.raises(torch.OutOfMemoryError) as raised:
-        draw(pack, model)
-    assert raised.value is error
+    monkeypatch.setattr(model.family.codec, "decode", decode)
+    tokens, _ = draw(pack, model, window=4)
+    assert sent == [] and tokens.is_whole
 
 
-class LiveBytes(TorchDispatchMode):
-    """The most bytes that tensors made under it held at one time."""
+def test_large_previews_are_sent_smaller(pack):
+    from PIL import Image
 
-    def __init__(self):
-        super().__init__()
-        self.sizes: dict[int, int] = {}
-        self.now = self.peak = 0
-
-    def __torch_dispatch__(self, function, kinds, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        for leaf in torch.utils._pytree.tree_leaves(result):
-            if isinstance(leaf, torch.Tensor):
-                self._count(leaf.untyped_storage())
-        return result
-
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
-        if key not in self.sizes and storage.nbytes():
-            self.sizes[key] = storage.nbytes()
-            self.now += storage.nbytes()
-            self.peak = max(self.peak, self.now)
-            weakref.finalize(storage, self._drop, key)
-
-    def _drop(self, key: int) -> None:
-        self.now -= self.sizes.pop(key)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"batch_size": 3, "window": 16},
-        {"cfg": 1.0, "coupling": "MC-SJD (Gumbel)"},
-        {"coupling": "plain AR"},
-        {"prompt": "red apple " * 40},
-        {"top_k": 5, "top_p": 0.9},
-    ],
-)
-def test_memory_asked_for_covers_what_a_decode_takes(pack, model, monkeypatch, changes):
-    import comfy.model_management as mm
-
-    asked = []
-    monkeypatch.setattr(mm, "load_models_gpu", lambda models, memory_required, **_: asked.append(memory_required))
-    with LiveBytes() as live:
-        tokens, _ = draw(pack, model, **changes)
-    assert live.peak <= asked[0] < 4 * live.peak
-    with LiveBytes() as live:
-        pack.run("MCSJD_Decode", model=model, tokens=tokens)
-    assert live.peak <= asked[1] < 4 * live.peak
-
-
-# -- faults ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["gone", "../outside", "tiny/../../outside", "/etc", "", "tiny/"])
-def test_only_names_of_the_menu_are_models(pack, model_folder, tiny_checkpoint, name):
-    (model_folder.parent / "outside").symlink_to(tiny_checkpoint)
-    with pytest.raises(pack.core.InputError) as error:
-        pack.run("MCSJD_LoadModel", model=name, dtype="auto")
-    assert repr(name) in sentence(error)
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [("coupling", "maximal"), ("coupling", "MC-SJD"), ("initialiser", "warmer"), ("initialiser", "warm")],
-)
-def test_unknown_choice_of_the_sampler_is_named(pack, model, field, value):
-    with pytest.raises(pack.core.InputError) as error:
-        draw(pack, model, **{field: value})
-    assert field in sentence(error) or value in sentence(error)
-
-
-@pytest.mark.parametrize("changes", [{"window": 0}, {"top_k": -1}, {"top_p": 0.0}, {"temperature": -1.0}, {"seed": -1}])
-def test_numbers_out_of_range_are_named(pack, model, changes):
-    with pytest.raises(pack.core.InputError) as error:
-        draw(pack, model, **changes)
-    sentence(error)
-
-
-def test_unknown_dtype_is_named(pack, model_folder):
-    with pytest.raises(pack.core.InputError) as error:
-        pack.run("MCSJD_LoadModel", model="tiny", dtype="int4")
-    assert "'int4'" in sentence(error)
-
-
-def damage_json(directory: Path) -> None:
-    (directory / "config.json").write_text("{")
-
-
-def damage_family(directory: Path) -> None:
-    (directory / "config.json").write_text('{"model_type": "gpt2"}')
-
-
-def damage_field(directory: Path) -> None:
-    config = json.loads((directory / "config.json").read_text())
-    del config["hidden_size"]
-    (directory / "config.json").write_text(json.dumps(config))
-
-
-def damage_weights(directory: Path) -> None:
-    weights = directory / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-
-
-def damage_codec(directory: Path) -> None:
-    (directory / "vqgan.safetensors").unlink()
-
-
-def damage_tokenizer(directory: Path) -> None:
-    (directory / "tokenizer.json").write_text("[]")
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [damage_json, damage_family, damage_field, damage_weights, damage_codec, damage_tokenizer],
-    ids=lambda f: f.__name__,
-)
-def test_damaged_checkpoint_is_offered_and_says_what_is_wrong(pack, model_folder, tiny_checkpoint, damage):
-    shutil.copytree(tiny_checkpoint, model_folder / "damaged")
-    damage(model_folder / "damaged")
-    assert "damaged" in pack.runtime.checkpoints()
-    with pytest.raises(pack.core.InputError) as error:
-        pack.run("MCSJD_LoadModel", model="damaged", dtype="auto")
-    sentence(error)
-
-
-def test_missing_embedded_model_is_one_sentence(pack, model_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(pack.core, "EMBEDDED_MODEL", tmp_path / "nowhere")
-    with pytest.raises(pack.core.InputError) as error:
-        pack.run("MCSJD_LoadModel", model=pack.runtime.EMBEDDED, dtype="auto")
-    assert "nowhere" in sentence(error)
-
-
-def test_tokens_of_another_model_are_refused(pack, model):
-    tokens, _ = draw(pack, model)
-    with pytest.raises(pack.core.InputError) as error:
-        pack.run("MCSJD_Decode", model=model, tokens=replace(tokens, model_name="other", model_identity="other"))
-    assert "'other'" in sentence(error) and "'tiny'" in sentence(error)
-
-
-def test_tokens_stay_valid_when_the_model_is_loaded_in_another_dtype(pack, model):
-    tokens, _ = draw(pack, model)
-    (again,) = pack.run("MCSJD_LoadModel", model="tiny", dtype="bf16")
-    pack.run("MCSJD_Decode", model=again, tokens=tokens)
-
-
-def test_model_that_gives_nan_is_one_sentence(pack, model):
-    model.family.token_model.lm_head.weight.data.fill_(float("nan"))
-    with pytest.raises(pack.core.DecodingError) as error:
-        draw(pack, model)
-    assert "NaN" in sentence(error)
+    seen = []
+    progress = pack.part("nodes.progress").Progress(10)
+    progress.bar.update_absolute = lambda value, total, preview: seen.append(preview[2])
+    for side in (100, 512, 513):
+        progress.update(1, Image.new("RGB", (side, 10)))
+    assert seen == [None, None, 512]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -11,8 +13,10 @@ from mcsjd_core.report import METHOD_LABELS, Report
 
 
 def report(batch: int = 1, **settings) -> Report:
-    decoded = tiny.run(tiny.transformer(12), Grid(4, 4), batch, **settings)
-    return Report.of(decoded, DecodeSettings(**settings), model="tiny", device=torch.device("cpu"), dtype=torch.float32)
+    grid = Grid(4, 4)
+    decoded = tiny.run(tiny.transformer(12), grid, batch, **settings)
+    names = {"model": "tiny", "device": torch.device("cpu"), "dtype": torch.float32}
+    return Report.of(decoded, DecodeSettings(**settings), **names, grid=grid)
 
 
 def section(text: str, title: str) -> list[str]:
@@ -41,16 +45,50 @@ def test_one_picture_needs_no_line_for_all():
     assert len(section(report(window=8).text(), "Measured")) == 1
 
 
-def test_speed_against_plain_ar_is_called_an_estimate():
+def test_without_a_baseline_the_speedup_is_called_an_estimate():
     result = report(window=8)
-    (line,) = section(result.text(), "Estimated")
-    assert "plain AR takes 16 forwards" in line and f"up to {16 / result.nfe:.2f} times" in line
+    (line,) = section(result.text(), "Speed-up over plain AR, estimated")
+    assert line.startswith(f"{16 / result.nfe:.2f} times: plain AR takes 16 forwards, this run took {result.nfe}")
+    assert not result.speedup().measured and result.speedup().factor == 16 / result.nfe
 
 
 @pytest.mark.parametrize("settings", [{"coupling": "autoregressive"}, {"window": 1}])
-def test_nothing_is_estimated_where_every_token_takes_a_forward(settings):
-    (line,) = section(report(**settings).text(), "Estimated")
-    assert line.startswith("nothing")
+def test_a_run_with_one_forward_a_token_is_no_faster_than_plain_ar(settings):
+    (line,) = section(report(**settings).text(), "Speed-up")
+    assert line.startswith("1.00 times: this run took one forward a token")
+
+
+def timed(seconds: float, **settings) -> Report:
+    return replace(report(**settings), seconds=seconds)
+
+
+def test_with_a_baseline_the_speedup_is_that_of_the_seconds():
+    speedup = timed(0.5, window=8).speedup(timed(2.0, coupling="autoregressive"))
+    assert speedup.measured and speedup.factor == pytest.approx(4.0)
+    text = timed(0.5, window=8).text(timed(2.0, coupling="autoregressive"))
+    (line,) = section(text, "Speed-up over plain AR, measured")
+    assert line == "4.00 times: 2.00 s for 16 tokens by plain AR, 0.50 s for 16 here."
+
+
+def test_a_baseline_of_more_pictures_is_compared_by_the_token_and_named_unfair():
+    speedup = timed(1.0, window=8).speedup(timed(2.0, batch=4, coupling="autoregressive"))
+    assert speedup.factor == pytest.approx((2.0 / 64) / (1.0 / 16))
+    assert "differ in number of pictures" in speedup.basis
+
+
+def test_the_baseline_is_called_what_it_is():
+    assert "Speed-up over SJD (independent), measured" in report(window=8).text(report(coupling="independent"))
+
+
+@pytest.mark.parametrize("field", ["model", "device", "dtype"])
+def test_a_baseline_that_ran_elsewhere_is_named(field):
+    other = replace(report(coupling="autoregressive"), **{field: "other"})
+    assert f"differ in {field}" in report().speedup(other).basis
+
+
+def test_live_preview_is_told_where_there_was_one():
+    assert "live preview" not in report().text()
+    assert "live preview 0.25 s" in replace(report(), preview_seconds=0.25).text()
 
 
 def test_settings_are_named():

@@ -21,16 +21,16 @@ GENERATION = {"image_grid": [4, 6], "guidance_scale": 3.0, "temperature": 1.0, "
 CONTROLS = ("<eoss>", "<racm3:break>", "<reserved08706>", "<image>")
 
 
-def build_tokenizer(codebook_size: int = CODEC.codebook_size) -> Tokenizer:
+def build_tokenizer(codebook_size: int = CODEC.codebook_size, controls: tuple[str, ...] = CONTROLS) -> Tokenizer:
     """Byte-level, one merge, ids in the order of the family: four leading tokens, images, controls, text."""
     leading = ("<s>", "<pad>", "</s>", "<unk>")
     images = [image_token_name(code) for code in range(codebook_size)]
-    names = [*leading, *images, *CONTROLS, *sorted(pre_tokenizers.ByteLevel.alphabet()), "re"]
+    names = [*leading, *images, *controls, *sorted(pre_tokenizers.ByteLevel.alphabet()), "re"]
     vocabulary = {name: id for id, name in enumerate(names)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[("r", "e")], unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in (*leading, *CONTROLS)])
+    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in (*leading, *controls)])
     return tokenizer
 
 
@@ -55,11 +55,12 @@ def write_tiny_checkpoint(
     *,
     transformer: TransformerConfig = TRANSFORMER,
     codec: VQGANConfig = CODEC,
+    controls: tuple[str, ...] = CONTROLS,
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
 ) -> Path:
     """Write a whole checkpoint directory and give its path; the same seed gives the same weights."""
-    tokenizer = build_tokenizer(codec.codebook_size)
+    tokenizer = build_tokenizer(codec.codebook_size, controls)
     vocabulary = Vocabulary.from_names(tokenizer.get_vocab(), codec.codebook_size)
     token_model = ChameleonTransformer(transformer, tokenizer.get_vocab_size(), vocabulary, codec.codebook_size)
     states = [randomise(model, seed).state_dict() for model in (token_model, VQGAN(codec))]

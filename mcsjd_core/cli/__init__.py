@@ -1,4 +1,4 @@
-"""The command line: `generate` draws pictures, `compare` draws them with every method side by side."""
+"""The command line: `generate` draws pictures, `compare` draws them with every method, `download` fetches checkpoints."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 
 from ..decode import DecodingError
 from ..errors import InputError
-from . import compare, generate
+from . import compare, download, generate
 
-COMMANDS = (generate, compare)  # each offers add_parser(subparsers) and run(arguments)
+COMMANDS = (generate, compare, download)  # each offers add_parser(subparsers) and run(arguments)
 FAILED, INTERRUPTED = 2, 130  # exit codes: bad input, and the shell's 128 + SIGINT
 
 

@@ -160,6 +160,7 @@ def _record(arguments: argparse.Namespace, prompt: str, settings: DecodeSettings
         "tokens_sha256": hashlib.sha256(decoded.tokens[0].cpu().numpy().astype("<i8").tobytes()).hexdigest(),
         "device": str(decoded.tokens.device),
         "dtype": arguments.dtype,
+        "weights": arguments.weights,
         "model": arguments.model.name,
         "negative": arguments.negative,
         "initialiser": settings.initialiser,

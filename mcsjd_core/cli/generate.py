@@ -181,6 +181,7 @@ def _trace(arguments, model: Family, settings: DecodeSettings, texts, files, dec
         "grid": {"frames": grid.frames, "rows": grid.rows, "columns": grid.columns},
         "device": str(decoded.tokens.device),
         "dtype": arguments.dtype,
+        "weights": arguments.weights,
         "negative": arguments.negative,
         "settings": asdict(settings),
         "nfe": decoded.nfe,

@@ -13,6 +13,7 @@ from ..errors import InputError
 from ..laws import LawSettings
 from ..loading import EMBEDDED_MODEL, load
 from ..models.interface import Family, SamplingDefaults
+from ..weights import WEIGHTS
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -28,6 +29,13 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--size", metavar="WxH", help="of the picture in pixels (default: the checkpoint's own)")
     group.add_argument("--dtype", choices=DTYPES, default="float32", help="of the transformer (default: %(default)s)")
+    group.add_argument(
+        "--weights",
+        choices=WEIGHTS,
+        default="full",
+        help="how the transformer's matrices are held: full in --dtype, fp8 or int8 (needs torchao) in 8 bits, which draws "
+        "from a slightly different law (default: %(default)s)",
+    )
     group.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: a GPU where there is one)"
     )
@@ -59,7 +67,12 @@ COLD_INITIALISERS = [name for name in INITIALISERS if name != "warm"]  # those t
 
 
 def open_model(arguments: argparse.Namespace) -> Family:
-    return load(arguments.model, dtype=DTYPES[arguments.dtype], device=pick_device(arguments.device))
+    return load(
+        arguments.model,
+        dtype=DTYPES[arguments.dtype],
+        device=pick_device(arguments.device),
+        weights=arguments.weights,
+    )
 
 
 def pick_device(name: str) -> str:

@@ -1,6 +1,11 @@
 """The model families. A new one is a file in this folder and a row in `FAMILIES`."""
 
-from . import chameleon
+from . import chameleon, emu3, janus, llamagen
 
 # Each module offers detect(path) -> bool and load(path, dtype, device, operations) -> Family.
-FAMILIES = {"chameleon": chameleon}
+FAMILIES = {
+    "chameleon": chameleon,
+    "janus": janus,
+    "llamagen": llamagen,
+    "emu3": emu3,
+}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from ..codecs.vqgan import VQGAN
@@ -23,6 +25,14 @@ class Prompt:
     embeddings: Tensor
     padding: Tensor
     guided: bool
+
+    @classmethod
+    def of_ids(cls, rows: list[list[int]], embed: Callable[[Tensor], Tensor], guided: bool, device) -> Prompt:
+        """From the ids of every row; `embed` gives embeddings [rows, P, dim] of ids [rows, P]."""
+        longest = max(map(len, rows))
+        padded = torch.tensor([[0] * (longest - len(row)) + row for row in rows], device=device)
+        padding = torch.tensor([longest - len(row) for row in rows], device=device)
+        return cls(embed(padded), padding, guided)
 
     @property
     def batch(self) -> int:

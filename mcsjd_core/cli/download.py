@@ -1,0 +1,47 @@
+"""`download`: a public checkpoint, after its size and licence were shown."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from ..downloads import DOWNLOADS, choose_download, describe, fetch, listing
+from ..errors import InputError
+
+
+def add_parser(subparsers) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        "download",
+        help="fetch a public checkpoint",
+        description="Fetch a public checkpoint from huggingface.co. Size and licence are shown first, and nothing comes "
+        "before you agree. A download that broke off goes on when it is started again. Names: "
+        + ", ".join(DOWNLOADS)
+        + ".",
+    )
+    parser.add_argument("name", metavar="NAME", help="of the checkpoint")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path("models/mcsjd"),
+        metavar="DIR",
+        help="model folder, in which the checkpoint gets its own (default: %(default)s, as ComfyUI has it)",
+    )
+    parser.add_argument("--yes", action="store_true", help="agree to size and licence without being asked")
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> None:
+    download = choose_download(arguments.name)
+    print(describe(arguments.name, arguments.folder))
+    if not (arguments.yes or _agreed()):
+        print("Nothing was downloaded.")
+        return
+    fetch(listing(arguments.name), arguments.folder)
+    print(f"{arguments.folder / download.folder} is ready.")
+
+
+def _agreed() -> bool:
+    if not sys.stdin.isatty():
+        raise InputError("Nobody can be asked here; read size and licence above, and agree with --yes.")
+    return input("Download it under this licence? [y/N] ").strip().lower() in ("y", "yes")

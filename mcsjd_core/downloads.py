@@ -1,0 +1,214 @@
+"""Public checkpoints by name: where they are, what of them is needed, and how they come onto the disk.
+
+Nothing is fetched but by `fetch`, which a person asks for by name after being shown size and licence. Files come through
+huggingface_hub; what is there already is not fetched again, and a download that broke off goes on.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
+
+from .errors import InputError
+
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+TEXTS = ("config.json", "generation_config.json", "tokenizer.json")
+CHAMELEON_LICENCE = "Chameleon Research License (research, non-commercial)"
+CHAMELEON_CODEC = (
+    "Pictures need Chameleon's VQGAN, 275 MB, which goes into the folder chameleon-vqgan beside the model and serves all of "
+    "these models. If that repository cannot be had: ask for access at https://huggingface.co/Alpha-VLLM/Chameleon_7B_mGPT, "
+    "and put original_tokenizers/vqgan.ckpt from there into that folder."
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Files of one repository whose names match `patterns`, and the folder, below the model folder, that they go to."""
+
+    repository: str
+    patterns: tuple[str, ...]
+    folder: str
+
+
+@dataclass(frozen=True)
+class Download:
+    """A checkpoint: its sources (the first is its own), the licence of its weights, gigabytes as published, and advice."""
+
+    sources: tuple[Source, ...]
+    licence: str
+    gigabytes: float
+    note: str = ""
+
+    @property
+    def folder(self) -> str:
+        return self.sources[0].folder
+
+
+def _lumina(side: int) -> Download:
+    name = f"Lumina-mGPT-7B-{side}"
+    own = (Source(f"Alpha-VLLM/{name}", (*WEIGHTS, *TEXTS), name),)
+    # The tokenizer is stored in one of the repositories only.
+    tokenizer = () if side == 768 else (Source("Alpha-VLLM/Lumina-mGPT-7B-768", ("tokenizer.json",), name),)
+    codec = (Source("leloy/Anole-7b-v0.1-vqvae-hf", ("model.safetensors",), "chameleon-vqgan"),)
+    licence = f"none stated; derived from Chameleon, so treat it as under the {CHAMELEON_LICENCE}"
+    return Download(own + tokenizer + codec, licence, 14.3, CHAMELEON_CODEC)
+
+
+def _janus(repository: str, gigabytes: float) -> Download:
+    name = repository.split("/")[1]
+    licence = "DeepSeek Model License (commercial use allowed, with use-based restrictions)"
+    return Download((Source(repository, (*WEIGHTS, *TEXTS), name),), licence, gigabytes)
+
+
+def _llamagen_class(size: str, side: int, gigabytes: float) -> Download:
+    """One folder for all of them, since they share the codec."""
+    patterns = (f"c2i_{size}_{side}.pt", "vq_ds16_c2i.pt")
+    note = "It draws the 1000 classes of ImageNet, each by its name or number. The files are torch files, read as tensors only."
+    return Download((Source("FoundationVision/LlamaGen", patterns, "LlamaGen-c2i"),), "MIT", gigabytes, note)
+
+
+def _llamagen_text(stage: int, side: int) -> Download:
+    patterns = (f"t2i_XL_stage{stage}_{side}.pt", "vq_ds16_t2i.pt")
+    own = Source("peizesun/llamagen_t2i", patterns, "LlamaGen-t2i")
+    encoder = Source("google/flan-t5-xl", (*WEIGHTS, "config.json", "tokenizer.json"), "LlamaGen-t2i/flan-t5-xl")
+    note = "Most of it is the text encoder FLAN-T5-XL, which both of these models share."
+    return Download((own, encoder), "MIT; the text encoder Apache-2.0", 14.8, note)
+
+
+def _emu3(name: str) -> Download:
+    own = Source(f"BAAI/{name}", (*WEIGHTS, "config.json", "emu3.tiktoken", "emu3_vision_tokens.txt"), name)
+    codec = Source("BAAI/Emu3-VisionTokenizer", (*WEIGHTS, "config.json"), f"{name}/Emu3-VisionTokenizer")
+    return Download((own, codec), "Apache-2.0", 35.1, "Stored in float32; in bf16 it takes 17 GB of memory.")
+
+
+# Gigabytes of the two Janus-Pro, of LlamaGen's XL and XXL and of the text encoder are computed from their parameters, the
+# others are the repositories' own figures.
+DOWNLOADS = {
+    "Janus-Pro-1B": _janus("deepseek-community/Janus-Pro-1B", 4.2),
+    "Janus-Pro-7B": _janus("deepseek-community/Janus-Pro-7B", 14.8),
+    "Janus-1.3B": _janus("deepseek-ai/Janus-1.3B", 4.2),
+    "Lumina-mGPT-7B-512": _lumina(512),
+    "Lumina-mGPT-7B-768": _lumina(768),
+    "Lumina-mGPT-7B-1024": _lumina(1024),
+    "Anole-7B": Download((Source("leloy/Anole-7b-v0.1-hf", (*WEIGHTS, *TEXTS), "Anole-7B"),), CHAMELEON_LICENCE, 14.3),
+    "LlamaGen-B-256": _llamagen_class("B", 256, 0.7),
+    "LlamaGen-B-384": _llamagen_class("B", 384, 0.7),
+    "LlamaGen-L-256": _llamagen_class("L", 256, 1.7),
+    "LlamaGen-L-384": _llamagen_class("L", 384, 1.7),
+    "LlamaGen-XL-384": _llamagen_class("XL", 384, 3.4),
+    "LlamaGen-XXL-384": _llamagen_class("XXL", 384, 5.9),
+    "LlamaGen-3B-384": _llamagen_class("3B", 384, 12.7),
+    "LlamaGen-text-256": _llamagen_text(1, 256),
+    "LlamaGen-text-512": _llamagen_text(2, 512),
+    "Emu3-Gen": _emu3("Emu3-Gen"),
+    "Emu3-Stage1": _emu3("Emu3-Stage1"),
+}
+
+
+def choose_download(name: str) -> Download:
+    if name not in DOWNLOADS:
+        raise InputError(f"There is no download called {name!r}; there are {', '.join(DOWNLOADS)}.")
+    return DOWNLOADS[name]
+
+
+def describe(name: str, root: Path) -> str:
+    """What a person should know before the download: size, licence, from where, to where."""
+    download = choose_download(name)
+    lines = [
+        f"{name}: about {download.gigabytes:g} GB",
+        f"licence: {download.licence}",
+        "from: " + ", ".join(f"https://huggingface.co/{source.repository}" for source in download.sources),
+        f"to: {root / download.folder}",
+    ]
+    return "\n".join(lines + ([download.note] if download.note else []))
+
+
+@dataclass(frozen=True)
+class Listed:
+    """The needed files of a source as the hub lists them now: bytes by name, at one commit."""
+
+    source: Source
+    commit: str
+    files: dict[str, int]
+
+    def missing(self, root: Path) -> dict[str, int]:
+        """Those that are not there whole."""
+        folder = root / self.source.folder
+        return {name: size for name, size in self.files.items() if not _is_whole(folder / name, size)}
+
+
+def _is_whole(file: Path, size: int) -> bool:
+    return file.is_file() and file.stat().st_size == size
+
+
+def listing(name: str) -> list[Listed]:
+    """Ask the hub what the files of a download are; raises InputError if it cannot be reached or refuses."""
+    return [_ask(source, _list) for source in choose_download(name).sources]
+
+
+def fetch(listed: list[Listed], root: Path, bar: type | None = None) -> None:
+    """Bring the missing files of a listing below `root`; `bar` is the tqdm class that reports to a person.
+
+    Raises InputError if there is no room, or if a file did not come whole.
+    """
+    needed = sum(size for one in listed for size in one.missing(root).values())
+    root.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(root).free
+    if needed > free:
+        raise InputError(
+            f"{root} has {free / 1e9:.1f} GB free, the download takes {needed / 1e9:.1f} GB; make room first."
+        )
+    for one in listed:
+        if missing := one.missing(root):
+            _ask(one.source, lambda hub, source, one=one, names=list(missing): hub.snapshot_download(
+                source.repository, revision=one.commit, allow_patterns=names, local_dir=root / source.folder,
+                **({"tqdm_class": bar} if bar else {}),
+            ))  # fmt: skip
+        if missing := one.missing(root):
+            raise InputError(
+                f"{', '.join(missing)} did not come whole from {one.source.repository}; start the download again, "
+                "it goes on where it stopped."
+            )
+
+
+def _list(hub, source: Source) -> Listed:
+    info = hub.HfApi().model_info(source.repository, files_metadata=True)
+    # Names come from the net; a plain one leads nowhere else, and nothing that is needed lies in a folder.
+    plain = {
+        file.rfilename: file.size for file in info.siblings if PurePosixPath(file.rfilename).name == file.rfilename
+    }
+    files = {name: size for name, size in plain.items() if any(fnmatch(name, pattern) for pattern in source.patterns)}
+    if not files:
+        raise InputError(
+            f"{source.repository} holds none of {', '.join(source.patterns)} any more; look for its new name."
+        )
+    return Listed(source, info.sha, files)
+
+
+def _ask(source: Source, request):
+    """What `request(hub, source)` gives; whatever goes wrong between here and the hub becomes one sentence."""
+    try:
+        import huggingface_hub as hub
+        from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    except ImportError:
+        raise InputError("Downloads need the package huggingface_hub 0.25 or later; install it.") from None
+    page = f"https://huggingface.co/{source.repository}"
+    try:
+        return request(hub, source)
+    except InputError:
+        raise
+    except GatedRepoError:
+        raise InputError(
+            f"{source.repository} asks for consent first: sign in at {page}, accept its terms, and make your access token "
+            "known with `hf auth login`."
+        ) from None
+    except RepositoryNotFoundError:
+        raise InputError(f"{page} is not there, or not for everyone; look whether it was moved.") from None
+    except Exception as error:  # which errors the net gives depends on the hub's version and its HTTP client
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise InputError(
+            f"huggingface.co cannot be reached ({reason}); go online and start the download again, it goes on where it "
+            f"stopped, or fetch the files of {page} with another computer."
+        ) from None

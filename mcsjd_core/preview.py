@@ -1,0 +1,85 @@
+"""Pictures of a decode that still runs, and how often they may be made without slowing it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from .decode import Step
+from .grid import Grid
+from .models.interface import Family
+
+BLANK = 0.15  # grey of a place that holds nothing yet
+DRAFT_OPACITY = 0.4
+
+
+def drafted_rows(step: Step, grid: Grid, count: int) -> int:
+    """Token rows from the top that hold a draft or a committed token, in any of the first `count` pictures."""
+    return min(math.ceil(max(step.drafted[:count]) / grid.stride), grid.rows)
+
+
+@torch.no_grad()
+def unfinished_pictures(model: Family, grid: Grid, step: Step, count: int, rows: int) -> Tensor:
+    """The first `count` pictures [count, 3, H, W] in 0..1: committed tokens decoded, drafts dimmed, the rest blank.
+
+    Only the upper `rows` rows of tokens are decoded, so that early pictures are cheap. A grid of one frame is needed.
+    """
+    device = model.codec.quantize.embedding.weight.device
+    codes = grid.codes(step.tokens[:count])[:, :rows].to(device)
+    opacity = grid.codes(_opacity(step, grid, count))[:, :rows].to(device)
+    pixels = model.codec.decode(codes).float()
+    factor = pixels.shape[-1] // grid.columns
+    opacity = opacity.repeat_interleave(factor, 1).repeat_interleave(factor, 2)[:, None]
+    canvas = pixels.new_full((count, 3, grid.rows * factor, grid.columns * factor), BLANK)
+    canvas[:, :, : rows * factor] = BLANK + (pixels - BLANK) * opacity
+    return canvas
+
+
+def _opacity(step: Step, grid: Grid, count: int) -> Tensor:
+    """[count, num_tokens] on the CPU: 1 where a token is committed, less where it is a draft, 0 where there is none."""
+    place = torch.arange(grid.num_tokens)
+    done, drafted = (torch.tensor(ends[:count])[:, None] for ends in (step.done, step.drafted))
+    return torch.where(place < done, 1.0, torch.where(place < drafted, DRAFT_OPACITY, 0.0))
+
+
+class Budget:
+    """Keeps previews to a few a second and to a small share of the run time, by their own measured cost.
+
+    The cost of a preview is taken to grow with its rows, and the dearest one so far tells what a row costs. As nothing is
+    known at first, a single row is drawn for a trial.
+    """
+
+    def __init__(self, share: float = 0.05, interval: float = 0.4, clock: Callable[[], float] = time.perf_counter):
+        self.share, self.interval, self.clock = share, interval, clock
+        self.started = self.last = clock()
+        self.spent = self.seconds_a_row = 0.0
+
+    def rows(self, wanted: int, is_last: bool = False) -> int:
+        """How many of `wanted` rows may be drawn now: all, a single one for a trial, or none.
+
+        The last picture of a run, which stays to be seen, does not wait for its turn.
+        """
+        now = self.clock()
+        if now - self.last < self.interval and not is_last:
+            return 0
+        if not self.seconds_a_row:
+            return 1
+        return wanted if self.spent + wanted * self.seconds_a_row <= self.share * (now - self.started) else 0
+
+    @contextmanager
+    def spend(self, rows: int) -> Iterator[None]:
+        """Around the drawing of `rows` rows."""
+        started, is_trial = self.clock(), not self.seconds_a_row
+        try:
+            yield
+        finally:
+            now = self.clock()
+            self.spent += now - started
+            self.seconds_a_row = max(self.seconds_a_row, (now - started) / rows)
+            if not is_trial:
+                self.last = now

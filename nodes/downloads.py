@@ -1,0 +1,119 @@
+"""Fetch a public model."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotYet
+from pathlib import Path
+
+import comfy.model_management as mm
+import comfy.utils
+import folder_paths
+from comfy_api.latest import io
+from tqdm.auto import tqdm
+
+from ..mcsjd_core.downloads import DOWNLOADS, Listed, describe, fetch, listing
+from .types import CATEGORY
+
+MODEL_FOLDER = "mcsjd"
+LOOK_SECONDS = 0.5  # between looks at the progress and at the Stop button
+
+
+class GetModel(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MCSJD_GetModel",
+            display_name="MC-SJD Get Model",
+            category=CATEGORY,
+            description="Downloads a public model from huggingface.co into models/mcsjd. The first run only says how large "
+            "it is and under which licence it stands; nothing is fetched before you accept. Press R afterwards, and the model "
+            "is in the menu of Load Model.",
+            inputs=[
+                io.Combo.Input(
+                    "model",
+                    options=list(DOWNLOADS),
+                    default=next(iter(DOWNLOADS)),
+                    tooltip="Which model. The report tells its size and licence.",
+                ),
+                io.Boolean.Input(
+                    "accept_licence",
+                    default=False,
+                    tooltip="Off: only tell about the model. On: you accept its licence, and the run downloads it. A "
+                    "download that broke off goes on; what is there already is not fetched again.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(display_name="report", tooltip="Size, licence, sources, and where the files are.")
+            ],
+            is_output_node=True,
+            not_idempotent=True,  # files may have been removed since the last run
+        )
+
+    @classmethod
+    def execute(cls, model: str, accept_licence: bool) -> io.NodeOutput:
+        root = Path(folder_paths.get_folder_paths(MODEL_FOLDER)[0])
+        text = describe(model, root)
+        if accept_licence:
+            download(listing(model), root)
+            text += "\nIt is there: press R, and choose it in Load Model."
+        else:
+            text += "\nNothing was downloaded. Switch accept_licence on to download it."
+        return io.NodeOutput(text, ui={"mcsjd_text": [text]})
+
+
+def download(listed: list[Listed], root: Path) -> None:
+    """`fetch`, with ComfyUI's progress bar in bytes on the disk, and its Stop button."""
+    total = sum(size for one in listed for size in one.files.values())
+    bar, stopped = comfy.utils.ProgressBar(total), []
+    pool = ThreadPoolExecutor(1)
+    work = pool.submit(fetch, listed, root, _quiet_bar(stopped))
+    try:
+        while not _is_done(work):
+            mm.throw_exception_if_processing_interrupted()
+            bar.update_absolute(min(_bytes_there(listed, root), total), total)
+    finally:
+        stopped.append(True)
+        pool.shutdown(wait=False)  # a file may take its time to end
+    bar.update_absolute(total, total)
+
+
+def _is_done(work: Future) -> bool:
+    """Waits a moment; raises what the work raised."""
+    try:
+        work.result(timeout=LOOK_SECONDS)
+    except NotYet:
+        if work.done():  # since Python 3.11 it is the built-in TimeoutError, which the work itself may have raised
+            raise
+        return False
+    return True
+
+
+def _bytes_there(listed: list[Listed], root: Path) -> int:
+    """Bytes of the needed files, also of those that are on their way in the hub's folder for them."""
+    total = 0
+    for folder in {root / one.source.folder for one in listed}:
+        hidden = folder / ".cache"
+        names = {name for one in listed if root / one.source.folder == folder for name in one.files}
+        for file in (*(folder / name for name in names), *hidden.rglob("*.incomplete")):
+            try:
+                total += file.stat().st_size
+            except OSError:  # not there yet, or just renamed
+                continue
+    return total
+
+
+def _quiet_bar(stopped: list) -> type[tqdm]:
+    """A bar that prints nothing and ends the download once `stopped` holds something."""
+
+    class Quiet(tqdm):
+        def __init__(self, *args, **kwargs):
+            kwargs.pop("name", None)
+            super().__init__(*args, **kwargs | {"disable": True})
+
+        def update(self, n=1):
+            if stopped:
+                raise InterruptedError("stopped by the user")
+            return super().update(n)
+
+    return Quiet

@@ -1,0 +1,72 @@
+"""Where checkpoints lie: the pack's model folders, and the names that the menu shows for what is in them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import folder_paths
+
+from .. import mcsjd_core
+from ..mcsjd_core import InputError
+
+MODEL_FOLDER = "mcsjd"
+SEARCH_DEPTH = 3  # folders below a model folder: organisation/model, and one to spare
+SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt")  # a family may keep a whole checkpoint in one such file
+EMBEDDED = f"embedded: {mcsjd_core.EMBEDDED_MODEL.name}"
+
+
+def register_model_folder() -> None:
+    """Make `models/mcsjd` known; folders that extra_model_paths.yaml gives for the same key stay."""
+    folder_paths.add_model_folder_path(
+        MODEL_FOLDER, os.path.join(folder_paths.models_dir, MODEL_FOLDER), is_default=True
+    )
+
+
+def checkpoints() -> dict[str, Path]:
+    """Path of every checkpoint, by its name in the menu. Names are looked up here, never joined to a path."""
+    found = {EMBEDDED: mcsjd_core.EMBEDDED_MODEL}
+    for root in map(Path, folder_paths.get_folder_paths(MODEL_FOLDER)):
+        for path in _checkpoints_below(root):
+            found.setdefault(path.relative_to(root).as_posix(), path)
+    return dict(sorted(found.items(), key=lambda item: (item[0] != EMBEDDED, item[0])))
+
+
+def _checkpoints_below(root: Path) -> list[Path]:
+    """Directories with a config.json, and whatever else a family recognises.
+
+    Directories that no family supports are among them: loading one says what is wrong, a missing entry would say nothing.
+    """
+    found = []
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        directory = Path(folder)
+        depth = len(directory.relative_to(root).parts)
+        is_checkpoint = depth > 0 and ("config.json" in files or mcsjd_core.detect(directory) is not None)
+        loose = (directory / name for name in files if name.endswith(SUFFIXES))
+        checkpoints = [directory] if is_checkpoint else [file for file in loose if mcsjd_core.detect(file) is not None]
+        found += checkpoints
+        # What lies below a checkpoint is part of it, such as a text encoder. And links can make circles.
+        if (checkpoints and depth > 0) or depth == SEARCH_DEPTH:
+            subfolders.clear()
+    return found
+
+
+def find_checkpoint(name: str) -> Path:
+    path = checkpoints().get(name)
+    if path is None:
+        raise InputError(
+            f"There is no model {name!r} below models/{MODEL_FOLDER}: put its directory there, press R to refresh the "
+            "menu, and choose it again."
+        )
+    return path
+
+
+def identity(path: Path) -> str:
+    """Hash that changes when a file of the checkpoint is replaced; reads no file."""
+    digest = hashlib.sha256()
+    inside = path.iterdir() if path.is_dir() else [path]
+    for file in sorted(entry for entry in inside if entry.is_file()):
+        status = file.stat()
+        digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()

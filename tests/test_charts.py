@@ -1,0 +1,117 @@
+"""Charts and the acceptance map: they are drawn of every kind of run, and the map colours the right places."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+
+import tiny
+from mcsjd_core import DecodeSettings, Grid, InputError
+from mcsjd_core.charts import CHARTS, HEIGHT, LEGEND_HEIGHT, WIDTH, acceptance_map, available, chart
+from mcsjd_core.report import Report
+from mcsjd_core.trace import RowTrace
+
+pytest.importorskip("matplotlib")
+
+
+def report(batch: int = 1, grid: Grid = Grid(4, 4), **settings) -> Report:
+    decoded = tiny.run(tiny.transformer(12), grid, batch, **settings)
+    return Report.of(decoded, DecodeSettings(**settings), model="tiny", device="cpu", dtype="float32", grid=grid)
+
+
+@pytest.mark.parametrize("name", CHARTS)
+@pytest.mark.parametrize(
+    "settings", [{"window": 8}, {"coupling": "autoregressive"}, {"batch": 3, "coupling": "gumbel"}], ids=str
+)
+def test_every_chart_is_drawn_of_every_kind_of_run(name, settings):
+    run, baseline = report(trace_detail=True, **settings), report(coupling="independent", trace_detail=True)
+    for drawn in (chart(name, run), chart(name, run, baseline)):
+        assert drawn.shape == (HEIGHT, WIDTH, 3) and drawn.dtype == torch.float32
+        assert 0 <= drawn.min() < 0.3 and drawn.max() == 1.0  # ink on white
+
+
+def test_a_baseline_is_seen_in_the_chart():
+    run, baseline = report(trace_detail=True), report(coupling="independent", trace_detail=True)
+    for name in CHARTS:
+        if name != "collision against TV":  # which is of one run
+            assert not torch.equal(chart(name, run), chart(name, run, baseline)), name
+
+
+def test_without_details_only_counts_can_be_drawn():
+    assert available(report()) == ["tokens per forward"]
+    assert available(report(trace_detail=True)) == list(CHARTS)
+    with pytest.raises(InputError, match="record_details"):
+        chart("acceptance trajectories", report())
+
+
+def test_a_baseline_without_details_is_left_out():
+    run, baseline = report(trace_detail=True), report(coupling="independent")
+    assert torch.equal(chart("collision histogram", run), chart("collision histogram", run, baseline))
+
+
+def test_an_unknown_chart_is_named():
+    with pytest.raises(InputError, match="'pie'"):
+        chart("pie", report())
+
+
+def test_drawing_leaves_no_figure_behind():
+    chart("tokens per forward", report())
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    assert pyplot is None or not pyplot.get_fignums()
+
+
+def test_missing_matplotlib_is_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(InputError, match=r"requirements\.txt"):
+        chart("tokens per forward", report())
+
+
+def with_commits(committed: list[int], given: int = 0, grid: Grid = Grid(4, 4)) -> Report:
+    starts = [given + sum(committed[:i]) for i in range(len(committed))]
+    trace = RowTrace(starts, committed, [float(i + 1) for i in range(len(committed))])
+    return Report(DecodeSettings(window=16), (trace,), len(committed), 0.1, 1.0, "tiny", "cpu", "float32", grid)
+
+
+def cells(picture: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """Colour [rows, columns, 3] in the middle of every place of the map's first picture."""
+    picture = picture[0, :-LEGEND_HEIGHT]
+    height, width = picture.shape[0] // grid.rows, picture.shape[1] // grid.columns
+    return picture[height // 2 :: height, width // 2 :: width]
+
+
+def test_places_of_one_forward_have_one_colour_and_others_another():
+    colours = cells(acceptance_map(with_commits([1, 7, 8])), Grid(4, 4)).reshape(16, 3)
+    groups = [colours[:1], colours[1:8], colours[8:]]
+    assert all((group == group[0]).all() for group in groups)
+    assert len({tuple(group[0].tolist()) for group in groups}) == 3
+    brightness = [group[0].sum().item() for group in groups]
+    assert brightness == sorted(brightness)  # more tokens at once are brighter
+
+
+def test_places_that_were_given_keep_the_picture():
+    picture = torch.rand(1, 64, 64, 3)
+    shown = acceptance_map(with_commits([4, 4], given=8), picture)[0, :-LEGEND_HEIGHT]
+    times = shown.shape[0] // 64
+    assert torch.equal(
+        shown[: len(shown) // 2], picture[0, :32].repeat_interleave(times, 0).repeat_interleave(times, 1)
+    )
+    assert not torch.equal(shown[len(shown) // 2 :: times, ::times], picture[0, 32:])
+
+
+def test_forced_tokens_between_the_rows_are_left_out_of_the_map():
+    grid = Grid(2, 3, row_end=50)
+    colours = cells(acceptance_map(with_commits([4, 4], grid=grid)), grid)
+    assert (colours[0] == colours[0, 0]).all() and (colours[1] == colours[1, 0]).all()
+
+
+@pytest.mark.parametrize("shape", [(2, 64, 64, 3), (1, 64, 64, 4), (64, 64, 3)])
+def test_a_picture_of_another_run_is_refused(shape):
+    with pytest.raises(InputError, match="1 picture"):
+        acceptance_map(report(), torch.rand(shape))
+
+
+def test_small_pictures_are_enlarged_and_large_ones_are_not():
+    assert acceptance_map(report(), torch.rand(1, 100, 50, 3)).shape == (1, 600 + LEGEND_HEIGHT, 300, 3)
+    assert acceptance_map(report(), torch.rand(1, 640, 512, 3)).shape == (1, 640 + LEGEND_HEIGHT, 512, 3)

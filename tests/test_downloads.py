@@ -1,0 +1,239 @@
+"""Downloads: only what was asked for, after size and licence were shown; every failure is one sentence. No network is used."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import pytest
+
+import mcsjd_core
+from mcsjd_core import InputError, downloads
+from mcsjd_core.cli import FAILED, main
+from mcsjd_core.downloads import DOWNLOADS, describe, fetch, listing
+from tiny_checkpoint import split_into_shards, write_tiny_checkpoint
+
+hub = pytest.importorskip("huggingface_hub")
+errors = pytest.importorskip("huggingface_hub.errors")
+
+UNWANTED = {
+    "README.md": b"hello",
+    "pytorch_model.bin": b"pickle",
+    "sub/model.safetensors": b"",
+    "../tokenizer.json": b"up",
+}
+
+
+class FakeHub:
+    """Repositories as dicts of files; what was asked of it is kept."""
+
+    def __init__(self, repositories: dict[str, dict[str, bytes]]):
+        self.repositories, self.asked, self.error = repositories, [], None
+        self.broken_off = 0  # bytes that every file lacks at its end
+
+    def model_info(self, repository: str, files_metadata: bool):
+        if self.error:
+            raise self.error
+        files = self.repositories[repository]
+        siblings = [SimpleNamespace(rfilename=name, size=len(content)) for name, content in files.items()]
+        return SimpleNamespace(sha="c0ffee", siblings=siblings)
+
+    def snapshot_download(self, repository, *, revision, allow_patterns, local_dir, tqdm_class=None):
+        assert revision == "c0ffee"
+        self.asked += [(repository, name) for name in allow_patterns]
+        local_dir.mkdir(parents=True, exist_ok=True)
+        for name in allow_patterns:
+            if tqdm_class:
+                tqdm_class(total=1).update(1)
+            content = self.repositories[repository][name]
+            (local_dir / name).write_bytes(content[: len(content) - self.broken_off])
+
+
+@pytest.fixture
+def lumina(tmp_path) -> dict[str, dict[str, bytes]]:
+    """The three repositories that Lumina-mGPT 512 is spread over."""
+    path = write_tiny_checkpoint(tmp_path / "published")
+    split_into_shards(path)
+    files = {file.name: file.read_bytes() for file in path.iterdir() if file.name != "vqgan.safetensors"}
+    tokenizer = {"tokenizer.json": files.pop("tokenizer.json")}
+    codec = {"model.safetensors": (path / "vqgan.safetensors").read_bytes(), "config.json": b"{}"}
+    shutil.rmtree(path)
+    return {
+        "Alpha-VLLM/Lumina-mGPT-7B-512": files | UNWANTED,
+        "Alpha-VLLM/Lumina-mGPT-7B-768": tokenizer
+        | {"model-00001-of-00002.safetensors": b"large", "config.json": b"{}"},
+        "leloy/Anole-7b-v0.1-vqvae-hf": codec,
+    }
+
+
+@pytest.fixture
+def fake(lumina, monkeypatch) -> FakeHub:
+    fake = FakeHub(lumina)
+    monkeypatch.setattr(hub, "HfApi", lambda: fake)
+    monkeypatch.setattr(hub, "snapshot_download", fake.snapshot_download)
+    return fake
+
+
+NAME = "Lumina-mGPT-7B-512"
+
+
+def test_only_the_needed_files_come_and_the_model_loads(fake, tmp_path):
+    root = tmp_path / "models"
+    fetch(listing(NAME), root)
+    found = {file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file()}
+    shards = {f"{NAME}/model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)}
+    texts = {f"{NAME}/{name}" for name in ("config.json", "generation_config.json", "tokenizer.json")}
+    assert found == shards | texts | {f"{NAME}/model.safetensors.index.json", "chameleon-vqgan/model.safetensors"}
+    # The tiny stand-in has a raster layout; under the published name it would be taken for a real Lumina-mGPT.
+    (root / NAME).rename(root / "stand-in")
+    assert mcsjd_core.load(root / "stand-in").sizes == ("12x8",)
+
+
+def test_what_is_there_is_not_fetched_again(fake, tmp_path):
+    fetch(listing(NAME), tmp_path)
+    (tmp_path / NAME / "config.json").write_bytes(b"half")
+    (tmp_path / NAME / "model-00002-of-00003.safetensors").unlink()
+    fake.asked.clear()
+    fetch(listing(NAME), tmp_path)
+    repository = f"Alpha-VLLM/{NAME}"
+    assert sorted(fake.asked) == [(repository, "config.json"), (repository, "model-00002-of-00003.safetensors")]
+
+
+def test_a_download_that_broke_off_says_so(fake, tmp_path):
+    fake.broken_off = 1
+    with pytest.raises(InputError, match=r"did not come whole .* it goes on where it stopped\.$"):
+        fetch(listing(NAME), tmp_path)
+
+
+def response_error(kind: type, status: int) -> Exception:
+    error = kind.__new__(kind)
+    Exception.__init__(error, f"{status} Client Error")
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ConnectionError("Name or service not known"), r"cannot be reached \(Name or service not known\); go online"),
+        (RuntimeError(""), r"cannot be reached \(RuntimeError\)"),
+        (response_error(errors.GatedRepoError, 403), r"asks for consent first: sign in at https://\S+, accept"),
+        (response_error(errors.RepositoryNotFoundError, 404), "is not there, or not for everyone"),
+    ],
+)
+def test_failures_are_one_sentence(fake, error, words):
+    fake.error = error
+    with pytest.raises(InputError, match=words) as refused:
+        listing(NAME)
+    assert "\n" not in str(refused.value) and str(refused.value).endswith(".")
+    assert refused.value.__suppress_context__
+
+
+def test_the_real_hub_is_not_reached_offline(monkeypatch):
+    """The installed huggingface_hub, told to stay offline."""
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match=r"huggingface.co cannot be reached"):
+        listing("Janus-Pro-1B")
+
+
+def test_a_repository_without_the_files_is_named(fake):
+    fake.repositories[f"Alpha-VLLM/{NAME}"] = UNWANTED
+    with pytest.raises(InputError, match=rf"{NAME} holds none of \*\.safetensors"):
+        listing(NAME)
+
+
+def test_a_full_disk_is_told_before_anything_comes(fake, tmp_path, monkeypatch):
+    monkeypatch.setattr(downloads.shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
+    with pytest.raises(InputError, match="make room first"):
+        fetch(listing(NAME), tmp_path)
+    assert not fake.asked
+
+
+@pytest.mark.parametrize("name", DOWNLOADS)
+def test_every_download_tells_size_licence_source_and_place(name, tmp_path):
+    text = describe(name, tmp_path)
+    assert all(
+        word in text for word in ("GB", "licence: ", "https://huggingface.co/", str(tmp_path / DOWNLOADS[name].folder))
+    )
+    assert not any(".bin" in pattern or ".pth" in pattern for s in DOWNLOADS[name].sources for pattern in s.patterns)
+    if "Lumina" in name:
+        assert "chameleon-vqgan" in text and "ask for access" in text
+
+
+# -- the command ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_shows_size_and_licence_and_waits_for_consent(fake, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: False))
+    assert main(["download", NAME, "--folder", str(tmp_path)]) == FAILED
+    captured = capsys.readouterr()
+    assert "14.3 GB" in captured.out and "licence" in captured.out and "--yes" in captured.err
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    for answer, asked in (("n", False), ("", False), ("y", True)):
+        monkeypatch.setattr("builtins.input", lambda question, answer=answer: answer)
+        assert main(["download", NAME, "--folder", str(tmp_path)]) == 0
+        assert bool(fake.asked) == asked
+    fake.asked.clear()
+    shutil.rmtree(tmp_path / NAME)
+    assert main(["download", NAME, "--folder", str(tmp_path), "--yes"]) == 0
+    assert fake.asked and json.loads((tmp_path / NAME / "config.json").read_text())["model_type"] == "chameleon"
+
+
+def test_unknown_names_are_refused_with_those_there_are(capsys):
+    assert main(["download", "SDXL"]) == FAILED
+    assert "Janus-Pro-1B" in capsys.readouterr().err
+
+
+# -- the node ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def node_hub(pack, fake, model_folder):
+    """The fake, for the pack's own copy of the core as well: both ask the same huggingface_hub."""
+    return fake
+
+
+def test_the_node_fetches_nothing_before_the_licence_is_accepted(pack, node_hub, model_folder):
+    (report,) = pack.run("MCSJD_GetModel", model=NAME, accept_licence=False)
+    assert "Nothing was downloaded" in report and "licence: " in report and str(model_folder) in report
+    assert not node_hub.asked
+
+
+def test_the_node_downloads_and_the_menu_has_the_model(pack, node_hub, model_folder, monkeypatch):
+    import comfy.utils
+
+    seen = []
+    monkeypatch.setattr(
+        comfy.utils.ProgressBar, "update_absolute", lambda self, value, *_: seen.append((value, self.total))
+    )
+    (report,) = pack.run("MCSJD_GetModel", model=NAME, accept_licence=True)
+    assert "press R" in report and (model_folder / NAME / "config.json").is_file()
+    assert seen[-1][0] == seen[-1][1] > 0
+    options = {
+        entry.id: entry.options for entry in pack.nodes["MCSJD_LoadModel"].GET_SCHEMA().inputs if entry.id == "model"
+    }
+    assert NAME in options["model"]
+
+
+def test_stop_ends_a_download(pack, node_hub, monkeypatch):
+    import comfy.model_management as mm
+
+    class Stopped(Exception):
+        pass
+
+    def stop():
+        raise Stopped
+
+    monkeypatch.setattr(mm, "throw_exception_if_processing_interrupted", stop)
+    module = pack.part("nodes.downloads")
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0)
+    monkeypatch.setattr(module, "_is_done", lambda work: False)
+    with pytest.raises(Stopped):
+        pack.run("MCSJD_GetModel", model=NAME, accept_licence=True)
+    bar = module._quiet_bar([True])(total=3)
+    with pytest.raises(InterruptedError):
+        bar.update(1)
+
+
+def test_what_the_download_raises_reaches_the_user(pack, node_hub):
+    node_hub.broken_off = 1
+    with pytest.raises(pack.core.InputError, match="did not come whole"):
+        pack.run("MCSJD_GetModel", model=NAME, accept_licence=True)

@@ -1,0 +1,254 @@
+"""Faults: each is answered by one sentence in the node, and the next run works."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from comfy_host import draw, sentence
+
+
+@pytest.mark.parametrize("name", ["gone", "../outside", "tiny/../../outside", "/etc", "", "tiny/"])
+def test_only_names_of_the_menu_are_models(pack, model_folder, tiny_checkpoint, name):
+    (model_folder.parent / "outside").symlink_to(tiny_checkpoint)
+    with pytest.raises(pack.core.InputError) as error:
+        pack.run("MCSJD_LoadModel", model=name, dtype="auto")
+    assert repr(name) in sentence(error)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("coupling", "maximal"), ("coupling", "MC-SJD"), ("initialiser", "warmer"), ("initialiser", "warm")],
+)
+def test_unknown_choice_of_the_sampler_is_named(pack, model, field, value):
+    with pytest.raises(pack.core.InputError) as error:
+        draw(pack, model, **{field: value})
+    assert field in sentence(error) or value in sentence(error)
+
+
+@pytest.mark.parametrize("changes", [{"window": 0}, {"top_k": -1}, {"top_p": 0.0}, {"temperature": -1.0}, {"seed": -1}])
+def test_numbers_out_of_range_are_named(pack, model, changes):
+    with pytest.raises(pack.core.InputError) as error:
+        draw(pack, model, **changes)
+    sentence(error)
+
+
+def test_unknown_dtype_is_named(pack, model_folder):
+    with pytest.raises(pack.core.InputError) as error:
+        pack.run("MCSJD_LoadModel", model="tiny", dtype="int4")
+    assert "'int4'" in sentence(error)
+
+
+def damage_json(directory: Path) -> None:
+    (directory / "config.json").write_text("{")
+
+
+def damage_family(directory: Path) -> None:
+    (directory / "config.json").write_text('{"model_type": "gpt2"}')
+
+
+def damage_field(directory: Path) -> None:
+    config = json.loads((directory / "config.json").read_text())
+    del config["hidden_size"]
+    (directory / "config.json").write_text(json.dumps(config))
+
+
+def damage_weights(directory: Path) -> None:
+    weights = directory / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+
+def damage_codec(directory: Path) -> None:
+    (directory / "vqgan.safetensors").unlink()
+
+
+def damage_tokenizer(directory: Path) -> None:
+    (directory / "tokenizer.json").write_text("[]")
+
+
+def damage_shape(directory: Path) -> None:
+    config = json.loads((directory / "config.json").read_text())
+    config["intermediate_size"] += 8
+    (directory / "config.json").write_text(json.dumps(config))
+
+
+def damage_pickle(directory: Path) -> None:
+    torch.save({"model.norm.weight": torch.ones(1)}, directory / "model.safetensors")
+
+
+def damage_config(directory: Path) -> None:
+    (directory / "config.json").write_text("")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        damage_json,
+        damage_config,
+        damage_family,
+        damage_field,
+        damage_shape,
+        damage_weights,
+        damage_pickle,
+        damage_codec,
+        damage_tokenizer,
+    ],
+    ids=lambda f: f.__name__,
+)
+def test_damaged_checkpoint_is_offered_and_says_what_is_wrong(pack, model_folder, tiny_checkpoint, damage):
+    shutil.copytree(tiny_checkpoint, model_folder / "damaged")
+    damage(model_folder / "damaged")
+    assert "damaged" in pack.folders.checkpoints()
+    with pytest.raises(pack.core.InputError) as error:
+        pack.run("MCSJD_LoadModel", model="damaged", dtype="auto")
+    sentence(error)
+
+
+class Bomb:
+    """What a pickle could do: leaves a mark when it is unpickled."""
+
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self):
+        return (Path.touch, (self.mark,))
+
+
+def test_a_pickle_under_a_safetensors_name_is_not_opened(pack, model_folder, tiny_checkpoint, tmp_path):
+    shutil.copytree(tiny_checkpoint, model_folder / "pickled")
+    torch.save({"model.norm.weight": Bomb(tmp_path / "mark")}, model_folder / "pickled" / "model.safetensors")
+    with pytest.raises(pack.core.InputError) as error:
+        pack.run("MCSJD_LoadModel", model="pickled", dtype="auto")
+    assert "model.safetensors" in sentence(error) and not (tmp_path / "mark").exists()
+
+
+def test_missing_embedded_model_is_one_sentence(pack, model_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(pack.core, "EMBEDDED_MODEL", tmp_path / "nowhere")
+    with pytest.raises(pack.core.InputError) as error:
+        pack.run("MCSJD_LoadModel", model=pack.folders.EMBEDDED, dtype="auto")
+    assert "nowhere" in sentence(error)
+
+
+def test_tokens_of_another_model_are_refused(pack, model):
+    tokens, _ = draw(pack, model)
+    with pytest.raises(pack.core.InputError) as error:
+        pack.run("MCSJD_Decode", model=model, tokens=replace(tokens, model_name="other", model_identity="other"))
+    assert "'other'" in sentence(error) and "'tiny'" in sentence(error)
+
+
+def test_tokens_stay_valid_when_the_model_is_loaded_in_another_dtype(pack, model):
+    tokens, _ = draw(pack, model)
+    (again,) = pack.run("MCSJD_LoadModel", model="tiny", dtype="bf16")
+    pack.run("MCSJD_Decode", model=again, tokens=tokens)
+
+
+def test_model_that_gives_nan_is_one_sentence(pack, model):
+    model.family.token_model.lm_head.weight.data.fill_(float("nan"))
+    with pytest.raises(pack.core.DecodingError) as error:
+        draw(pack, model)
+    assert "NaN" in sentence(error)
+
+
+@pytest.mark.parametrize("shape", [(1, 0, 8, 3), (1, 8, 0, 3), (0, 8, 8, 3), (8, 8, 3), (1, 8, 8, 2)])
+def test_what_is_no_picture_is_not_encoded(pack, model, shape):
+    with pytest.raises(pack.core.InputError) as error:
+        pack.run("MCSJD_Encode", model=model, image=torch.zeros(shape))
+    sentence(error)
+    pack.run("MCSJD_Encode", model=model, image=torch.zeros(1, 8, 12, 3))
+
+
+@pytest.mark.parametrize("rows", [0, 4, 5, -1])
+def test_rows_to_keep_are_fewer_than_the_picture_has(pack, model, rows):
+    tokens, _ = draw(pack, model)
+    with pytest.raises(pack.core.InputError) as error:
+        pack.run("MCSJD_CropTokens", tokens=tokens, rows=rows)
+    assert "between 1 and 3" in sentence(error)
+
+
+def test_cropped_tokens_can_be_cropped_further_and_no_less(pack, model):
+    (upper,) = pack.run("MCSJD_CropTokens", tokens=draw(pack, model)[0], rows=2)
+    pack.run("MCSJD_CropTokens", tokens=upper, rows=1)
+    with pytest.raises(pack.core.InputError) as error:
+        pack.run("MCSJD_CropTokens", tokens=upper, rows=3)
+    assert "first 2 are left" in sentence(error)
+
+
+def cropped(pack, model):
+    return pack.run("MCSJD_CropTokens", tokens=draw(pack, model)[0], rows=2)[0]
+
+
+def test_cropped_tokens_are_not_decoded(pack, model):
+    with pytest.raises(pack.core.InputError) as error:
+        pack.run("MCSJD_Decode", model=model, tokens=cropped(pack, model))
+    assert "2 of 4 rows" in sentence(error)
+
+
+def test_cropped_tokens_do_not_warm(pack, model):
+    with pytest.raises(pack.core.InputError) as error:
+        draw(pack, model, initialiser="warm", warm_tokens=cropped(pack, model))
+    assert "whole pictures" in sentence(error)
+
+
+def test_whole_first_tokens_leave_nothing_to_draw(pack, model):
+    with pytest.raises(pack.core.InputError) as error:
+        draw(pack, model, first_tokens=draw(pack, model)[0])
+    assert "nothing to draw" in sentence(error)
+
+
+@pytest.mark.parametrize("place", ["first_tokens", "warm_tokens"])
+@pytest.mark.parametrize("field", ["model_identity", "size"])
+def test_connected_tokens_of_another_model_or_size_are_refused(pack, model, place, field):
+    tokens = draw(pack, model)[0] if place == "warm_tokens" else cropped(pack, model)
+    other = replace(tokens, **{field: "16x16" if field == "size" else "other"})
+    with pytest.raises(pack.core.InputError) as error:
+        draw(pack, model, initialiser="warm" if place == "warm_tokens" else "random", size="12x8", **{place: other})
+    assert ("16x16" if field == "size" else "drawn by") in sentence(error)
+
+
+def test_first_tokens_of_a_batch_of_another_size_are_named(pack, model):
+    tokens, _ = draw(pack, model, batch_size=3)
+    (upper,) = pack.run("MCSJD_CropTokens", tokens=tokens, rows=2)
+    with pytest.raises(pack.core.InputError) as error:
+        draw(pack, model, batch_size=2, first_tokens=upper)
+    assert "3 rows for a batch of 2" in sentence(error)
+
+
+def encode_at(pack, model, size: str) -> None:
+    pack.run("MCSJD_Encode", model=model, image=torch.rand(1, 8, 12, 3), size=size)
+
+
+def draw_at(pack, model, size: str) -> None:
+    draw(pack, model, size=size)
+
+
+@pytest.mark.parametrize("use", [encode_at, draw_at], ids=lambda f: f.__name__)
+def test_a_size_that_the_model_does_not_offer_lists_those_it_does(pack, model, use):
+    with pytest.raises(pack.core.InputError) as error:
+        use(pack, model, "9x9")
+    assert "'9x9'" in sentence(error) and "12x8" in sentence(error)
+
+
+def test_pictures_of_another_run_are_refused_by_the_map(pack, model):
+    _, stats = draw(pack, model)
+    with pytest.raises(pack.core.InputError) as error:
+        pack.run("MCSJD_Stats", stats=stats, image=torch.rand(2, 8, 12, 3))
+    sentence(error)
+
+
+@pytest.mark.parametrize("chart", ["pie", "acceptance trajectories"])
+def test_a_chart_that_cannot_be_drawn_says_why(pack, model, chart):
+    _, stats = draw(pack, model)
+    with pytest.raises(pack.core.InputError) as error:
+        pack.run("MCSJD_Stats", stats=stats, chart=chart)
+    assert ("'pie'" if chart == "pie" else "record_details") in sentence(error)
+
+
+def test_a_batch_of_none_is_one_sentence(pack, model):
+    with pytest.raises(pack.core.InputError) as error:
+        draw(pack, model, batch_size=0)
+    assert "batch_size" in sentence(error)
