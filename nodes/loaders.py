@@ -36,6 +36,7 @@ class LoadModel(io.ComfyNode):
                 ),
             ],
             outputs=[ModelSocket.Output(display_name="model", tooltip="For the sampler and for decode.")],
+            is_output_node=True,  # so that it can run alone, and shows its text again when ComfyUI remembers the model
         )
 
     @classmethod

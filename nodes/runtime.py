@@ -40,30 +40,11 @@ def operations():
     return SimpleNamespace(**{name: type(name, (getattr(layers, name),), OWN_LOADER) for name in LAYERS})
 
 
-def fp8_operations():
-    """The same, with linear layers that hold their weights in 8 bits once `shrink` was called."""
+def casting_operations():
+    """The same with linear layers that cast their weights, of whatever dtype, to that of their input."""
     layers = operations()
     rest = {name: getattr(layers, name) for name in LAYERS if name != "Linear"}
-    return SimpleNamespace(**rest, Linear=type("Linear", (Fp8Linear,), OWN_LOADER))
-
-
-class Fp8Linear(comfy.ops.manual_cast.Linear):
-    """Weights as float8 (e4m3) with one scale a layer: ComfyUI casts them to the input's dtype when they are used."""
-
-    LARGEST = 448.0  # of float8_e4m3fn
-    scale = 1.0
-
-    def shrink(self) -> None:
-        """Turn the loaded weights into 8 bits, scaled so that the largest of them is the largest there is."""
-        self.scale = max(self.weight.abs().max().item() / self.LARGEST, 1e-12)
-        small = (self.weight.float() / self.scale).to(torch.float8_e4m3fn)
-        self.weight = nn.Parameter(small, requires_grad=False)
-        if self.bias is not None:
-            self.bias = nn.Parameter(self.bias / self.scale, requires_grad=False)  # forward multiplies the sum
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = super().forward(x)
-        return y if self.scale == 1.0 else y * self.scale
+    return SimpleNamespace(**rest, Linear=type("Linear", (comfy.ops.manual_cast.Linear,), OWN_LOADER))
 
 
 def choose_dtype(choice: str, device: torch.device) -> torch.dtype:
@@ -89,12 +70,10 @@ def load_model(name: str, dtype_choice: str) -> LoadedModel:
     dtype, fp8 = choose_dtype(dtype_choice, device), dtype_choice == FP8
     if fp8:
         check_fp8(device, dtype)
-    layers = fp8_operations() if fp8 else operations()
-    family = mcsjd_core.load(path, dtype=dtype, device=offload_device, operations=layers)
-    if fp8:
-        for layer in family.token_model.modules():
-            if isinstance(layer, Fp8Linear):
-                layer.shrink()
+        layers, weights = casting_operations(), "fp8"
+    else:
+        layers, weights = operations(), "full"
+    family = mcsjd_core.load(path, dtype=dtype, device=offload_device, operations=layers, weights=weights)
     patchers = [
         ModelPatcher(m, load_device=device, offload_device=offload_device) for m in (family.token_model, family.codec)
     ]

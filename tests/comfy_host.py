@@ -380,7 +380,7 @@ def comfyui(tmp_path_factory, tiny_checkpoint) -> Iterator[Server]:
     models = base / "models" / MODEL_KEY
     shutil.copytree(tiny_checkpoint, models / "tiny")
     shutil.copytree(tiny_checkpoint, models / "many-tokens")
-    (models / "many-tokens" / "generation_config.json").write_text('{"image_grid": [40, 40]}')
+    (models / "many-tokens" / "generation_config.json").write_text('{"image_grid": [24, 24]}')
     shutil.copytree(tiny_checkpoint, models / "many-rows")
     (models / "many-rows" / "generation_config.json").write_text('{"image_grid": [12, 4]}')
     server = Server(Path(path), base)

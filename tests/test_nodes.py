@@ -149,16 +149,6 @@ def test_fp8_weights_take_a_byte_and_give_nearly_the_same_logits(pack, model_fol
     assert 0 < error < 0.1
 
 
-def test_fp8_layer_with_a_bias_computes_the_same_sum(pack):
-    layer = pack.runtime.Fp8Linear(16, 8)
-    weight, bias, x = torch.randn(8, 16), torch.randn(8), torch.randn(3, 16)
-    layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
-    layer.shrink()
-    rounded = layer.weight.float() * layer.scale
-    torch.testing.assert_close(layer(x), nn.functional.linear(x, rounded, bias))
-    assert (rounded - weight).abs().max() <= weight.abs().max() / 16
-
-
 def test_a_device_without_fp8_is_one_sentence(pack, monkeypatch):
     monkeypatch.setattr(torch, "float8_e4m3fn", torch.quint4x2)  # a dtype that nothing converts to
     with pytest.raises(pack.core.InputError, match="fp8 weights"):
