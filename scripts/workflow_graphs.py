@@ -275,6 +275,76 @@ two right samplers does not draw the left one again.
     )  # fmt: skip
 
 
+def llamagen() -> Workflow:
+    text = """\
+## LlamaGen: classes of ImageNet
+
+Needs **LlamaGen-c2i/c2i_B_256.pt** and **LlamaGen-c2i/vq_ds16_c2i.pt** below *models/mcsjd* (0.7 GB together): add the node \
+**MC-SJD Get Model**, choose *LlamaGen-B-256*, and press **R** afterwards. `python -m mcsjd_core download LlamaGen-B-256` does \
+the same. Until then, any other model of the menu runs this graph.
+
+The class picker gives the prompt. A name or number in the sampler's prompt will do as well; empty draws anything. Guidance and \
+top-k are those of the authors' demo.
+
+**Try**
+- other files, in the menu of **Load Model**: L, XL, XXL and 3B, 256 and 384 px. Larger ones follow the class better.
+- the models that read captions: *LlamaGen-text-256* and *-512*, **cfg** 7.5, **top_k** 1000. Their text encoder FLAN-T5-XL \
+goes into *LlamaGen-t2i/flan-t5-xl*; it is read for new captions only, runs on the CPU, and is not kept.
+- **coupling** *plain AR*: the yardstick.
+"""
+    return Workflow(
+        [
+            Node(1, "MCSJD_LoadModel", (0, 0), LOADER, {"model": "LlamaGen-c2i/c2i_B_256.pt"}),
+            Node(2, "MCSJD_ImageNetClass", (0, 250), (320, 60)),
+            Node(
+                3, "MCSJD_Sampler", (370, 0), SAMPLER, {"cfg": 4.0, "top_k": 2000, "batch_size": 4},
+                {"model": (1, 0), "prompt": (2, 0)},
+            ),
+            Node(4, "MCSJD_Decode", (760, 0), (300, 46), {}, {"model": (1, 0), "tokens": (3, 0)}),
+            Node(5, "PreviewImage", (1110, 0), (460, 480), {}, {"images": (4, 0)}),
+            Node(6, "MCSJD_Stats", (760, 100), (300, 420), {}, {"stats": (3, 1), "image": (4, 0)}),
+            note(7, (0, 360), (320, 640), text),
+        ],
+        thumbnail=(5,),
+    )  # fmt: skip
+
+
+def emu3() -> Workflow:
+    text = """\
+## Emu3-Gen: 720 px from text
+
+Needs the directory **Emu3-Gen** below *models/mcsjd*, and in it **Emu3-VisionTokenizer** (35 GB together): add the node \
+**MC-SJD Get Model**, choose *Emu3-Gen*, and press **R** afterwards. `python -m mcsjd_core download Emu3-Gen` does the same. \
+Until then, any other model of the menu runs this graph. In bf16 the weights take 17 GB of memory.
+
+A picture of 720x720 is 90 rows of 90 codes, each row with a separator that costs no guess: 8193 tokens. Guidance, top-k and the \
+ending of the prompt are those of the authors; the negative prompt has the same size in it.
+
+**Try**
+- **size** 832x624, 624x832, 880x584, 584x880, 960x544 or 544x960.
+- **window** 16 to 128. A position of the window takes about half a megabyte beside the KV cache.
+- **initialiser** *above*: guesses are the codes one row up.
+"""
+    prompt = "a red fox in the snow, masterpiece, film grained, best quality."
+    values = {
+        "prompt": prompt,
+        "negative": "lowres, blurry, jpeg artifacts, watermark, text",
+        "cfg": 3.0,
+        "top_k": 2048,
+    }
+    return Workflow(
+        [
+            Node(1, "MCSJD_LoadModel", (0, 0), LOADER, {"model": "Emu3-Gen"}),
+            Node(2, "MCSJD_Sampler", (370, 0), SAMPLER, values, {"model": (1, 0)}),
+            Node(3, "MCSJD_Decode", (760, 0), (300, 46), {}, {"model": (1, 0), "tokens": (2, 0)}),
+            Node(4, "PreviewImage", (1110, 0), (460, 480), {}, {"images": (3, 0)}),
+            Node(5, "MCSJD_Stats", (760, 100), (300, 420), {}, {"stats": (2, 1), "image": (3, 0)}),
+            note(6, (0, 250), (320, 560), text),
+        ],
+        thumbnail=(4,),
+    )
+
+
 WORKFLOWS = {
     "1_quickstart": quickstart(),
     "2_ar_sjd_and_mc-sjd": comparison(),
@@ -282,4 +352,6 @@ WORKFLOWS = {
     "4_continue_a_picture": continuation(),
     "5_batch_with_stats": batch(),
     "6_warm_start": warm_start(),
+    "9_llamagen": llamagen(),
+    "10_emu3": emu3(),
 }

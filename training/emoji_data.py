@@ -93,14 +93,14 @@ def without_colour(name: str) -> str:
 def caption(glyph: dict, variant: dict, rng: np.random.Generator) -> str:
     """One training caption for a row of glyphs.json and one of variants.json.
 
-    55 in 100 the name; 30 the name and one to three tags; 15 two tags. Two tags keep what follows the name's first
+    70 in 100 the name; 20 the name and one to three tags; 10 two tags. Two tags keep what follows the name's first
     comma, so that a skin tone is never lost. A recoloured picture is always `<colour> <name>`: its tags may name the
     old colour.
     """
     name, tags = glyph["name"], glyph["tags"]
     if variant["colour"]:
         return f"{variant['colour']} {without_colour(name)}"
-    form = rng.choice(["name", "name and tags", "tags"], p=[0.55, 0.30, 0.15])
+    form = rng.choice(["name", "name and tags", "tags"], p=[0.7, 0.2, 0.1])
     if form == "name" or len(tags) < 2:
         return name
     if form == "name and tags":
