@@ -275,6 +275,69 @@ two right samplers does not draw the left one again.
     )  # fmt: skip
 
 
+def lumina() -> Workflow:
+    text = """\
+## Lumina-mGPT 7B: 768 px from text
+
+Needs the directory **Lumina-mGPT-7B-768** (14 GB) and beside it **chameleon-vqgan** (0.3 GB) below *models/mcsjd*: add the node \
+**MC-SJD Get Model**, choose *Lumina-mGPT-7B-768*, and press **R** afterwards. \
+`python -m mcsjd_core download Lumina-mGPT-7B-768` does the same. Until then, any other model of the menu runs this graph.
+
+A picture of 768x768 is 48 rows of 48 codes; the separator behind each row and the end are certain, so they cost no guess: 2353 \
+tokens. Guidance, top-k and temperature are the authors' defaults, the window is that of the MC-SJD paper's code.
+
+**Try**
+- **size** 1152x512, 512x1152, 864x672 and the others that Load Model shows: 73 sizes of about the same area.
+- **dtype** *fp8 weights*: 7 GB of weights in place of 13.6 in bf16. The guided KV cache of one picture takes 2.5 GB more.
+- **coupling** *plain AR*: the yardstick, 2353 forwards.
+- **initialiser** *above*: guesses are the codes one row up.
+- the models for 512 and 1024 px, in the menus of Get Model and Load Model.
+"""
+    values = {"prompt": "a red fox in the snow, golden hour", "window": 32, "cfg": 3.0, "top_k": 2000}
+    return Workflow(
+        [
+            Node(1, "MCSJD_LoadModel", (0, 0), LOADER, {"model": "Lumina-mGPT-7B-768"}),
+            Node(2, "MCSJD_Sampler", (370, 0), SAMPLER, values, {"model": (1, 0)}),
+            Node(3, "MCSJD_Decode", (760, 0), (300, 46), {}, {"model": (1, 0), "tokens": (2, 0)}),
+            Node(4, "PreviewImage", (1110, 0), (460, 480), {}, {"images": (3, 0)}),
+            Node(5, "MCSJD_Stats", (760, 100), (300, 420), {}, {"stats": (2, 1), "image": (3, 0)}),
+            note(6, (0, 250), (320, 640), text),
+        ],
+        thumbnail=(4,),
+    )
+
+
+def janus() -> Workflow:
+    text = """\
+## Janus-Pro: 384 px from text
+
+Needs the directory **Janus-Pro-1B** (4 GB) below *models/mcsjd*: add the node **MC-SJD Get Model**, choose *Janus-Pro-1B*, and \
+press **R** afterwards. `python -m mcsjd_core download Janus-Pro-1B` does the same. Until then, any other model of the menu runs \
+this graph.
+
+A picture is 24 rows of 24 codes, 576 tokens; the model draws no other size. Guidance and temperature are the authors', who cut \
+nothing.
+
+**Try**
+- **Janus-Pro-7B** (15 GB), or Janus-1.3B, in the menus of Get Model and Load Model.
+- **top_k** 1000: what the MC-SJD paper's code uses for this model; unlikely codes are cut then.
+- **coupling** *plain AR*: the yardstick, 576 forwards.
+- **window** 16 or 128.
+"""
+    values = {"prompt": "a lighthouse on a cliff at sunset", "cfg": 5.0, "top_k": 0, "batch_size": 4}
+    return Workflow(
+        [
+            Node(1, "MCSJD_LoadModel", (0, 0), LOADER, {"model": "Janus-Pro-1B"}),
+            Node(2, "MCSJD_Sampler", (370, 0), SAMPLER, values, {"model": (1, 0)}),
+            Node(3, "MCSJD_Decode", (760, 0), (300, 46), {}, {"model": (1, 0), "tokens": (2, 0)}),
+            Node(4, "PreviewImage", (1110, 0), (460, 480), {}, {"images": (3, 0)}),
+            Node(5, "MCSJD_Stats", (760, 100), (300, 420), {}, {"stats": (2, 1), "image": (3, 0)}),
+            note(6, (0, 250), (320, 560), text),
+        ],
+        thumbnail=(4,),
+    )
+
+
 def llamagen() -> Workflow:
     text = """\
 ## LlamaGen: classes of ImageNet
@@ -352,6 +415,8 @@ WORKFLOWS = {
     "4_continue_a_picture": continuation(),
     "5_batch_with_stats": batch(),
     "6_warm_start": warm_start(),
+    "7_lumina_mgpt": lumina(),
+    "8_janus_pro": janus(),
     "9_llamagen": llamagen(),
     "10_emu3": emu3(),
 }

@@ -121,15 +121,23 @@ def test_warm_start_draws_the_same_picture_as_a_cold_one(pack, tiny_checkpoint, 
     assert results["30"][1].settings.initialiser == "warm"
 
 
-@pytest.mark.parametrize(("name", "family", "kind"), [("9_llamagen", "llamagen", "c2i"), ("10_emu3", "emu3", None)])
-def test_workflows_of_public_models_have_the_published_defaults(pack, name, family, kind):
-    module = pack.part(f"mcsjd_core.models.{family}")
-    defaults = module.DEFAULTS[kind] if kind else module.Emu3.defaults
+PUBLISHED = {
+    "7_lumina_mgpt": lambda models: models("chameleon").LUMINA_DEFAULTS,
+    "8_janus_pro": lambda models: models("janus").DEFAULTS,
+    "9_llamagen": lambda models: models("llamagen").DEFAULTS["c2i"],
+    "10_emu3": lambda models: models("emu3").Emu3.defaults,
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_workflows_of_public_models_have_the_published_defaults(pack, name):
+    defaults = PUBLISHED[name](lambda family: pack.part(f"mcsjd_core.models.{family}"))
     inputs = shipped(name)[node_of(shipped(name), "MCSJD_Sampler")]["inputs"]
     values = {
         "cfg": defaults.cfg_scale,
         "temperature": defaults.temperature,
         "top_k": defaults.top_k,
         "top_p": defaults.top_p,
+        "window": defaults.window,
     }
     assert {key: inputs[key] for key in values} == values
