@@ -6,16 +6,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
 from pathlib import Path
 
-import comfy.model_management as mm
-import comfy.utils
 import folder_paths
 from comfy_api.latest import io
 from tqdm.auto import tqdm
 
 from ..mcsjd_core.downloads import DOWNLOADS, Listed, describe, fetch, listing
-from .types import CATEGORY
+from .folders import MODEL_FOLDER
+from .progress import Progress
+from .types import CATEGORY, in_node
 
-MODEL_FOLDER = "mcsjd"
 LOOK_SECONDS = 0.5  # between looks at the progress and at the Stop button
 
 
@@ -59,23 +58,22 @@ class GetModel(io.ComfyNode):
             text += "\nIt is there: press R, and choose it in Load Model."
         else:
             text += "\nNothing was downloaded. Switch accept_licence on to download it."
-        return io.NodeOutput(text, ui={"mcsjd_text": [text]})
+        return io.NodeOutput(text, ui=in_node(text))
 
 
 def download(listed: list[Listed], root: Path) -> None:
     """`fetch`, with ComfyUI's progress bar in bytes on the disk, and its Stop button."""
     total = sum(size for one in listed for size in one.files.values())
-    bar, stopped = comfy.utils.ProgressBar(total), []
+    progress, stopped = Progress(total), []
     pool = ThreadPoolExecutor(1)
     work = pool.submit(fetch, listed, root, _quiet_bar(stopped))
     try:
         while not _is_done(work):
-            mm.throw_exception_if_processing_interrupted()
-            bar.update_absolute(min(_bytes_there(listed, root), total), total)
+            progress.update(min(_bytes_there(listed, root), total))
     finally:
         stopped.append(True)
         pool.shutdown(wait=False)  # a file may take its time to end
-    bar.update_absolute(total, total)
+    progress.update(total)
 
 
 def _is_done(work: Future) -> bool:

@@ -34,7 +34,8 @@ def checkpoints() -> dict[str, Path]:
 
 
 def _checkpoints_below(root: Path) -> list[Path]:
-    """Directories with a config.json, and whatever else a family recognises.
+    """Directories with a config.json, and whatever else a family recognises, files before the directory they lie in: a
+    second file must not change the name of the first.
 
     Directories that no family supports are among them: loading one says what is wrong, a missing entry would say nothing.
     """
@@ -42,9 +43,10 @@ def _checkpoints_below(root: Path) -> list[Path]:
     for folder, subfolders, files in os.walk(root, followlinks=True):
         directory = Path(folder)
         depth = len(directory.relative_to(root).parts)
-        is_checkpoint = depth > 0 and ("config.json" in files or mcsjd_core.detect(directory) is not None)
-        loose = (directory / name for name in files if name.endswith(SUFFIXES))
-        checkpoints = [directory] if is_checkpoint else [file for file in loose if mcsjd_core.detect(file) is not None]
+        loose = [directory / name for name in files if name.endswith(SUFFIXES)]
+        checkpoints = [file for file in loose if "config.json" not in files and mcsjd_core.detect(file) is not None]
+        if not checkpoints and depth > 0 and ("config.json" in files or mcsjd_core.detect(directory) is not None):
+            checkpoints = [directory]
         found += checkpoints
         # What lies below a checkpoint is part of it, such as a text encoder. And links can make circles.
         if (checkpoints and depth > 0) or depth == SEARCH_DEPTH:

@@ -23,7 +23,8 @@ class LoadModel(io.ComfyNode):
                     options=list(folders.checkpoints()),
                     default=folders.EMBEDDED,
                     tooltip="Which model draws. The embedded one needs no download and runs on a CPU; others appear "
-                    "here once their directory (with its config.json) lies below models/mcsjd and you press R.",
+                    "here once their directory (with its config.json) lies below models/mcsjd and you press R. Get Model "
+                    "fetches public ones.",
                 ),
                 io.Combo.Input(
                     "dtype",
@@ -31,8 +32,9 @@ class LoadModel(io.ComfyNode):
                     default="auto",
                     tooltip="Number format of the transformer. auto: bf16 where the device computes in it, else fp32. "
                     "fp32 takes twice the memory and makes seed-exact pictures agree most closely; fp16 can "
-                    "overflow; fp8 weights take half the memory of bf16, compute as auto does, and draw slightly "
-                    "other pictures. The codec, which turns tokens into pictures, always runs in fp32.",
+                    "overflow; fp8 and int8 weights take half the memory of bf16, compute as auto does, and draw "
+                    "slightly other pictures (int8 ones less so; they need the package torchao). The codec, which turns "
+                    "tokens into pictures, always runs in fp32.",
                 ),
             ],
             outputs=[ModelSocket.Output(display_name="model", tooltip="For the sampler and for decode.")],

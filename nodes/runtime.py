@@ -19,8 +19,8 @@ from .memory import codec_bytes, decode_bytes
 from .progress import PREVIEWED, LivePreview, Progress
 from .types import ImageTokens, LoadedModel
 
-FP8 = "fp8 weights"
-DTYPES = {"auto": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, FP8: None}
+SMALL = {"fp8 weights": "fp8", "int8 weights": "int8"}  # the core's names of how matrices are held in 8 bits
+DTYPES = {"auto": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, **dict.fromkeys(SMALL)}
 LAYERS = ("Linear", "Embedding", "RMSNorm", "Conv2d", "GroupNorm")  # what the core builds its models from
 PICTURES_AT_ONCE = 4  # decoded together; cancel is looked at in between
 
@@ -67,17 +67,15 @@ def load_model(name: str, dtype_choice: str) -> LoadedModel:
     """Read a checkpoint into ordinary memory; it moves to the device when it is used."""
     path = find_checkpoint(name)
     device, offload_device = mm.get_torch_device(), mm.unet_offload_device()
-    dtype, fp8 = choose_dtype(dtype_choice, device), dtype_choice == FP8
-    if fp8:
+    dtype, weights = choose_dtype(dtype_choice, device), SMALL.get(dtype_choice, "full")
+    if weights == "fp8":
         check_fp8(device, dtype)
-        layers, weights = casting_operations(), "fp8"
-    else:
-        layers, weights = operations(), "full"
+    layers = casting_operations() if weights == "fp8" else operations()
     family = mcsjd_core.load(path, dtype=dtype, device=offload_device, operations=layers, weights=weights)
     patchers = [
         ModelPatcher(m, load_device=device, offload_device=offload_device) for m in (family.token_model, family.codec)
     ]
-    dtype_name = str(dtype).removeprefix("torch.") + (" with fp8 weights" if fp8 else "")
+    dtype_name = str(dtype).removeprefix("torch.") + (f" with {dtype_choice}" if dtype_choice in SMALL else "")
     return LoadedModel(name, identity(path), family, dtype_name, *patchers)
 
 

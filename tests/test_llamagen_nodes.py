@@ -30,7 +30,10 @@ def llamagen(pack, model_folder, monkeypatch):
 
 
 def test_the_menu_has_the_models_and_not_their_parts(pack, llamagen):
-    assert list(pack.folders.checkpoints()) == [pack.folders.EMBEDDED, NAME, NAME.replace("_B_", "_L_"), "tiny"]
+    other = NAME.replace("_B_", "_L_")
+    assert list(pack.folders.checkpoints()) == [pack.folders.EMBEDDED, NAME, other, "tiny"]
+    pack.folders.checkpoints()[other].unlink()
+    assert list(pack.folders.checkpoints()) == [pack.folders.EMBEDDED, NAME, "tiny"]  # of one file, too
 
 
 def test_a_chosen_class_is_drawn(pack, llamagen):

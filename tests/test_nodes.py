@@ -57,7 +57,7 @@ def test_texts_that_saved_graphs_contain_do_not_change(pack, model_folder):
     couplings = ["plain AR", "SJD (independent)", "MC-SJD (maximal)", "MC-SJD (Gumbel)", "seed-exact (Gumbel)"]
     assert inputs["coupling"].options[:5] == couplings
     assert inputs["initialiser"].options[:4] == ["random", "left", "above", "warm"]
-    assert inputs["dtype"].options[:5] == ["auto", "bf16", "fp16", "fp32", "fp8 weights"]
+    assert inputs["dtype"].options[:6] == ["auto", "bf16", "fp16", "fp32", "fp8 weights", "int8 weights"]
     assert pack.folders.EMBEDDED == "embedded: emoji-256"
 
 
@@ -147,6 +147,23 @@ def test_fp8_weights_take_a_byte_and_give_nearly_the_same_logits(pack, model_fol
         logits.append(model.family.token_model.logits(hidden, slots))
     error = (logits[1] - logits[0]).norm() / logits[0].norm()
     assert 0 < error < 0.1
+
+
+def test_fp8_weights_are_cast_by_comfyuis_layers(pack, model_folder, monkeypatch):
+    """Real ComfyUI has all layers that are asked for; the stand-in lacks some, so they are lent here."""
+    import comfy.ops
+
+    class Cast(nn.Linear):
+        def forward(self, x):
+            return nn.functional.linear(x, self.weight.to(x.dtype), self.bias)
+
+    lent = {name: getattr(nn, name) for name in pack.runtime.LAYERS}
+    monkeypatch.setattr(comfy.ops, "disable_weight_init", types.SimpleNamespace(**lent))
+    monkeypatch.setattr(comfy.ops, "manual_cast", types.SimpleNamespace(**lent | {"Linear": Cast}))
+    for dtype, cast in (("fp8 weights", True), ("fp32", False)):
+        (model,) = pack.run("MCSJD_LoadModel", model="tiny", dtype=dtype)
+        assert isinstance(model.family.token_model.lm_head, Cast) == cast
+        draw(pack, model)
 
 
 def test_a_device_without_fp8_is_one_sentence(pack, monkeypatch):

@@ -43,17 +43,33 @@ class TestFiles:
                 assert beside or y - title >= other_y + other_height or other_y - title >= y + height
 
     def test_values_and_links_fit_the_nodes(self, name, pack):
-        assert schema_problems(pack, shipped(name)) == []
+        assert schema_problems(pack, with_embedded(pack, name)) == []
 
-    def test_it_starts_with_the_embedded_model(self, name, pack):
+    def test_its_model_is_the_embedded_one_or_named_in_the_download_list(self, name, pack):
+        """Then Get Model puts it where the graph looks for it."""
         graph = shipped(name)
-        assert graph[node_of(graph, "MCSJD_LoadModel")]["inputs"]["model"] == pack.folders.EMBEDDED
+        model = graph[node_of(graph, "MCSJD_LoadModel")]["inputs"]["model"]
+        downloads = pack.part("mcsjd_core.downloads").DOWNLOADS.values()
+        files = {
+            f"{source.folder}/{file}"
+            for download in downloads
+            for source in download.sources
+            for file in source.patterns
+        }
+        assert model in {pack.folders.EMBEDDED, *(download.folder for download in downloads), *files}
+
+
+def with_embedded(pack, name: str) -> dict:
+    """The graph with the embedded model, which everyone has."""
+    graph = shipped(name)
+    graph[node_of(graph, "MCSJD_LoadModel")]["inputs"]["model"] = pack.folders.EMBEDDED
+    return graph
 
 
 def shipped_for(pack, monkeypatch, directory, name: str) -> dict:
     """The graph with the model in `directory` in place of the embedded one, and windows that suit it."""
     monkeypatch.setattr(pack.core, "EMBEDDED_MODEL", directory)
-    graph = shipped(name)
+    graph = with_embedded(pack, name)
     for node in graph.values():
         if node["class_type"] == "MCSJD_CropTokens":
             node["inputs"]["rows"] = 2
@@ -103,3 +119,25 @@ def test_warm_start_draws_the_same_picture_as_a_cold_one(pack, tiny_checkpoint, 
     results = results_of("6_warm_start", pack, tiny_checkpoint, monkeypatch)
     assert results["20"][0].tokens.equal(results["30"][0].tokens)
     assert results["30"][1].settings.initialiser == "warm"
+
+
+PUBLISHED = {
+    "7_lumina_mgpt": lambda models: models("chameleon").LUMINA_DEFAULTS,
+    "8_janus_pro": lambda models: models("janus").DEFAULTS,
+    "9_llamagen": lambda models: models("llamagen").DEFAULTS["c2i"],
+    "10_emu3": lambda models: models("emu3").Emu3.defaults,
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_workflows_of_public_models_have_the_published_defaults(pack, name):
+    defaults = PUBLISHED[name](lambda family: pack.part(f"mcsjd_core.models.{family}"))
+    inputs = shipped(name)[node_of(shipped(name), "MCSJD_Sampler")]["inputs"]
+    values = {
+        "cfg": defaults.cfg_scale,
+        "temperature": defaults.temperature,
+        "top_k": defaults.top_k,
+        "top_p": defaults.top_p,
+        "window": defaults.window,
+    }
+    assert {key: inputs[key] for key in values} == values

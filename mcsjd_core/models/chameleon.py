@@ -30,6 +30,8 @@ from .interface import Prompt, SamplingDefaults
 IMAGE_PREFIX, DIGITS = "IMGIMG", "ABCDEFGHIJ"
 BOS, BEGIN_OF_IMAGE, END_OF_IMAGE, TURN_END = "<s>", "<racm3:break>", "<eoss>", "<reserved08706>"
 ROW_END = "<reserved08799>"
+LUMINA_DEFAULTS = SamplingDefaults(cfg_scale=3.0, top_k=2000, window=32)
+ANOLE_DEFAULTS = SamplingDefaults(cfg_scale=3.0, temperature=0.7, top_p=0.9)
 BLOCK = 32  # pixels that Lumina-mGPT's size tokens count in: `<reserved08801>` is one block, `<reserved08802>` two
 # Names that steer the model. Tokenizers of the family differ in which of them they list as added tokens.
 CONTROL = re.compile(rf"<(/?s|pad|unk|eoss|racm3:break|image|reserved\d+|sentinel:\d+)>|{IMAGE_PREFIX}[{DIGITS}]+Z")
@@ -253,12 +255,12 @@ def _drawing(path: Path, config: Fields, vocabulary: Vocabulary, ids: dict[str, 
     if "mask_image_logits" in config.data or "lumina" in path.name.lower():  # a field of Lumina-mGPT's config class
         side = trained_side(path, settings)
         layout = LuminaLayout(vocabulary, ids, codec.codebook_size, side, codec.downsampling)
-        return layout, sampling_defaults(settings, SamplingDefaults(cfg_scale=3.0, top_k=2000, window=32))
+        return layout, sampling_defaults(settings, LUMINA_DEFAULTS)
     grid = settings.counts("image_grid", (32, 32))
     if len(grid) != 2:
         raise InputError(f"`image_grid` in {settings.where} has to be [rows, columns], got {list(grid)}.")
     return RasterLayout(vocabulary, Grid(*grid), codec.downsampling), sampling_defaults(
-        settings, SamplingDefaults(3.0, 0.7, top_p=0.9)
+        settings, ANOLE_DEFAULTS
     )
 
 

@@ -30,6 +30,7 @@ BOS, PAD, BEGIN_OF_IMAGE = "<｜begin▁of▁sentence｜>", "<｜▁pad▁｜>",
 # Names that steer the model. Ids differ between the checkpoints, so every one is looked up by its name.
 CONTROL = re.compile(r"<｜[^｜]*｜>|<(begin|end)_of_image>|<(image|patch)_placeholder>|<\|[^|]*\|>")
 PRO_ROLES, ROLES = ("<|User|>", "<|Assistant|>"), ("User", "Assistant")
+DEFAULTS = SamplingDefaults(cfg_scale=5.0)
 GRID = Grid(24, 24)  # the only one that the models were trained for
 # What a language_config leaves out is what LlamaConfig of transformers has.
 LLAMA = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
@@ -202,7 +203,7 @@ def load(path: Path, *, dtype: torch.dtype, device, operations) -> Janus:
         operations=operations,
     )
     codec = VQGAN(codec_shape, device="meta", operations=operations)
-    defaults = sampling_defaults(generation_fields(path), SamplingDefaults(cfg_scale=5.0))
+    defaults = sampling_defaults(generation_fields(path), DEFAULTS)
     model = Janus(token_model, codec, tokenizer, _roles(path, tokenizer), defaults)
     _check_ids(model, vocab_size)
     names = NATIVE if native else ORIGINAL
