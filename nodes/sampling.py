@@ -64,7 +64,7 @@ class Sampler(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "cfg",
-                    default=3.0,
+                    default=1.5,
                     min=0.0,
                     max=30.0,
                     step=0.1,

@@ -73,7 +73,7 @@ The report says how many forwards it took.
 - **coupling** *plain AR*, same seed: the yardstick. Compare forwards and seconds.
 - **coupling** *seed-exact (Gumbel)*: the very picture of *plain AR*, in fewer forwards.
 - **coupling** *SJD (independent)*: the older method, more forwards.
-- **window** 16 or 128, **cfg** 1 (no guidance) or 6.
+- **window** 16 or 128, **cfg** 1 (no guidance) or 3.
 - **prompt** rocket, cat face, green heart, smiling face with sunglasses.
 
 Every input explains itself when the mouse rests on it. Other models go below *models/mcsjd*, each in its own directory.
@@ -247,15 +247,15 @@ def warm_start() -> Workflow:
 You liked a picture and nudge a setting. With *seed-exact*, any guess is allowed, so the last picture's tokens are the \
 first guesses (**initialiser** *warm*). Where nothing changed they are accepted in whole windows.
 
-Left: the picture at cfg 3. Middle: cfg 3.2, drawn from scratch. Right: cfg 3.2 with warm tokens: **the same picture as in \
+Left: the picture at cfg 1.5. Middle: cfg 1.6, drawn from scratch. Right: cfg 1.6 with warm tokens: **the same picture as in \
 the middle**, as a rule in fewer forwards. The report compares the two.
 
 How much it saves depends on where the first token changes: behind it, the picture is another one.
 
-**Try** cfg 3.05 or 4 in both; **temperature** 0.95; another **prompt** on the right (then it helps little). Changing the \
+**Try** cfg 1.52 or 2 in both; **temperature** 0.95; another **prompt** on the right (then it helps little). Changing the \
 two right samplers does not draw the left one again.
 """
-    changed = {"coupling": EXACT, "cfg": 3.2}
+    changed = {"coupling": EXACT, "cfg": 1.6}
     return Workflow(
         [
             loader(),

@@ -259,9 +259,7 @@ def _drawing(path: Path, config: Fields, vocabulary: Vocabulary, ids: dict[str, 
     grid = settings.counts("image_grid", (32, 32))
     if len(grid) != 2:
         raise InputError(f"`image_grid` in {settings.where} has to be [rows, columns], got {list(grid)}.")
-    return RasterLayout(vocabulary, Grid(*grid), codec.downsampling), sampling_defaults(
-        settings, ANOLE_DEFAULTS
-    )
+    return RasterLayout(vocabulary, Grid(*grid), codec.downsampling), sampling_defaults(settings, ANOLE_DEFAULTS)
 
 
 def trained_side(path: Path, settings: Fields) -> int:
