@@ -275,6 +275,21 @@ two right samplers does not draw the left one again.
     )  # fmt: skip
 
 
+def text_to_image(model: str, values: dict, text: str, note_height: int) -> Workflow:
+    """A public model's graph: load, sample with `values`, decode, look at picture and stats; `text` is its note."""
+    return Workflow(
+        [
+            Node(1, "MCSJD_LoadModel", (0, 0), LOADER, {"model": model}),
+            Node(2, "MCSJD_Sampler", (370, 0), SAMPLER, values, {"model": (1, 0)}),
+            Node(3, "MCSJD_Decode", (760, 0), (300, 46), {}, {"model": (1, 0), "tokens": (2, 0)}),
+            Node(4, "PreviewImage", (1110, 0), (460, 480), {}, {"images": (3, 0)}),
+            Node(5, "MCSJD_Stats", (760, 100), (300, 420), {}, {"stats": (2, 1), "image": (3, 0)}),
+            note(6, (0, 250), (320, note_height), text),
+        ],
+        thumbnail=(4,),
+    )
+
+
 def lumina() -> Workflow:
     text = """\
 ## Lumina-mGPT 7B: 768 px from text
@@ -294,17 +309,7 @@ tokens. Guidance, top-k and temperature are the authors' defaults, the window is
 - the models for 512 and 1024 px, in the menus of Get Model and Load Model.
 """
     values = {"prompt": "a red fox in the snow, golden hour", "window": 32, "cfg": 3.0, "top_k": 2000}
-    return Workflow(
-        [
-            Node(1, "MCSJD_LoadModel", (0, 0), LOADER, {"model": "Lumina-mGPT-7B-768"}),
-            Node(2, "MCSJD_Sampler", (370, 0), SAMPLER, values, {"model": (1, 0)}),
-            Node(3, "MCSJD_Decode", (760, 0), (300, 46), {}, {"model": (1, 0), "tokens": (2, 0)}),
-            Node(4, "PreviewImage", (1110, 0), (460, 480), {}, {"images": (3, 0)}),
-            Node(5, "MCSJD_Stats", (760, 100), (300, 420), {}, {"stats": (2, 1), "image": (3, 0)}),
-            note(6, (0, 250), (320, 640), text),
-        ],
-        thumbnail=(4,),
-    )
+    return text_to_image("Lumina-mGPT-7B-768", values, text, note_height=640)
 
 
 def janus() -> Workflow:
@@ -325,17 +330,7 @@ nothing.
 - **window** 16 or 128.
 """
     values = {"prompt": "a lighthouse on a cliff at sunset", "cfg": 5.0, "top_k": 0, "batch_size": 4}
-    return Workflow(
-        [
-            Node(1, "MCSJD_LoadModel", (0, 0), LOADER, {"model": "Janus-Pro-1B"}),
-            Node(2, "MCSJD_Sampler", (370, 0), SAMPLER, values, {"model": (1, 0)}),
-            Node(3, "MCSJD_Decode", (760, 0), (300, 46), {}, {"model": (1, 0), "tokens": (2, 0)}),
-            Node(4, "PreviewImage", (1110, 0), (460, 480), {}, {"images": (3, 0)}),
-            Node(5, "MCSJD_Stats", (760, 100), (300, 420), {}, {"stats": (2, 1), "image": (3, 0)}),
-            note(6, (0, 250), (320, 560), text),
-        ],
-        thumbnail=(4,),
-    )
+    return text_to_image("Janus-Pro-1B", values, text, note_height=560)
 
 
 def llamagen() -> Workflow:
@@ -395,17 +390,7 @@ ending of the prompt are those of the authors; the negative prompt has the same 
         "cfg": 3.0,
         "top_k": 2048,
     }
-    return Workflow(
-        [
-            Node(1, "MCSJD_LoadModel", (0, 0), LOADER, {"model": "Emu3-Gen"}),
-            Node(2, "MCSJD_Sampler", (370, 0), SAMPLER, values, {"model": (1, 0)}),
-            Node(3, "MCSJD_Decode", (760, 0), (300, 46), {}, {"model": (1, 0), "tokens": (2, 0)}),
-            Node(4, "PreviewImage", (1110, 0), (460, 480), {}, {"images": (3, 0)}),
-            Node(5, "MCSJD_Stats", (760, 100), (300, 420), {}, {"stats": (2, 1), "image": (3, 0)}),
-            note(6, (0, 250), (320, 560), text),
-        ],
-        thumbnail=(4,),
-    )
+    return text_to_image("Emu3-Gen", values, text, note_height=560)
 
 
 WORKFLOWS = {
