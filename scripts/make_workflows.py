@@ -3,7 +3,8 @@
     python scripts/make_workflows.py --server http://127.0.0.1:8188 [--thumbnails]
 
 The nodes' inputs, defaults and outputs are read from a running ComfyUI that has the pack, so that a graph never says
-anything else than the nodes do. Thumbnails are made of the pictures that the graphs draw there.
+anything else than the nodes do. Thumbnails are made of the pictures that the graphs draw there, or of the name where a
+public model would be needed.
 """
 
 from __future__ import annotations
@@ -193,15 +194,32 @@ def thumbnail(pictures: list[bytes], side: int = 512) -> bytes:
     for index, data in enumerate(pictures):
         picture = Image.open(io.BytesIO(data)).convert("RGB").resize((side // count, side // count), Image.LANCZOS)
         sheet.paste(picture, (index % count * (side // count), index // count * (side // count)))
+    return jpeg(sheet)
+
+
+def jpeg(picture) -> bytes:
     file = io.BytesIO()
-    sheet.save(file, "JPEG", quality=90)
+    picture.save(file, "JPEG", quality=90)
     return file.getvalue()
+
+
+def title_card(name: str, side: int = 512) -> bytes:
+    """JPEG of a graph's name: a public model's pictures cannot be had without its weights, and a template needs a thumbnail."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    card = Image.new("RGB", (side, side), "#2b2d36")
+    words = name.split("_", 1)[1].replace("_", " ") + "\n\npublic model,\nsee the note in the graph"
+    middle = (side // 2, side // 2)
+    ImageDraw.Draw(card).multiline_text(
+        middle, words, "white", ImageFont.load_default(34), anchor="mm", align="center", spacing=10
+    )
+    return jpeg(card)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--server", default="http://127.0.0.1:8188", help="a running ComfyUI that has the pack")
-    parser.add_argument("--thumbnails", action="store_true", help="run every graph and make its thumbnail, too")
+    parser.add_argument("--thumbnails", action="store_true", help="run the graphs of the embedded model, too, and make all thumbnails")
     arguments = parser.parse_args()
     server = Server(arguments.server)
     object_info = json.loads(server.read("/object_info"))
@@ -210,8 +228,11 @@ def main() -> None:
         path.write_text(text, encoding="utf-8")
         print(path.relative_to(FOLDER.parent))
     for name, workflow in WORKFLOWS.items() if arguments.thumbnails else ():
-        pictures = server.pictures(Graph(workflow, object_info).api(), workflow.thumbnail)
-        (FOLDER / f"{name}.jpg").write_bytes(thumbnail(pictures))
+        if workflow.thumbnail:
+            card = thumbnail(server.pictures(Graph(workflow, object_info).api(), workflow.thumbnail))
+        else:
+            card = title_card(name)
+        (FOLDER / f"{name}.jpg").write_bytes(card)
 
 
 if __name__ == "__main__":

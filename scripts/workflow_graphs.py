@@ -22,7 +22,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Workflow:
-    """The nodes of one graph; `thumbnail` names those whose pictures make its thumbnail."""
+    """The nodes of one graph; `thumbnail` names those whose pictures make its thumbnail, none if it needs a download."""
 
     nodes: list[Node]
     thumbnail: tuple[int, ...]
@@ -286,7 +286,7 @@ def text_to_image(model: str, values: dict, text: str, note_height: int) -> Work
             Node(5, "MCSJD_Stats", (760, 100), (300, 420), {}, {"stats": (2, 1), "image": (3, 0)}),
             note(6, (0, 250), (320, note_height), text),
         ],
-        thumbnail=(4,),
+        thumbnail=(),
     )
 
 
@@ -363,7 +363,7 @@ goes into *LlamaGen-t2i/flan-t5-xl*; it is read for new captions only, runs on t
             Node(6, "MCSJD_Stats", (760, 100), (300, 420), {}, {"stats": (3, 1), "image": (4, 0)}),
             note(7, (0, 360), (320, 640), text),
         ],
-        thumbnail=(5,),
+        thumbnail=(),
     )  # fmt: skip
 
 

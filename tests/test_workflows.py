@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from PIL import Image
 
 from comfy_host import WORKFLOWS, api_of_ui, node_of, read_graph, run_graph, schema_problems, shipped
 
@@ -17,6 +18,10 @@ def test_there_are_workflows():
 
 @pytest.mark.parametrize("name", NAMES)
 class TestFiles:
+    def test_the_template_browser_has_a_thumbnail_to_show(self, name):
+        with Image.open(WORKFLOWS / f"{name}.jpg") as picture:
+            assert picture.format == "JPEG" and picture.width == picture.height
+
     def test_browser_and_api_file_say_the_same(self, name):
         assert api_of_ui(read_graph(WORKFLOWS / f"{name}.json")) == shipped(name)
 
