@@ -219,7 +219,9 @@ def title_card(name: str, side: int = 512) -> bytes:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--server", default="http://127.0.0.1:8188", help="a running ComfyUI that has the pack")
-    parser.add_argument("--thumbnails", action="store_true", help="run the graphs of the embedded model, too, and make all thumbnails")
+    parser.add_argument(
+        "--thumbnails", action="store_true", help="run the graphs of the embedded model, too, and make all thumbnails"
+    )
     arguments = parser.parse_args()
     server = Server(arguments.server)
     object_info = json.loads(server.read("/object_info"))

@@ -72,7 +72,7 @@ The report says how many forwards it took.
 **Try**
 - **coupling** *plain AR*, same seed: the yardstick. Compare forwards and seconds.
 - **coupling** *seed-exact (Gumbel)*: the very picture of *plain AR*, in fewer forwards.
-- **coupling** *SJD (independent)*: the older method, more forwards.
+- **coupling** *SJD (independent)*: the older method, more forwards as a rule.
 - **window** 16 or 128, **cfg** 1 (no guidance) or 3.
 - **prompt** rocket, cat face, green heart, smiling face with sunglasses.
 
@@ -97,11 +97,12 @@ def comparison() -> Workflow:
 ## Three ways to draw, one seed
 
 *plain AR* takes one forward a token. *SJD* checks a window of guesses and redraws what lies behind the first wrong one. \
-*MC-SJD* redraws it so that it changes as rarely as it can, so more guesses hold.
+*MC-SJD* redraws it so that it changes as rarely as it can, so that as a rule more guesses \
+hold; a single picture may say otherwise.
 
 **Look at**
 - the reports: forwards (NFE), tokens per forward, and the speed-up in measured seconds against *plain AR*.
-- **acceptance**: with SJD it stays where it is from forward to forward, with MC-SJD it rises.
+- **acceptance**: how it moves from forward to forward under each of them.
 - **collisions**: how likely a guess is drawn again.
 
 The pictures differ from one another: each method draws from the same distribution, not the same picture. The \
