@@ -117,17 +117,26 @@ def target_law(logits: Tensor, settings: LawSettings) -> Law:
     codebook_size = logits.shape[-1]
     if settings.temperature == 0:
         return point_law(logits.argmax(-1), codebook_size)
-    logits, codes = logits / settings.temperature, None
+    logits, codes = _cooled(logits, settings.temperature), None
     if 0 < settings.top_k < codebook_size:
         logits, codes = _top_k(logits, settings.top_k)
     probs = logits.softmax(-1)
     return Law(_top_p(probs, settings.top_p) if settings.top_p < 1 else probs, codes, codebook_size)
 
 
+def _cooled(logits: Tensor, temperature: float) -> Tensor:
+    """Logits over the temperature, shifted by the largest of them, so that no small temperature overflows."""
+    if temperature == 1:
+        return logits
+    # A reciprocal of what is below the limit would be infinite; the law is greedy long before.
+    return (logits - logits.amax(-1, keepdim=True)) / max(temperature, 1e-37)
+
+
 def _top_k(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest logits and their codes, sorted, and what ties with the last of them.
 
-    Half-precision models tie often, and the published samplers keep ties, so a quarter of k is kept as room for them.
+    Half-precision models tie often, and the published samplers keep ties, so a quarter of k is kept as room for them. Of
+    more ties than that, those stay which torch.topk lists first: the law is then one over that choice.
     """
     room = min(logits.shape[-1], k + max(k // 4, 8))
     values, codes = logits.topk(room, dim=-1)

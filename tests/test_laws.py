@@ -100,10 +100,11 @@ def test_temperature_zero_is_the_largest_logit_alone():
     assert torch.equal(law.dense().argmax(-1), logits.argmax(-1)) and (law.dense().sum(-1) == 1).all()
 
 
-@pytest.mark.parametrize("temperature", [1e-3, 1e-10, 1e-30])
-def test_a_tiny_temperature_tends_to_greedy(temperature):
-    logits = random_logits()
-    law = target_law(logits, LawSettings(temperature=temperature))
+@pytest.mark.parametrize("top_k", [0, 5])
+@pytest.mark.parametrize("temperature", [1e-3, 1e-10, 1e-30, 1e-38, 1e-42, 1e-300, 5e-324])
+def test_a_tiny_temperature_tends_to_greedy(temperature, top_k):
+    logits = random_logits() * 100
+    law = target_law(logits, LawSettings(temperature=temperature, top_k=top_k))
     assert torch.equal(law.dense().argmax(-1), logits.argmax(-1))
     torch.testing.assert_close(law.dense().amax(-1), torch.ones(40, 5), rtol=0, atol=0.2)
 
