@@ -305,10 +305,13 @@ class _Run:
             return self.traces
         flat = torch.cat([detail.flatten() for _, detail in self.details]).cpu()
         parts = flat.split([detail.numel() for _, detail in self.details])
-        for (active, detail), part in zip(self.details, parts, strict=True):
+        for iteration, ((active, detail), part) in enumerate(zip(self.details, parts, strict=True)):
             for values, row in zip(part.view(detail.shape).unbind(1), active, strict=True):
-                for name, value in zip(DETAILS, values, strict=True):
-                    self.traces[row].details.setdefault(name, []).append(value)
+                trace = self.traces[row]
+                # The window of a row that is ahead reaches past the end, and its places there are no tokens.
+                inside = values[:, : self.grid.num_tokens - trace.starts[iteration]]
+                for name, value in zip(DETAILS, inside, strict=True):
+                    trace.details.setdefault(name, []).append(value)
         return self.traces
 
 

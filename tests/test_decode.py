@@ -292,6 +292,18 @@ def test_details_are_what_the_coupling_saw(coupling, law, monkeypatch):
     assert result.traces[0].as_dict()["acceptance"][0] == details["acceptance"][0].tolist()
 
 
+def test_details_end_with_the_picture():
+    """The window of a row that is ahead of others reaches past its end."""
+    result, cut = picture(5, coupling="maximal", window=9, trace_detail=True), 0
+    for trace in result.traces:
+        for i, (start, values) in enumerate(zip(trace.starts, trace.details["acceptance"], strict=True)):
+            behind = min(other.starts[i] for other in result.traces if i < other.nfe)
+            window = min(9, GRID.num_tokens - behind)
+            assert len(values) == min(window, GRID.num_tokens - start)
+            cut += len(values) < window
+    assert cut
+
+
 def independent_collision(coupling: str, p, q):
     """Chance that a draft from q, coupled by `coupling` to p behind the first mismatch, stays the same; [B, L, V] float64."""
     if coupling == "independent":
