@@ -163,7 +163,7 @@ class _Run:
         embeddings, self.prompt_slots = self.prompt.embeddings, self.prompt.embeddings.shape[1]
         given = self.first_tokens.shape[1]
         capacity = self.prompt_slots + self.grid.num_tokens + self.window
-        self.cache = self.model.new_cache(self.prompt.padding, capacity)
+        self.cache = self.model.new_cache(self.prompt, capacity)
         if given:
             index = torch.arange(given, device=self.device).expand(len(embeddings), -1)
             codes = self.first_tokens.repeat_interleave(self.branches, 0)

@@ -14,7 +14,8 @@ from torch import Tensor
 class KVCache:
     """Keys and values [layers][rows, kv_heads, capacity, head_dim] and the number of padding slots of every row.
 
-    `rows` may shrink while decoding (`keep_rows`): finished rows then cost nothing more.
+    `rows` may shrink while decoding (`keep_rows`): finished rows then cost nothing more. `context` holds what cross attention
+    looks at, keys and values [rows, kv_heads, n, head_dim] for every layer; they stay as they are. It is empty without.
     """
 
     def __init__(self, layers: int, padding: Tensor, kv_heads: int, capacity: int, head_dim: int, *, dtype, device):
@@ -23,14 +24,18 @@ class KVCache:
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
         self.padding = padding.clone()  # [rows], slots before a row's first real token
         self.rows = len(padding)
+        self.context: list[tuple[Tensor, Tensor]] = []
 
     @property
     def capacity(self) -> int:
         return self.keys[0].shape[2]
 
+    def _tensors(self) -> list[Tensor]:
+        return [*self.keys, *self.values, *(tensor for pair in self.context for tensor in pair)]
+
     @property
     def nbytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values))
+        return sum(t.numel() * t.element_size() for t in self._tensors())
 
     def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor, extent: int) -> tuple[Tensor, Tensor]:
         """Store keys and values [rows, kv_heads, L, head_dim] at slots [rows, L]; give both up to slot `extent`."""
@@ -39,6 +44,13 @@ class KVCache:
         self.keys[layer][row, :, slots] = keys.transpose(1, 2)
         self.values[layer][row, :, slots] = values.transpose(1, 2)
         return self.keys[layer][: self.rows, :, :extent], self.values[layer][: self.rows, :, :extent]
+
+    def context_of(self, layer: int) -> tuple[Tensor, Tensor] | None:
+        """The layer's `context` for the rows still at work."""
+        if not self.context:
+            return None
+        keys, values = self.context[layer]
+        return keys[: self.rows], values[: self.rows]
 
     def visible(self, slots: Tensor, extent: int) -> Tensor:
         """Mask [rows, L, extent]: which slots a query at slots [rows, L] attends to.
@@ -59,6 +71,6 @@ class KVCache:
         moves = [(place, row) for place, row in enumerate(order) if place != row]
         if moves:
             to, origin = torch.tensor(moves, device=self.padding.device).unbind(1)
-            for tensor in (*self.keys, *self.values, self.padding):
+            for tensor in (*self._tensors(), self.padding):
                 tensor[to] = tensor[origin]
         self.rows = len(order)

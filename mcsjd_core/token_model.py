@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
 from .kv_cache import KVCache
 from .transformer import Transformer
+
+if TYPE_CHECKING:  # the families import this file
+    from .models.interface import Prompt
 
 
 class TransformerTokenModel(nn.Module):
@@ -44,8 +49,13 @@ class TransformerTokenModel(nn.Module):
         """The grid's forced token for a vocabulary id."""
         return self.codebook_size + id
 
-    def new_cache(self, padding: Tensor, capacity: int) -> KVCache:
-        return self.model.new_cache(padding, capacity, self.compute_dtype)
+    def new_cache(self, prompt: Prompt, capacity: int) -> KVCache:
+        return self.model.new_cache(prompt.padding, capacity, self.compute_dtype, prompt.context)
+
+    def cache_bytes(self, prompt: Prompt, capacity: int) -> int:
+        """What `new_cache` allocates."""
+        context_tokens = 0 if prompt.context is None else prompt.context.shape[1]
+        return self.model.cache_bytes(len(prompt.padding), capacity, self.compute_dtype, context_tokens)
 
     def hidden(self, embeddings: Tensor, slots: Tensor, cache: KVCache, extent: int) -> Tensor:
         return self.model.forward_cached(embeddings, slots, cache, extent)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -34,6 +35,7 @@ class TransformerConfig:
     qk_norm_eps: float = 1e-5
     norm_after: bool = False  # Chameleon 30B's `swin_norm`: norm the sublayer's output instead of its input
     count_padding: bool = False  # padding takes up positions, too: a prompt always fills the same number of them
+    context_dim: int | None = None  # width of the context that every layer looks at by cross attention; None for none
 
     def __post_init__(self):
         sizes = (self.dim, self.layers, self.heads, self.kv_heads, self.head_dim, self.ffn_dim, self.qk_norm_groups)
@@ -73,22 +75,61 @@ class Attention(nn.Module):
         self.v_proj = linear(config.dim, config.kv_heads * config.head_dim)
         self.o_proj = linear(config.heads * config.head_dim, config.dim)
         if config.qk_norm:
-            shape = (config.head_dim, config.qk_norm_eps)
-            self.q_norm = HeadNorm(config.qk_norm, config.qk_norm_groups, *shape, **factory)
-            self.k_norm = HeadNorm(config.qk_norm, config.key_norm_groups, *shape, **factory)
+            self.q_norm, self.k_norm = _head_norms(config, **factory)
 
     def forward(self, x: Tensor, angles, mask: Tensor | None, store) -> Tensor:
         rows, length, _ = x.shape
-        q, k, v = (
-            proj(x).view(rows, length, -1, self.config.head_dim).transpose(1, 2)
-            for proj in (self.q_proj, self.k_proj, self.v_proj)
-        )  # rows, heads, L, head_dim
+        q, k, v = (_heads(proj(x), self.config) for proj in (self.q_proj, self.k_proj, self.v_proj))
         if self.config.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = (rotate(t, angles, self.config.rope_interleaved) for t in (q, k))
         k, v = store(k, v)
         y = grouped_attention(q, k, v, mask)
         return self.o_proj(y.transpose(1, 2).reshape(rows, length, -1))
+
+
+class CrossAttention(nn.Module):
+    """Grouped-query attention over all of a context, which has no places: nothing is turned, nothing masked."""
+
+    def __init__(self, config: TransformerConfig, operations, **factory):
+        super().__init__()
+        self.config = config
+
+        def linear(inp: int, out: int) -> nn.Module:
+            return operations.Linear(inp, out, bias=False, **factory)
+
+        self.q_proj = linear(config.dim, config.heads * config.head_dim)
+        self.k_proj = linear(config.context_dim, config.kv_heads * config.head_dim)
+        self.v_proj = linear(config.context_dim, config.kv_heads * config.head_dim)
+        self.o_proj = linear(config.heads * config.head_dim, config.dim)
+        if config.qk_norm:
+            self.q_norm, self.k_norm = _head_norms(config, **factory)
+
+    def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [rows, kv_heads, n, head_dim] of a context [rows, n, context_dim]."""
+        k, v = (_heads(proj(context), self.config) for proj in (self.k_proj, self.v_proj))
+        return self.k_norm(k) if self.config.qk_norm else k, v
+
+    def forward(self, x: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q = _heads(self.q_proj(x), self.config)
+        if self.config.qk_norm:
+            q = self.q_norm(q)
+        q = q.unflatten(1, (k.shape[1], -1)).flatten(2, 3)  # heads that share keys become further queries of them
+        y = F.scaled_dot_product_attention(q, k, v)
+        y = y.unflatten(2, (-1, x.shape[1])).flatten(1, 2)
+        return self.o_proj(y.transpose(1, 2).flatten(2))
+
+
+def _heads(x: Tensor, config: TransformerConfig) -> Tensor:
+    """[rows, heads, L, head_dim] of [rows, L, heads * head_dim]."""
+    return x.unflatten(-1, (-1, config.head_dim)).transpose(1, 2)
+
+
+def _head_norms(config: TransformerConfig, **factory) -> tuple[HeadNorm, HeadNorm]:
+    """Those of queries and of keys."""
+    shape = (config.head_dim, config.qk_norm_eps)
+    groups = config.qk_norm_groups, config.key_norm_groups
+    return tuple(HeadNorm(config.qk_norm, count, *shape, **factory) for count in groups)
 
 
 def grouped_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -128,12 +169,17 @@ class Block(nn.Module):
         self.mlp = MLP(config, operations, **factory)
         self.input_layernorm = operations.RMSNorm(config.dim, eps=config.norm_eps, **factory)
         self.post_attention_layernorm = operations.RMSNorm(config.dim, eps=config.norm_eps, **factory)
+        if config.context_dim:
+            self.cross_attn = CrossAttention(config, operations, **factory)
+            self.cross_attn_layernorm = operations.RMSNorm(config.dim, eps=config.norm_eps, **factory)
 
-    def forward(self, x: Tensor, angles, mask: Tensor | None, store) -> Tensor:
+    def forward(self, x: Tensor, angles, mask: Tensor | None, store, context) -> Tensor:
         if self.norm_after:
             x = x + self.input_layernorm(self.self_attn(x, angles, mask, store))
             return x + self.post_attention_layernorm(self.mlp(x))
         x = x + self.self_attn(self.input_layernorm(x), angles, mask, store)
+        if context is not None:
+            x = x + self.cross_attn(self.cross_attn_layernorm(x), *context)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -141,29 +187,50 @@ class Transformer(nn.Module):
     """Embeddings in, final hidden states out (after the last norm).
 
     `angles` gives the cosines and sines [rows, 1, L, head_dim / 2] of position ids [rows, L], in float32; by default those
-    of the position's number alone. A family whose positions are places in a grid brings its own.
+    of the position's number alone. A family whose positions are places in a grid brings its own. `offsets`, if given, tells
+    what is added to the hidden states before every layer, [rows, L, dim] of position ids.
     """
 
     def __init__(self, config: TransformerConfig, angles: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
-                 *, dtype=None, device=None, operations=nn):  # fmt: skip
+                 offsets: Callable[[Tensor], Tensor] | None = None, *, dtype=None, device=None, operations=nn):  # fmt: skip
         super().__init__()
         self.config = config
         self.angles = angles or partial(rotary_angles, head_dim=config.head_dim, theta=config.rope_theta)
+        self.offsets = offsets
         factory = {"dtype": dtype, "device": device}
         self.layers = nn.ModuleList(Block(config, operations, **factory) for _ in range(config.layers))
         self.norm = operations.RMSNorm(config.dim, eps=config.norm_eps, **factory)
 
-    def new_cache(self, padding: Tensor, capacity: int, dtype) -> KVCache:
-        """An empty cache for len(padding) rows with `padding` [rows] unused slots in front."""
-        c = self.config
-        return KVCache(c.layers, padding, c.kv_heads, capacity, c.head_dim, dtype=dtype, device=padding.device)
+    def new_cache(self, padding: Tensor, capacity: int, dtype, context: Tensor | None = None) -> KVCache:
+        """An empty cache for len(padding) rows with `padding` [rows] unused slots in front.
 
-    def forward(self, embeddings: Tensor, positions: Tensor, mask: Tensor | None = None) -> Tensor:
+        Keys and values of a `context` [rows, n, context_dim] are computed here, once for all forwards.
+        """
+        c = self.config
+        cache = KVCache(c.layers, padding, c.kv_heads, capacity, c.head_dim, dtype=dtype, device=padding.device)
+        cache.context = self._context(context)
+        return cache
+
+    def cache_bytes(self, rows: int, capacity: int, dtype: torch.dtype, context_tokens: int = 0) -> int:
+        """What `new_cache` allocates for that many rows, with a context of that many tokens."""
+        c = self.config
+        return 2 * c.layers * rows * c.kv_heads * (capacity + context_tokens) * c.head_dim * dtype.itemsize
+
+    def _context(self, context: Tensor | None) -> list[tuple[Tensor, Tensor]]:
+        if (context is None) != (self.config.context_dim is None):
+            wants = "reads a context, and got none" if context is None else "reads no context, and got one"
+            raise InputError(f"This model {wants}; make the prompt with the model that is to read it.")
+        return [] if context is None else [layer.cross_attn.keys_values(context) for layer in self.layers]
+
+    def forward(
+        self, embeddings: Tensor, positions: Tensor, mask: Tensor | None = None, context: Tensor | None = None
+    ) -> Tensor:
         """Hidden states [rows, L, dim] of embeddings [rows, L, dim] at position ids [rows, L], without a cache.
 
-        `mask` [rows, 1, L, L] is True where a query may look; None is causal.
+        `mask` [rows, 1, L, L] is True where a query may look; None is causal. `context` is [rows, n, context_dim].
         """
-        return self._run(embeddings, positions, mask, lambda layer, k, v: (k, v))
+        pairs = self._context(context)
+        return self._run(embeddings, positions, mask, lambda layer, k, v: (k, v), lambda i: pairs[i] if pairs else None)
 
     def forward_cached(self, embeddings: Tensor, slots: Tensor, cache: KVCache, extent: int) -> Tensor:
         """Hidden states [rows, L, dim] of embeddings written to cache slots [rows, L], over all slots below `extent`.
@@ -176,10 +243,12 @@ class Transformer(nn.Module):
             return cache.write(layer, slots, k, v, extent)
 
         positions = slots if self.config.count_padding else cache.positions(slots)
-        return self._run(embeddings, positions, mask, store)
+        return self._run(embeddings, positions, mask, store, cache.context_of)
 
-    def _run(self, x: Tensor, positions: Tensor, mask: Tensor | None, store) -> Tensor:
+    def _run(self, x: Tensor, positions: Tensor, mask: Tensor | None, store, context) -> Tensor:
         angles = self.angles(positions)
+        offsets = None if self.offsets is None else self.offsets(positions).to(x.dtype)
         for i, layer in enumerate(self.layers):
-            x = layer(x, angles, mask, lambda k, v, i=i: store(i, k, v))
+            x = x if offsets is None else x + offsets
+            x = layer(x, angles, mask, lambda k, v, i=i: store(i, k, v), context(i))
         return self.norm(x)

@@ -6,8 +6,6 @@ below with what is really allocated.
 
 from __future__ import annotations
 
-import torch
-
 from ..mcsjd_core import DecodeSettings
 from ..mcsjd_core.models.interface import Family, Prompt
 
@@ -26,14 +24,14 @@ def decode_bytes(
     rows, slots, dim = prompt.embeddings.shape
     window, codebook_size = settings.effective_window, family.token_model.codebook_size
     capacity = slots + family.grid(size).num_tokens + window
-    cache = family.token_model.new_cache(torch.zeros(rows, dtype=torch.long, device="meta"), capacity)
+    cache = family.token_model.cache_bytes(prompt, capacity)
     kept = min(settings.law.top_k or codebook_size, codebook_size)
     guiding = codebook_size * (rows * LOGIT_BYTES + prompt.batch * GUIDED_BYTES)
     drawing = prompt.batch * (codebook_size * LOGIT_BYTES + kept * LAW_BYTES)
     recording = prompt.batch * codebook_size * DETAIL_BYTES if settings.trace_detail else 0
     channels = dim * ACTIVATIONS * prompt.embeddings.element_size()
     activations = rows * max(slots + given, window) * (channels + capacity * MASK_BYTES)
-    return cache.nbytes + window * max(guiding, drawing, recording) + activations
+    return cache + window * max(guiding, drawing, recording) + activations
 
 
 def codec_bytes(family: Family, count: int, size: str | None = None) -> int:

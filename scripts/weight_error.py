@@ -52,7 +52,7 @@ def guided_logits(model: Family, prompts: list[str], tokens: Tensor, cfg_scale: 
     index = torch.arange(codes.shape[1] - 1).expand(len(codes), -1)
     x = torch.cat((prompt.embeddings, token_model.embed(codes[:, :-1], index)), 1)
     slots = torch.arange(x.shape[1]).expand(len(x), -1)
-    hidden = token_model.hidden(x, slots, token_model.new_cache(prompt.padding, x.shape[1]), x.shape[1])
+    hidden = token_model.hidden(x, slots, token_model.new_cache(prompt, x.shape[1]), x.shape[1])
     start = prompt.embeddings.shape[1] - 1
     return guide(token_model.logits(hidden[:, start:], slots[:, start:] - start), cfg_scale)
 

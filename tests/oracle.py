@@ -18,7 +18,7 @@ def cached_logits(token_model, prompt: Prompt, tokens: Tensor, window: int) -> T
     with torch.no_grad():
         x = torch.cat((prompt.embeddings, token_model.embed(codes[:, :-1], index)), 1)
         slots = torch.arange(x.shape[1]).expand(len(codes), -1)
-        cache, first, result = token_model.new_cache(prompt.padding, x.shape[1]), prompt.embeddings.shape[1] - 1, []
+        cache, first, result = token_model.new_cache(prompt, x.shape[1]), prompt.embeddings.shape[1] - 1, []
         if first:
             token_model.hidden(x[:, :first], slots[:, :first], cache, first)
         for start in range(first, x.shape[1], window):

@@ -37,7 +37,7 @@ ALLOWED = {
     "coupling": {"laws", "noise"},
     "trace": {"laws"},
     "transformer": {"errors", "kv_cache", "layers"},
-    "token_model": {"kv_cache", "transformer"},
+    "token_model": {"kv_cache", "models.interface", "transformer"},
     "rank_tokenizer": {"errors", "tokenizers"},
     "codecs.vqgan": {"errors"},
     "codecs.emu3_vq": {"codecs.vqgan"},

@@ -48,7 +48,7 @@ def logits_by_window(model: Chameleon, codes: torch.Tensor, window: int = 3) -> 
     token_model, prompt = model.token_model, model.prompt(["red", "a much longer one"][: len(codes)], None, False)
     x = torch.cat((prompt.embeddings, token_model.embed(codes[:, :-1], None)), 1)
     slots = torch.arange(x.shape[1]).expand(len(codes), -1)
-    cache, first, result = token_model.new_cache(prompt.padding, x.shape[1]), prompt.embeddings.shape[1] - 1, []
+    cache, first, result = token_model.new_cache(prompt, x.shape[1]), prompt.embeddings.shape[1] - 1, []
     with torch.no_grad():
         token_model.hidden(x[:, :first], slots[:, :first], cache, first)
         for start in range(first, x.shape[1], window):
@@ -402,7 +402,7 @@ def test_prompts_go_to_the_device_that_a_host_computes_on(directory):
     model.token_model.compute_device = torch.device("meta")
     prompt = model.prompt(["red"], None, True)
     assert prompt.embeddings.device.type == prompt.padding.device.type == "meta"
-    cache = model.token_model.new_cache(prompt.padding, 40)
+    cache = model.token_model.new_cache(prompt, 40)
     slots = torch.arange(prompt.embeddings.shape[1], device="meta").expand(2, -1)
     hidden = model.token_model.hidden(prompt.embeddings, slots, cache, 40)
     assert model.token_model.logits(hidden, None).device.type == "meta"

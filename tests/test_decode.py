@@ -354,8 +354,8 @@ def tensors_alive() -> int:
 def test_cancelling_leaves_nothing_allocated_and_the_next_run_is_the_same(monkeypatch):
     caches, new_cache = [], MODEL.new_cache
 
-    def watched(padding, capacity):
-        caches.append(weakref.ref(cache := new_cache(padding, capacity)))
+    def watched(prompt, capacity):
+        caches.append(weakref.ref(cache := new_cache(prompt, capacity)))
         return cache
 
     def cancel(step):
@@ -398,7 +398,7 @@ def test_a_result_keeps_nothing_but_itself():
 def test_a_window_larger_than_the_picture_costs_no_more_than_the_picture():
     capacities, new_cache = [], MODEL.new_cache
     try:
-        MODEL.new_cache = lambda padding, capacity: capacities.append(capacity) or new_cache(padding, capacity)
+        MODEL.new_cache = lambda prompt, capacity: capacities.append(capacity) or new_cache(prompt, capacity)
         picture(1, window=100_000)
     finally:
         del MODEL.new_cache

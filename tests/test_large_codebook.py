@@ -81,7 +81,7 @@ class Table:
     def embed(self, tokens, index):
         return (tokens % 64).float()[..., None]
 
-    def new_cache(self, padding, capacity):
+    def new_cache(self, prompt, capacity):
         return type("Cache", (), {"keep_rows": lambda self, order: None})()
 
     def hidden(self, embeddings, slots, cache, extent):

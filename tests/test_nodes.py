@@ -141,7 +141,7 @@ def test_fp8_weights_take_a_byte_and_give_nearly_the_same_logits(pack, model_fol
     logits = []
     for model in (plain, small):
         prompt = model.family.prompt(["red apple"], None, False)
-        cache = model.family.token_model.new_cache(prompt.padding, 64)
+        cache = model.family.token_model.new_cache(prompt, 64)
         slots = torch.arange(prompt.embeddings.shape[1])[None]
         hidden = model.family.token_model.hidden(prompt.embeddings, slots, cache, slots.shape[1])
         logits.append(model.family.token_model.logits(hidden, slots))

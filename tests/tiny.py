@@ -80,8 +80,8 @@ class TableModel:
     def embed(self, tokens: Tensor, index: Tensor) -> Tensor:
         return (tokens + 1).float()[..., None]
 
-    def new_cache(self, padding: Tensor, capacity: int) -> TokenCache:
-        return TokenCache(torch.zeros(len(padding), capacity, dtype=torch.long))
+    def new_cache(self, prompt: Prompt, capacity: int) -> TokenCache:
+        return TokenCache(torch.zeros(len(prompt.padding), capacity, dtype=torch.long))
 
     def hidden(self, embeddings: Tensor, slots: Tensor, cache: TokenCache, extent: int) -> Tensor:
         cache.digits.scatter_(1, slots, embeddings[..., 0].long())

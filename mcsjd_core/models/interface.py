@@ -19,12 +19,13 @@ class Prompt:
     """What stands before the first code: embeddings [rows, P, dim], left-padded, and `padding` [rows] slots in front.
 
     With guidance the rows alternate: conditional, unconditional, conditional ... (2 B rows), so that the first rows of the
-    cache belong to the first pictures of the batch.
+    cache belong to the first pictures of the batch. `context` [rows, n, width] is what models with cross attention look at.
     """
 
     embeddings: Tensor
     padding: Tensor
     guided: bool
+    context: Tensor | None = None
 
     @classmethod
     def of_ids(cls, rows: list[list[int]], embed: Callable[[Tensor], Tensor], guided: bool, device) -> Prompt:
@@ -58,7 +59,11 @@ class TokenModel(Protocol):
     def embed(self, tokens: Tensor, index: Tensor) -> Tensor:
         """Embeddings [rows, L, dim] of codes or forced tokens [rows, L] at grid places `index` [rows, L]."""
 
-    def new_cache(self, padding: Tensor, capacity: int) -> KVCache: ...
+    def new_cache(self, prompt: Prompt, capacity: int) -> KVCache:
+        """Room for `capacity` slots in every row of the prompt, and what is computed once of its context. Nothing is written."""
+
+    def cache_bytes(self, prompt: Prompt, capacity: int) -> int:
+        """What `new_cache` allocates."""
 
     def hidden(self, embeddings: Tensor, slots: Tensor, cache: KVCache, extent: int) -> Tensor:
         """Hidden states [rows, L, dim]; see `Transformer.forward_cached`."""

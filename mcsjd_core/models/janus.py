@@ -107,8 +107,11 @@ class JanusTransformer(nn.Module):
     def embed(self, tokens: Tensor, index: Tensor) -> Tensor:
         return self.gen_aligner(self.gen_embed(tokens).to(self.compute_dtype))
 
-    def new_cache(self, padding: Tensor, capacity: int) -> KVCache:
-        return self.model.new_cache(padding, capacity, self.compute_dtype)
+    def new_cache(self, prompt: Prompt, capacity: int) -> KVCache:
+        return self.model.new_cache(prompt.padding, capacity, self.compute_dtype)
+
+    def cache_bytes(self, prompt: Prompt, capacity: int) -> int:
+        return self.model.cache_bytes(len(prompt.padding), capacity, self.compute_dtype)
 
     def hidden(self, embeddings: Tensor, slots: Tensor, cache: KVCache, extent: int) -> Tensor:
         return self.model.forward_cached(embeddings, slots, cache, extent)
