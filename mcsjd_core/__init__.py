@@ -16,6 +16,7 @@ from .laws import LawSettings
 from .loading import EMBEDDED_MODEL, detect, load
 from .models import FAMILIES
 from .sampling import encode, pictures, sample
+from .video import start_codes, videos
 
 __all__ = [
     "COUPLINGS",
@@ -36,4 +37,6 @@ __all__ = [
     "load",
     "pictures",
     "sample",
+    "start_codes",
+    "videos",
 ]

@@ -58,7 +58,7 @@ def above(places: Places) -> Tensor:
 
 def previous_frame(places: Places) -> Tensor:
     """The token at the same place of the frame before; in the first frame, the token above."""
-    return _else(places.back_by(places.grid.stride * places.grid.rows), above(places))
+    return _else(places.back_by(places.grid.frame_tokens), above(places))
 
 
 def warm(places: Places) -> Tensor:

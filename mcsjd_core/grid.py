@@ -54,7 +54,12 @@ class Grid:
 
     @property
     def num_tokens(self) -> int:
-        return self.frames * self.rows * self.stride + len(self.end)
+        return self.frames * self.frame_tokens + len(self.end)
+
+    @property
+    def frame_tokens(self) -> int:
+        """Tokens of one frame."""
+        return self.rows * self.stride
 
     @property
     def has_forced(self) -> bool:
@@ -64,7 +69,7 @@ class Grid:
         """Forced token of every place, [num_tokens], FREE where the model decides."""
         forced = torch.full((self.num_tokens,), FREE)
         if self.row_end is not None:
-            forced[self.stride - 1 : self.frames * self.rows * self.stride : self.stride] = self.row_end
+            forced[self.stride - 1 : self.frames * self.frame_tokens : self.stride] = self.row_end
         if self.end:
             forced[-len(self.end) :] = torch.tensor(self.end)
         return forced
@@ -81,12 +86,17 @@ class Grid:
         """Codes [B, rows, columns], or [B, frames, rows, columns] for video, of whole token rows [B, num_tokens]."""
         if tokens.ndim != 2 or tokens.shape[1] != self.num_tokens:
             raise InputError(f"This grid has {self.num_tokens} tokens, got tokens of shape {list(tokens.shape)}.")
-        body = tokens[:, : self.frames * self.rows * self.stride]
+        body = tokens[:, : self.frames * self.frame_tokens]
         codes = body.view(len(tokens), self.frames, self.rows, self.stride)[..., : self.columns]
         return codes if self.frames > 1 else codes[:, 0]
 
     def tokens(self, codes: Tensor) -> Tensor:
-        """Token rows for codes [B, r, columns] of the first r rows (a picture to continue, or a whole one)."""
+        """Token rows for codes [B, r, columns] of the first r rows (a picture to continue, or a whole one).
+
+        Codes of the first f frames of a video may also come as [B, f, rows, columns].
+        """
+        if codes.ndim == 4 and codes.shape[2] == self.rows:
+            codes = codes.flatten(1, 2)
         if codes.ndim != 3 or codes.shape[2] != self.columns or not 1 <= codes.shape[1] <= self.rows * self.frames:
             raise InputError(
                 f"Codes for this grid have shape [B, 1 to {self.rows * self.frames}, {self.columns}], got {list(codes.shape)}."

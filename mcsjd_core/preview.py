@@ -29,7 +29,7 @@ def unfinished_pictures(model: Family, grid: Grid, step: Step, count: int, rows:
 
     Only the upper `rows` rows of tokens are decoded, so that early pictures are cheap. A grid of one frame is needed.
     """
-    device = model.codec.quantize.embedding.weight.device
+    device = model.codec.device
     codes = grid.codes(step.tokens[:count])[:, :rows].to(device)
     opacity = grid.codes(_opacity(step, grid, count))[:, :rows].to(device)
     pixels = model.codec.decode(codes).float()
@@ -38,6 +38,29 @@ def unfinished_pictures(model: Family, grid: Grid, step: Step, count: int, rows:
     canvas = pixels.new_full((count, 3, grid.rows * factor, grid.columns * factor), BLANK)
     canvas[:, :, : rows * factor] = BLANK + (pixels - BLANK) * opacity
     return canvas
+
+
+def drafted_code_frames(step: Step, grid: Grid, count: int) -> int:
+    """Code frames that hold a draft or a committed token, in any of the first `count` videos."""
+    return min(math.ceil(max(step.drafted[:count]) / grid.frame_tokens), grid.frames)
+
+
+@torch.no_grad()
+def unfinished_frames(model: Family, grid: Grid, step: Step, count: int) -> Tensor:
+    """The newest frame of the first `count` videos [count, 3, H, W] in 0..1: committed tokens decoded, drafts dimmed.
+
+    It is the last frame of the code frame that is being drawn. The codec is causal, so the code frames up to there are
+    enough; where nothing is drafted yet the picture is blank.
+    """
+    shape, now = (count, grid.frames, grid.rows, -1), drafted_code_frames(step, grid, count)
+    codes = grid.codes(step.tokens[:count]).view(shape)[:, :now].to(model.codec.device, copy=True)
+    opacity = grid.codes(_opacity(step, grid, count)).view(shape)[:, now - 1].to(model.codec.device)
+    if now > 1:  # what nobody sees shows through at the edge of what is seen: the frame before is the best guess
+        codes[:, -1] = torch.where(opacity > 0, codes[:, -1], codes[:, -2])
+    pixels = torch.cat([model.codec.decode(one)[:, :, -1].float() for one in codes.split(1)])
+    factor = pixels.shape[-1] // grid.columns
+    opacity = opacity.repeat_interleave(factor, 1).repeat_interleave(factor, 2)[:, None]
+    return BLANK + (pixels - BLANK) * opacity
 
 
 def _opacity(step: Step, grid: Grid, count: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from .errors import InputError
 from .models.interface import Family
 from .pixels import fit
 from .sizes import choose_size, side_lengths
+from .video import check_start, video_grid
 
 
 def sample(
@@ -20,24 +21,31 @@ def sample(
     settings: DecodeSettings,
     *,
     size: str | None = None,
+    frames: int | None = None,
     negatives: list[str] | None = None,
+    encoded: Mapping[str, Tensor] | None = None,
     first_codes: Tensor | None = None,
     earlier_tokens: Tensor | None = None,
     on_step: Callable[[Step], None] | None = None,
 ) -> Decoded:
-    """Draw one picture's tokens for every text.
+    """Draw the tokens of one picture, or one video, for every text.
 
     `size` is one of `model.sizes`, None the first of them.
     first_codes [1 or B, r, columns] are the upper rows of pictures to continue; the other arguments as in `decode`.
+    Models of video also take `frames`, how many to draw with the given ones (None: as many as the model was made for),
+    first_codes [1 or B, f, rows, columns] as `video.start_codes` gives them, and `encoded` texts (see `Family`).
     """
     if isinstance(texts, str) or not texts:
         raise InputError(f"Prompts are a list with at least one text, got {texts!r}.")
     if negatives is not None and len(negatives) != len(texts):
         raise InputError(f"There are {len(negatives)} negative prompts for {len(texts)} prompts; give one for each.")
     guided = settings.law.guided
-    prompt = model.prompt(texts, negatives if guided else None, guided, size)
-    grid = model.grid(size)
+    grid = model.grid(size) if frames is None else video_grid(model, size, frames)
     first = None if first_codes is None else grid.tokens(first_codes)
+    if model.video is not None:
+        check_start(model.video, grid, first)
+    options = {} if encoded is None else {"encoded": encoded}
+    prompt = model.prompt(texts, negatives if guided else None, guided, size, **options)
     return decode(
         model.token_model, prompt, grid, settings, first_tokens=first, earlier_tokens=earlier_tokens, on_step=on_step
     )
@@ -49,7 +57,7 @@ def pictures(model: Family, tokens: Tensor, size: str | None = None, batch: int 
 
     `batch` of them are decoded at a time.
     """
-    codes = model.grid(size).codes(tokens).to(model.codec.quantize.embedding.weight.device)
+    codes = model.grid(size).codes(tokens).to(model.codec.device)
     return torch.cat([model.codec.decode(part).float() for part in codes.split(batch)])
 
 
@@ -60,6 +68,6 @@ def encode(model: Family, images: Tensor, size: str | None = None, batch: int = 
     The inverse of `pictures` as far as the codec goes; `batch` of them are encoded at a time.
     """
     width, height = side_lengths(choose_size(size, model.sizes))
-    device = model.codec.quantize.embedding.weight.device
+    device = model.codec.device
     codes = [model.codec.encode(fit(part, width, height).to(device)) for part in images.split(batch)]
     return model.grid(size).tokens(torch.cat(codes))

@@ -246,6 +246,11 @@ class VQGAN(nn.Module):
         self.quant_conv = plain.conv(config.z_channels, config.embed_dim, 1)
         self.post_quant_conv = plain.conv(config.embed_dim, config.z_channels, 1)
 
+    @property
+    def device(self) -> torch.device:
+        """Where codes and pictures have to be."""
+        return self.quantize.embedding.weight.device
+
     def latents(self, pixels: Tensor) -> Tensor:
         """What the codebook is searched with, [B, h, w, embed_dim], for pixels in 0..1."""
         return self.quant_conv(self.encoder(pixels * 2 - 1)).movedim(1, -1)

@@ -150,6 +150,7 @@ class Chameleon:
     """A loaded checkpoint of the family."""
 
     name = "chameleon"
+    video = None
 
     def __init__(self, token_model: ChameleonTransformer, codec: VQGAN, tokenizer, layout, defaults: SamplingDefaults):
         self.token_model, self.codec, self.tokenizer = token_model, codec, tokenizer

@@ -86,6 +86,7 @@ class Emu3:
     """A loaded checkpoint of the family; the sizes have one area and several aspect ratios."""
 
     name = "emu3"
+    video = None
     defaults = SamplingDefaults(cfg_scale=3.0, top_k=2048)
 
     def __init__(self, token_model: TransformerTokenModel, codec: Emu3VQ, encode: Callable[[str], list[int]],

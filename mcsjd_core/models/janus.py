@@ -140,6 +140,7 @@ class Janus:
     """A loaded checkpoint of the family."""
 
     name = "janus"
+    video = None
 
     def __init__(self, token_model: JanusTransformer, codec: VQGAN, tokenizer, roles: tuple[str, str],
                  defaults: SamplingDefaults):  # fmt: skip

@@ -164,6 +164,7 @@ class LlamaGen:
     """
 
     name = "llamagen"
+    video = None
 
     def __init__(self, token_model: LlamaGenModel, codec: VQGAN, side: int, kind: str, captions: T5Captions | None):
         self.token_model, self.codec, self.captions = token_model, codec, captions
