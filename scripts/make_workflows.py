@@ -20,7 +20,8 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from workflow_graphs import NOTE, WORKFLOWS, Node, Workflow
+from graph_parts import NOTE, Node, Workflow
+from workflow_graphs import WORKFLOWS
 
 FOLDER = Path(__file__).resolve().parent.parent / "workflows"
 PACK = {"cnr_id": "mc-sjd", "ver": "0.1.0"}
