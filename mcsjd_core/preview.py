@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -73,14 +74,23 @@ def _opacity(step: Step, grid: Grid, count: int) -> Tensor:
 class Budget:
     """Keeps previews to a few a second and to a small share of the run time, by their own measured cost.
 
-    The cost of a preview is taken to grow with its rows, and the dearest one so far tells what a row costs. As nothing is
-    known at first, a single row is drawn for a trial.
+    The cost of a preview is taken to grow with its rows. The dearest of the last few previews tells what a row costs, so that
+    one that was held up is forgotten in time. As nothing is known at first, single rows are drawn for a trial; the quickest
+    counts, since the first is cold and any may be held up.
     """
 
-    def __init__(self, share: float = 0.05, interval: float = 0.4, clock: Callable[[], float] = time.perf_counter):
+    TRIALS, REMEMBERED = 3, 3
+
+    def __init__(self, share: float = 0.048, interval: float = 0.4, clock: Callable[[], float] = time.perf_counter):
         self.share, self.interval, self.clock = share, interval, clock
         self.started = self.last = clock()
-        self.spent = self.seconds_a_row = 0.0
+        self.spent = 0.0
+        self.trials: list[float] = []  # seconds a row
+        self.recent: deque[float] = deque(maxlen=self.REMEMBERED)  # seconds a row of previews after the trials
+
+    @property
+    def seconds_a_row(self) -> float:
+        return max(self.recent) if self.recent else min(self.trials)
 
     def rows(self, wanted: int, is_last: bool = False) -> int:
         """How many of `wanted` rows may be drawn now: all, a single one for a trial, or none.
@@ -90,19 +100,19 @@ class Budget:
         now = self.clock()
         if now - self.last < self.interval and not is_last:
             return 0
-        if not self.seconds_a_row:
+        if len(self.trials) < self.TRIALS:
             return 1
         return wanted if self.spent + wanted * self.seconds_a_row <= self.share * (now - self.started) else 0
 
     @contextmanager
     def spend(self, rows: int) -> Iterator[None]:
         """Around the drawing of `rows` rows."""
-        started, is_trial = self.clock(), not self.seconds_a_row
+        started, is_trial = self.clock(), len(self.trials) < self.TRIALS
         try:
             yield
         finally:
             now = self.clock()
             self.spent += now - started
-            self.seconds_a_row = max(self.seconds_a_row, (now - started) / rows)
+            (self.trials if is_trial else self.recent).append((now - started) / rows)
             if not is_trial:
                 self.last = now

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from graph_parts import EXACT, LOADER, MAXIMAL, PLAIN, SAMPLER, SJD, Node, Workflow, loader, method, note, prompt_and_seed
+from graph_parts import (
+    EXACT,
+    MAXIMAL,
+    PLAIN,
+    SAMPLER,
+    SJD,
+    Node,
+    Workflow,
+    loader,
+    method,
+    note,
+    prompt_and_seed,
+)
 
 
 def quickstart() -> Workflow:

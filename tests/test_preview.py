@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -69,19 +70,24 @@ class Clock:
         return self.now
 
 
-def run(seconds: float, seconds_a_row: float, step_seconds: float = 0.05, rows: int = 16) -> tuple[Budget, list[float]]:
-    """A run that offers a preview after every step; gives the budget and when whole previews were drawn."""
-    clock, drawn = Clock(), []
+def run(
+    seconds: float, seconds_a_row: float | Callable[[int], float], step_seconds: float = 0.05, rows: int = 16
+) -> tuple[Budget, list[float]]:
+    """A run that offers a preview after every step; gives the budget and when whole previews were drawn.
+
+    `seconds_a_row` may depend on how often something was drawn before.
+    """
+    clock, drawn, costs, row_seconds = Clock(), [], [], seconds_a_row
     budget = Budget(clock=clock)
     while clock.now < seconds:
         clock.now += step_seconds
         allowed = budget.rows(rows)
         if allowed:
+            costs.append(row_seconds(len(costs)) if callable(row_seconds) else row_seconds)
             with budget.spend(allowed):
-                clock.now += allowed * seconds_a_row
+                clock.now += allowed * costs[-1]
             if allowed == rows:
                 drawn.append(clock.now)
-    assert budget.spent <= budget.share * clock.now + seconds_a_row  # the trial is paid before anything is known
     return budget, drawn
 
 
@@ -95,12 +101,24 @@ def test_cheap_previews_come_a_few_times_a_second():
 def test_dear_previews_come_as_often_as_their_share_allows(seconds_a_row):
     budget, drawn = run(60, seconds_a_row)
     assert budget.spent <= 0.05 * 60
-    assert budget.spent > 0.05 * 60 - 2 * 16 * seconds_a_row  # and what may be spent is spent
+    assert budget.spent > budget.share * 60 - 2 * 16 * seconds_a_row  # and what may be spent is spent
     assert drawn
 
 
+def test_a_cold_trial_does_not_make_previews_look_dear():
+    _, drawn = run(10, lambda before: 0.2 if before == 0 else 0.002)
+    assert drawn[0] < 6 and len(drawn) > 5
+
+
+def test_a_preview_that_was_held_up_is_forgotten():
+    """It takes as long as 25 others; once it is paid for, what may be spent is spent again."""
+    budget, _ = run(120, lambda before: 0.05 if before == 5 else 0.002)
+    assert budget.share * 120 - 2 * 16 * 0.002 < budget.spent <= budget.share * 120
+
+
 def test_a_preview_that_would_cost_too_much_is_never_drawn():
-    assert run(10, seconds_a_row=1.0)[1] == []
+    budget, drawn = run(10, seconds_a_row=1.0)
+    assert drawn == [] and budget.spent == Budget.TRIALS
 
 
 def fail_after(clock: Clock, budget: Budget) -> None:
