@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as NotYet
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import folder_paths
@@ -78,12 +77,9 @@ def download(listed: list[Listed], root: Path) -> None:
 
 def _is_done(work: Future) -> bool:
     """Waits a moment; raises what the work raised."""
-    try:
-        work.result(timeout=LOOK_SECONDS)
-    except NotYet:
-        if work.done():  # since Python 3.11 it is the built-in TimeoutError, which the work itself may have raised
-            raise
+    if not wait([work], LOOK_SECONDS).done:
         return False
+    work.result()
     return True
 
 

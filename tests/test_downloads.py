@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import Future
 from types import SimpleNamespace
 
 import pytest
@@ -237,3 +238,13 @@ def test_what_the_download_raises_reaches_the_user(pack, node_hub):
     node_hub.broken_off = 1
     with pytest.raises(pack.core.InputError, match="did not come whole"):
         pack.run("MCSJD_GetModel", model=NAME, accept_licence=True)
+
+
+def test_waiting_for_a_download_tells_its_own_timeout_from_one_of_the_hub(pack, monkeypatch):
+    module = pack.part("nodes.downloads")
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0)
+    work = Future()
+    assert not module._is_done(work)
+    work.set_exception(TimeoutError("the hub does not answer"))
+    with pytest.raises(TimeoutError, match="the hub does not answer"):
+        module._is_done(work)
