@@ -13,7 +13,7 @@ from .drafts import INITIALISERS
 from .errors import InputError
 from .grid import Grid
 from .laws import LawSettings
-from .loading import EMBEDDED_MODEL, detect, load
+from .loading import EMBEDDED_MODEL, detect, load, places
 from .models import FAMILIES
 from .sampling import encode, pictures, sample
 from .video import start_codes, videos
@@ -36,6 +36,7 @@ __all__ = [
     "encode",
     "load",
     "pictures",
+    "places",
     "sample",
     "start_codes",
     "videos",

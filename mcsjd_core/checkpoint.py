@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path, PureWindowsPath
 
 import torch
@@ -14,6 +16,7 @@ from .errors import InputError
 from .tensor_files import open_tensors
 
 LISTED = 10  # names shown of a longer list of missing or wrong tensors
+_before_tensor: ContextVar[Callable[[], None]] = ContextVar("before_tensor", default=lambda: None)
 
 
 def read_json(path: Path) -> dict:
@@ -153,6 +156,16 @@ def _check_shard_names(shards: list[str], index: Path) -> None:
             )
 
 
+@contextmanager
+def calling(before_tensor: Callable[[], None]) -> Iterator[None]:
+    """Inside, `before_tensor` is called for every tensor that a module is filled with; what it raises ends the loading."""
+    token = _before_tensor.set(before_tensor)
+    try:
+        yield
+    finally:
+        _before_tensor.reset(token)
+
+
 def fill(module: nn.Module, tensors: Iterable[tuple[str, Tensor]], *, dtype: torch.dtype, device, source: Path) -> None:
     """Give `module`, built on the meta device, its weights: every tensor converted to `dtype` on `device`, none left over.
 
@@ -163,6 +176,7 @@ def fill(module: nn.Module, tensors: Iterable[tuple[str, Tensor]], *, dtype: tor
     packers = {f"{name}.weight": layer.pack for name, layer in module.named_modules() if hasattr(layer, "pack")}
     unexpected, misshaped, quantised = [], [], []
     for name, tensor in tensors:
+        _before_tensor.get()()
         if missing.pop(name, None) is None:
             unexpected.append(name)
         elif shapes[name] != tensor.shape:

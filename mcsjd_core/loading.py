@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from .checkpoint import read_json
+from .checkpoint import calling, read_json
 from .errors import InputError
 from .models import FAMILIES
 from .models.interface import Family
@@ -23,14 +24,28 @@ def detect(path: Path | str) -> str | None:
         return None
 
 
+def places(path: Path) -> list[Path]:
+    """`path`, and the files and directories outside of it that its checkpoint is read from, such as a codec for several."""
+    name = detect(path)
+    companions = getattr(FAMILIES[name], "companions", None) if name else None
+    return [path, *(companions(path) if companions else ())]
+
+
 def load(
-    path: Path | str, *, dtype: torch.dtype = torch.float32, device="cpu", operations=torch.nn, weights: str = "full"
+    path: Path | str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device="cpu",
+    operations=torch.nn,
+    weights: str = "full",
+    before_tensor: Callable[[], None] = lambda: None,
 ) -> Family:
     """Load the checkpoint at `path`, a directory or the file that some families keep it in, onto `device`.
 
     `dtype` is that of the transformer's weights and activations. `operations` provides the layer classes (`Linear`,
     `Embedding`, `RMSNorm`, `Conv2d`, `GroupNorm`), so that a host can cast and offload weights its own way.
     `weights` is one of WEIGHTS, how the transformer's matrices are held: "full" in `dtype`, "fp8" or "int8" in 8 bits.
+    `before_tensor` is called before every tensor that is taken in; what it raises ends the loading.
     On a CPU, weights that are stored in `dtype` already stay memory-mapped: leave the files alone while the model lives.
     Raises InputError if the path, a file in it or a tensor is not what a supported checkpoint has.
     """
@@ -45,7 +60,8 @@ def load(
     name = detect(path)
     if name is None:
         raise InputError(_why_unsupported(path))
-    return FAMILIES[name].load(path, dtype=dtype, device=device, operations=WEIGHTS[weights](operations))
+    with calling(before_tensor):
+        return FAMILIES[name].load(path, dtype=dtype, device=device, operations=WEIGHTS[weights](operations))
 
 
 def _check_device(device) -> None:

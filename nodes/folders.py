@@ -65,10 +65,17 @@ def find_checkpoint(name: str) -> Path:
 
 
 def identity(path: Path) -> str:
-    """Hash that changes when a file of the checkpoint is replaced; reads no file."""
+    """Hash that changes when a file is replaced that the checkpoint is read from; opens no weights."""
     digest = hashlib.sha256()
-    inside = path.iterdir() if path.is_dir() else [path]
-    for file in sorted(entry for entry in inside if entry.is_file()):
+    for file in sorted(file for place in mcsjd_core.places(path) for file in _files_below(place)):
         status = file.stat()
         digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
+
+
+def _files_below(place: Path) -> list[Path]:
+    """A file itself; of a directory what is not hidden, folders in it included, which may hold a codec or a tokenizer."""
+    if place.is_file():
+        return [place]
+    patterns = ("[!.]*", "[!.]*/[!.]*")
+    return [file for pattern in patterns for file in place.glob(pattern) if file.is_file()]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import comfy.model_management as mm
@@ -16,7 +18,7 @@ from ..mcsjd_core import Decoded, DecodeSettings, InputError, Step
 from ..mcsjd_core.sizes import choose_size
 from .folders import find_checkpoint, identity
 from .memory import codec_bytes, decode_bytes
-from .progress import PREVIEWED, LivePreview, Progress
+from .progress import PREVIEWED, LivePreview, Progress, check_cancelled
 from .types import ImageTokens, LoadedModel
 
 SMALL = {"fp8 weights": "fp8", "int8 weights": "int8"}  # the core's names of how matrices are held in 8 bits
@@ -27,6 +29,16 @@ PICTURES_AT_ONCE = 4  # decoded together; cancel is looked at in between
 # Newer versions leave a layer without weights until a file is loaded, but the core needs to see their shapes. Layers with
 # a loader of their own are exempt.
 OWN_LOADER = {"_load_from_state_dict": nn.Module._load_from_state_dict}
+
+
+@contextmanager
+def memory_freed_on_error() -> Iterator[None]:
+    """ComfyUI keeps an exception while it tidies up, and its frames would keep weights or the KV cache."""
+    try:
+        yield
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)
+        raise
 
 
 # -- loading -----------------------------------------------------------------------------------------------------------
@@ -64,14 +76,16 @@ def check_fp8(device: torch.device, dtype: torch.dtype) -> None:
 
 
 def load_model(name: str, dtype_choice: str) -> LoadedModel:
-    """Read a checkpoint into ordinary memory; it moves to the device when it is used."""
+    """Read a checkpoint into ordinary memory; it moves to the device when it is used. Stop works between tensors."""
     path = find_checkpoint(name)
     device, offload_device = mm.get_torch_device(), mm.unet_offload_device()
     dtype, weights = choose_dtype(dtype_choice, device), SMALL.get(dtype_choice, "full")
     if weights == "fp8":
         check_fp8(device, dtype)
     layers = casting_operations() if weights == "fp8" else operations()
-    family = mcsjd_core.load(path, dtype=dtype, device=offload_device, operations=layers, weights=weights)
+    places = {"dtype": dtype, "device": offload_device, "operations": layers, "weights": weights}
+    with memory_freed_on_error():
+        family = mcsjd_core.load(path, **places, before_tensor=check_cancelled)
     patchers = [
         ModelPatcher(m, load_device=device, offload_device=offload_device) for m in (family.token_model, family.codec)
     ]
@@ -137,7 +151,7 @@ def sample(
     def on_step(step: Step) -> None:
         progress.update(sum(step.done), preview.picture(step))
 
-    try:
+    with memory_freed_on_error():
         decoded = mcsjd_core.sample(
             family,
             texts,
@@ -148,10 +162,6 @@ def sample(
             earlier_tokens=None if warm is None else warm.tokens,
             on_step=on_step,
         )
-    except BaseException as error:
-        # ComfyUI keeps the exception while it tidies up, and its frames keep the KV cache.
-        traceback.clear_frames(error.__traceback__)
-        raise
     return decoded, preview.seconds
 
 

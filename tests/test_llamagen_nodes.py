@@ -57,6 +57,17 @@ def test_the_loader_describes_it(pack, llamagen):
     assert "llamagen family, draws 8x8" in pack.runtime.describe(llamagen)
 
 
+def test_a_model_is_read_again_when_its_codec_changes_and_not_when_another_model_comes(pack, model_folder, llamagen):
+    folder, file = model_folder / "LlamaGen-c2i", model_folder / NAME
+    before = pack.folders.identity(file)
+    (folder / f"c2i_XL_{2 * SIDE}.pt").write_bytes(b"")
+    assert pack.folders.identity(file) == before == llamagen.identity
+    (folder / "vq_ds16_c2i.pt").write_bytes(b"another")
+    changed = pack.folders.identity(file)
+    (folder / "flan-t5-xl" / "config.json").write_text("{ }")
+    assert len({before, changed, pack.folders.identity(file)}) == 3
+
+
 def test_a_saved_class_that_is_none_is_refused(pack):
     with pytest.raises(pack.core.InputError) as error:
         pack.run("MCSJD_ImageNetClass", class_name="no such thing")

@@ -53,6 +53,24 @@ def test_stop_works_within_one_iteration_and_frees_the_cache(pack, model, monkey
     assert tokens.tokens.shape[1] == model.family.grid().num_tokens
 
 
+def test_stop_is_seen_while_a_checkpoint_loads(pack, model_folder, monkeypatch):
+    import comfy.model_management as mm
+
+    looks, look = [], mm.throw_exception_if_processing_interrupted
+
+    def pressed_at_the_third_look():
+        looks.append(True)
+        if len(looks) == 3:
+            mm.interrupt_current_processing()
+        look()
+
+    monkeypatch.setattr(mm, "throw_exception_if_processing_interrupted", pressed_at_the_third_look)
+    with pytest.raises(mm.InterruptProcessingException):
+        pack.run("MCSJD_LoadModel", model="tiny", dtype="auto")
+    assert len(looks) == 3
+    draw(pack, pack.run("MCSJD_LoadModel", model="tiny", dtype="auto")[0])
+
+
 def test_stop_is_seen_between_pictures_that_are_decoded(pack, model):
     import comfy.model_management as mm
 

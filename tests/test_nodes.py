@@ -183,6 +183,18 @@ def test_fingerprint_changes_with_the_files(pack, model_folder, tiny_checkpoint)
     assert fingerprint(model="gone", dtype="auto") == ""
 
 
+def test_a_codec_that_models_share_belongs_to_those_that_use_it(pack, model_folder, tiny_checkpoint):
+    own, sharing, shared = (model_folder / name for name in ("own", "sharing", "chameleon-vqgan"))
+    for directory in (own, sharing):
+        shutil.copytree(tiny_checkpoint, directory)
+    shared.mkdir()
+    (sharing / "vqgan.safetensors").rename(shared / "model.safetensors")
+    before = [pack.folders.identity(directory) for directory in (own, sharing)]
+    (shared / "model.safetensors").write_bytes(b"another")
+    after = [pack.folders.identity(directory) for directory in (own, sharing)]
+    assert before[0] == after[0] and before[1] != after[1]
+
+
 def test_layers_are_the_hosts_and_have_weights_at_once(pack, tiny_checkpoint, monkeypatch):
     """Newer versions of ComfyUI make layers without weights, unless a subclass has a loader of its own."""
     import comfy.ops

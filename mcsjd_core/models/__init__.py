@@ -2,7 +2,8 @@
 
 from . import chameleon, emu3, janus, llamagen
 
-# Each module offers detect(path) -> bool and load(path, dtype, device, operations) -> Family.
+# Each module offers detect(path) -> bool and load(path, dtype, device, operations) -> Family, and companions(path) -> list of
+# paths if it reads more than what lies at `path`.
 FAMILIES = {
     "chameleon": chameleon,
     "janus": janus,

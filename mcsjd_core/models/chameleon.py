@@ -208,6 +208,12 @@ def _first(path: Path, names: tuple[str, ...]) -> Path:
     return next((path / name for name in names if (path / name).exists()), path / names[0])
 
 
+def companions(path: Path) -> list[Path]:
+    """The codec that several checkpoints share, if it is this one's."""
+    codec = _first(path, CODECS)
+    return [codec] if codec.exists() and codec.parent.name == SHARED_CODEC else []
+
+
 def _codec_checkpoint(path: Path, checkpoint: Checkpoint) -> tuple[Checkpoint, str]:
     """The codec's tensors and the prefix of their names: from a file of its own, else from among the transformer's."""
     file = _first(path, CODECS)

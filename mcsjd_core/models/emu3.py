@@ -142,8 +142,18 @@ class Files:
     codec_name: Callable[[str], str | None] = str  # the codec's name of a tensor in its checkpoint, None for others
 
 
+def _codec_directory(path: Path) -> Path | None:
+    return next((p for p in (path / CODEC_DIRECTORY, path.parent / CODEC_DIRECTORY) if p.is_dir()), None)
+
+
+def companions(path: Path) -> list[Path]:
+    """The published codec, where it lies beside the checkpoint."""
+    codec = _codec_directory(path)
+    return [codec] if codec is not None and codec.parent != path else []
+
+
 def open_published(path: Path) -> Files:
-    codec = next((p for p in (path / CODEC_DIRECTORY, path.parent / CODEC_DIRECTORY) if p.is_dir()), None)
+    codec = _codec_directory(path)
     if codec is None:
         raise InputError(
             f"{path / CODEC_DIRECTORY} is missing: the codec that turns this model's tokens into pictures is published as "

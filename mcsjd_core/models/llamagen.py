@@ -29,7 +29,7 @@ from ..transformer import Transformer, TransformerConfig
 from .interface import Prompt, SamplingDefaults
 
 PUBLISHED = re.compile(r"(?P<kind>c2i|t2i)_.+_(?P<side>\d+)\.(pt|safetensors)")
-CODECS = {"vq_ds16": VQ16, "vq_ds8": VQ8}
+CODECS, CODEC_SUFFIXES = {"vq_ds16": VQ16, "vq_ds8": VQ8}, (".safetensors", ".pt")
 T5_DIRECTORY, CAPTION_TOKENS, CAPTION_DIM = "flan-t5-xl", 120, 2048
 # Heads by (layers, width): B, L, XL, XXL, 3B, and 1B, XXXL, 7B, which exist as code alone. The tensors do not tell them.
 HEADS = {(12, 768): 12, (24, 1024): 16, (36, 1280): 20, (48, 1536): 24, (24, 3200): 32,
@@ -251,10 +251,17 @@ def load(path: Path, *, dtype: torch.dtype, device, operations) -> LlamaGen:
     return LlamaGen(token_model, codec, side, kind, captions)
 
 
+def companions(path: Path) -> list[Path]:
+    """What lies beside a file of weights: the codec, and the text encoder of captions."""
+    directory = path if path.is_dir() else path.parent
+    codecs = [directory / f"{name}_{kind}{suffix}" for name in CODECS for kind in DEFAULTS for suffix in CODEC_SUFFIXES]
+    return [place for place in (*codecs, *_caption_directories(directory)) if place.exists()]
+
+
 def _codec(directory: Path, kind: str) -> tuple[Path, VQGANConfig]:
     """The codec beside a model. Those of the two kinds have equal shapes and different weights: the name tells them apart."""
     for name, config in CODECS.items():
-        for suffix in (".safetensors", ".pt"):
+        for suffix in CODEC_SUFFIXES:
             file = directory / f"{name}_{kind}{suffix}"
             if file.is_file():
                 return file, config
@@ -263,6 +270,10 @@ def _codec(directory: Path, kind: str) -> tuple[Path, VQGANConfig]:
     )
 
 
+def _caption_directories(directory: Path) -> tuple[Path, Path]:
+    return directory / T5_DIRECTORY, directory.parent / T5_DIRECTORY
+
+
 def _captions(directory: Path) -> T5Captions:
-    beside = directory / T5_DIRECTORY, directory.parent / T5_DIRECTORY
+    beside = _caption_directories(directory)
     return T5Captions(next((place for place in beside if place.is_dir()), beside[0]), CAPTION_TOKENS)
