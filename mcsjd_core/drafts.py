@@ -71,3 +71,4 @@ def _else(guess: Tensor, fallback: Tensor) -> Tensor:
 
 
 INITIALISERS = {f.__name__: f for f in (random, left, above, previous_frame, warm)}
+READS_TOKENS = ("left", "above", "previous_frame")  # the others know every guess before the run begins

@@ -76,14 +76,24 @@ class Law:
         return torch.arange(self.codebook_size, device=self.probs.device) if self.codes is None else self.codes
 
     def take_positions(self, offsets: Tensor) -> Law:
-        """The laws at `offsets` [B, L'] along the window."""
-        index = offsets[..., None].expand(-1, -1, self.probs.shape[-1])
-        codes = None if self.codes is None else self.codes.gather(1, index)
-        return Law(self.probs.gather(1, index), codes, self.codebook_size)
+        """The laws at `offsets` [B', L'] along the window, of the first B' rows; a copy."""
+        rows, window, size = len(offsets), self.probs.shape[1], self.probs.shape[2]
+        index = (offsets + window * torch.arange(rows, device=offsets.device)[:, None]).flatten()
 
-    def take_rows(self, rows: Tensor) -> Law:
-        """The laws of the batch rows `rows` [B']."""
-        return Law(self.probs[rows], None if self.codes is None else self.codes[rows], self.codebook_size)
+        def taken(values: Tensor) -> Tensor:
+            return values.reshape(-1, size).index_select(0, index).view(*offsets.shape, size)
+
+        return Law(taken(self.probs), None if self.codes is None else taken(self.codes), self.codebook_size)
+
+    def add_points(self, where: Tensor, tokens: Tensor) -> Law:
+        """Itself, with all probability on tokens [B, L] wherever `where` [B, L]; in place, and nothing may be there yet."""
+        mass = where.to(self.probs.dtype)
+        if self.codes is None:
+            self.probs.scatter_add_(-1, tokens[..., None], mass[..., None])
+        else:
+            self.codes[..., 0] = torch.where(where, tokens, self.codes[..., 0])
+            self.probs[..., 0] += mass
+        return self
 
     def with_points(self, where: Tensor, tokens: Tensor) -> Law:
         """The same, with the point mass on tokens [B, L] wherever `where` [B, L]."""
@@ -94,6 +104,18 @@ class Law:
             codes[..., 0] = torch.where(where, tokens, codes[..., 0])
         point = torch.zeros_like(self.probs).scatter_(-1, place[..., None], 1.0)
         return Law(torch.where(where[..., None], point, self.probs), codes, self.codebook_size)
+
+
+def empty_law(shape: tuple[int, int], codebook_size: int, settings: LawSettings, device) -> Law:
+    """Room for laws of positions [B, L] as `target_law` makes them: nothing has any probability yet."""
+    width = codebook_size
+    if truncates := 0 < settings.top_k < codebook_size:
+        width = _stored_codes(codebook_size, settings.top_k)
+    if greedy := settings.temperature == 0:
+        width = 1
+    probs = torch.zeros(*shape, width, device=device)
+    codes = torch.zeros(*shape, width, dtype=torch.long, device=device) if truncates or greedy else None
+    return Law(probs, codes, codebook_size)
 
 
 def point_law(tokens: Tensor, codebook_size: int) -> Law:
@@ -132,14 +154,17 @@ def _cooled(logits: Tensor, temperature: float) -> Tensor:
     return (logits - logits.amax(-1, keepdim=True)) / max(temperature, 1e-37)
 
 
+def _stored_codes(codebook_size: int, k: int) -> int:
+    """Half-precision models tie often, and the published samplers keep ties, so a quarter of k is kept as room for them."""
+    return min(codebook_size, k + max(k // 4, 8))
+
+
 def _top_k(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest logits and their codes, sorted, and what ties with the last of them.
 
-    Half-precision models tie often, and the published samplers keep ties, so a quarter of k is kept as room for them. Of
-    more ties than that, those stay which torch.topk lists first: the law is then one over that choice.
+    Of more ties than there is room for, those stay which torch.topk lists first: the law is then one over that choice.
     """
-    room = min(logits.shape[-1], k + max(k // 4, 8))
-    values, codes = logits.topk(room, dim=-1)
+    values, codes = logits.topk(_stored_codes(logits.shape[-1], k), dim=-1)
     return values.masked_fill(values < values[..., k - 1 : k], float("-inf")), codes
 
 

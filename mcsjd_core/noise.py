@@ -58,11 +58,12 @@ def row_seeds(seed: int, batch: int, device) -> Tensor:
 
 @dataclass(frozen=True)
 class Noise:
-    """The randomness of one iteration's window: rows with `seeds` [B], at `positions` [B, L], iteration `step`."""
+    """The randomness of one iteration's window: rows with `seeds` [B], at `positions` [B, L], iteration `step`, a number or a
+    scalar tensor."""
 
     seeds: Tensor
     positions: Tensor
-    step: int
+    step: int | Tensor
 
     def _key(self, purpose: int) -> Tensor:
         return mix(mix(mix(self.seeds, purpose), 0)[:, None], self.positions)  # [B, L]

@@ -9,7 +9,6 @@ that exactness rests on, all of which the same G-test at the same level and samp
 from __future__ import annotations
 
 import gc
-import importlib
 import itertools
 import math
 from dataclasses import replace
@@ -18,13 +17,15 @@ import pytest
 import torch
 
 from mcsjd_core import COUPLINGS, INITIALISERS, METHODS, DecodeSettings, Grid, LawSettings, decode
+from mcsjd_core import iteration as iteration_module
+from mcsjd_core import state as state_module
 from mcsjd_core.coupling import Gumbel, Maximal, behind_first_mismatch, draw, gumbel_max
+from mcsjd_core.iteration import Iteration
 from mcsjd_core.kv_cache import KVCache
 from mcsjd_core.laws import Law
 from mcsjd_core.noise import ACCEPT, RESAMPLE, Noise, row_seeds
+from mcsjd_core.state import State
 from tiny import TableModel, run, transformer
-
-decode_module = importlib.import_module("mcsjd_core.decode")  # the package's `decode` is the function
 
 SAMPLES = 200_000
 FAMILY_ERROR = 1e-3
@@ -315,33 +316,17 @@ def e1_accept_with_the_gumbel_noise(patch):
 
 
 def drop_survivors(patch, keep):
-    """Throw survivors away from the first on that keep(law at the survivors, drafts, old drafts) does not want."""
-    iterate, refill = decode_module._Run.iterate, decode_module._Run._refill
+    """Throw survivors away from the first on that keep(law at the survivors, tokens, old drafts) does not want."""
+    commit = Iteration.commit
 
-    def watched_iterate(self):
-        self.before = self.sequence.clone()
-        iterate(self)
+    def broken_commit(self, tokens, drafts, positions, p, sound):
+        commit(self, tokens, drafts, positions, p, sound)
+        state, (rows, window) = self.state, positions.shape
+        moved = state.report[1 : rows + 1]
+        wanted = keep(p, tokens, drafts) | (torch.arange(window) < moved[:, None])  # what is committed stays
+        state.known[:rows] = state.law_start[:rows] + wanted.long().cumprod(-1).sum(-1)
 
-    def broken_refill(self, survivors, law):
-        if law is not None:
-            places = self.committed[:, None] + torch.arange(self.last_window)
-            drafts, old = (t[self.rows[:, None], places] for t in (self.sequence, self.before))
-            offsets = (self.last_window - survivors)[:, None] + torch.arange(self.last_window)
-            kept = law.take_positions(offsets.clamp_max(self.last_window - 1))
-            wanted = keep(kept, drafts, old) & (torch.arange(self.last_window) < survivors[:, None])
-            fewer = wanted.long().cumprod(-1).sum(-1)
-            # The laws stay aligned with the positions: only the number of drafts that count as known changes.
-            return shortened(self, survivors, fewer, law)
-        return refill(self, survivors, law)
-
-    def shortened(self, survivors, fewer, law):
-        moved = self.last_window - survivors
-        shift = moved - (self.last_window - fewer)  # refill takes the first survivor at last_window - fewer
-        offsets = (torch.arange(self.last_window) + shift[:, None]).clamp(0, self.last_window - 1)
-        return refill(self, fewer, law.take_positions(offsets))
-
-    patch.setattr(decode_module._Run, "iterate", watched_iterate)
-    patch.setattr(decode_module._Run, "_refill", broken_refill)
+    patch.setattr(Iteration, "commit", broken_commit)
 
 
 def e2_keep_only_drafts_that_did_not_change(patch):
@@ -356,7 +341,7 @@ def e2_keep_only_confident_drafts(patch):
 
 def with_other_law(patch, other):
     """Maximal coupling that verifies drafts against other(logits, settings) and corrects from the target."""
-    laws, target = {}, decode_module.target_law
+    laws, target = {}, iteration_module.target_law
 
     def both(logits, settings):
         laws["other"] = other(logits, settings)
@@ -366,37 +351,37 @@ def with_other_law(patch, other):
         accept, resample = noise.uniform(ACCEPT), noise.uniform(RESAMPLE)
         return reject(p, q, drafts, accept, resample, verified=laws["other"])
 
-    patch.setattr(decode_module, "target_law", both)
+    patch.setattr(iteration_module, "target_law", both)
     patch.setitem(COUPLINGS, "maximal", breaks_with(rule))
 
 
 def e3_verify_against_the_untruncated_law(patch):
-    target = decode_module.target_law
+    target = iteration_module.target_law
     with_other_law(patch, lambda logits, settings: target(logits, LawSettings()))
     return {"law": LawSettings(top_k=2)}
 
 
 def e3_verify_against_the_unguided_law(patch):
-    conditional, guide, target = {}, decode_module.guide, decode_module.target_law
+    conditional, guide, target = {}, iteration_module.guide, iteration_module.target_law
 
     def watched_guide(logits, cfg_scale):
         conditional["logits"] = logits[::2]
         return guide(logits, cfg_scale)
 
-    patch.setattr(decode_module, "guide", watched_guide)
+    patch.setattr(iteration_module, "guide", watched_guide)
     with_other_law(patch, lambda logits, settings: target(conditional["logits"], settings))
     return {"law": LawSettings(cfg_scale=2.0)}
 
 
 def e3_draft_law_before_temperature(patch):
-    laws, target, advance = {}, decode_module.target_law, decode_module._Run._advance
+    laws, target, keep_law = {}, iteration_module.target_law, State.keep_law
 
     def both(logits, settings):
         laws["plain"] = target(logits, LawSettings())
         return target(logits, settings)
 
-    patch.setattr(decode_module, "target_law", both)
-    patch.setattr(decode_module._Run, "_advance", lambda self, law, moved: advance(self, laws["plain"], moved))
+    patch.setattr(iteration_module, "target_law", both)
+    patch.setattr(State, "keep_law", lambda self, law: keep_law(self, laws["plain"]))
     return {"law": LawSettings(temperature=0.7)}
 
 
@@ -429,19 +414,19 @@ def e5_draft_from_the_noise_that_corrects_it(patch):
 
 
 def e7_keep_the_old_law_with_a_kept_draft(patch):
-    seen, advance = {}, decode_module._Run._advance
+    seen, keep_law = {}, State.keep_law
 
     def rule(p, q, drafts, noise):
         tokens = Maximal().couple(p, q, drafts, noise)
         seen.update(q=q, kept=tokens == drafts)
         return tokens
 
-    def broken_advance(self, law, moved):
+    def broken_keep_law(self, law):
         mixed = torch.where(seen["kept"][..., None], seen["q"].dense(), law.dense())
-        advance(self, Law(mixed, None, law.codebook_size), moved)
+        keep_law(self, Law(mixed, None, law.codebook_size))
 
     patch.setitem(COUPLINGS, "maximal", breaks_with(rule))
-    patch.setattr(decode_module._Run, "_advance", broken_advance)
+    patch.setattr(State, "keep_law", broken_keep_law)
     return {}
 
 
@@ -465,7 +450,7 @@ def test_the_g_test_rejects_e6_rows_that_share_noise(sharers, monkeypatch):
         return row_seeds(seed, batch, device) // sharers
 
     model = TableModel(CODES, 3, seed=5)
-    monkeypatch.setattr(decode_module, "row_seeds", shared)
+    monkeypatch.setattr(state_module, "row_seeds", shared)
     tokens = sample(model, DecodeSettings("maximal", 3), Grid(1, 3), rows=2 * SAMPLES)
     assert p_value(tokens.view(SAMPLES, 6), pair_law(model)) <= LEVEL
 

@@ -1,0 +1,87 @@
+"""What an iteration reads and writes: tensors that are allocated once and keep their addresses for the whole run."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .drafts import INITIALISERS, READS_TOKENS, Places
+from .grid import FREE, Grid
+from .laws import Law, empty_law
+from .models.interface import Prompt
+from .noise import Noise, row_seeds
+from .settings import DecodeSettings
+from .trace import DETAILS
+
+
+class State:
+    """Rows of a batch B, those at work in the first places; N tokens are to be drawn, W is the widest window.
+
+    sequence [B, N + W]: committed tokens, then drafts; windows reach past the end for rows that are ahead, and what is
+    drawn there is never used. committed [B]: tokens that are final. known [B]: first place without a draft of its own; its
+    draft will be that of guesses [B, N + W], or what an initialiser makes of the tokens before it. law [B, W + 1, ...]: the
+    laws that the drafts follow, the first being that of place law_start [B]; the last of them is empty (all zero).
+    step []: iterations so far. report [1 + B]: what the host reads after an iteration, whether the logits were usable and
+    how many tokens each row committed. details [5, B, W]: see `window_details`.
+    """
+
+    def __init__(self, prompt: Prompt, grid: Grid, settings: DecodeSettings, codebook_size: int, window: int,
+                 first_tokens: Tensor, earlier: Tensor | None, keeps_law: bool):  # fmt: skip
+        (batch, given), device = first_tokens.shape, first_tokens.device
+        places = grid.num_tokens + window
+        self.seeds = row_seeds(settings.seed, batch, device)
+        self.start = prompt.embeddings[:, -1:].reshape(batch, -1, 1, prompt.embeddings.shape[-1]).clone()
+        self.forced = torch.nn.functional.pad(grid.forced(), (0, window), value=FREE).to(device)
+        self.guesses = self._first_guesses(grid, settings, codebook_size, places, earlier)
+        self.sequence = self.guesses.clone()
+        self.sequence[:, :given] = first_tokens
+        self.committed, self.known, self.law_start = (torch.full((batch,), given, device=device) for _ in range(3))
+        self.step = torch.zeros((), dtype=torch.long, device=device)
+        self.report = torch.zeros(1 + batch, dtype=torch.long, device=device)
+        room = (batch, window + 1)
+        self.law = empty_law(room, codebook_size, settings.law, device) if keeps_law else None
+        self.details = torch.zeros(len(DETAILS), batch, window, device=device) if settings.trace_detail else None
+        self.place = list(range(batch))  # where row b of the batch stands now
+
+    def _first_guesses(self, grid: Grid, settings: DecodeSettings, codebook_size: int, places: int, earlier) -> Tensor:
+        """A code [B, places] for every place: that of the initialiser if it looks at no tokens, else a random one."""
+        positions = torch.arange(places, device=self.seeds.device).expand(len(self.seeds), -1)
+        guesses = Noise(self.seeds, positions, 0).random_codes(codebook_size)
+        if settings.initialiser not in READS_TOKENS:
+            own = INITIALISERS[settings.initialiser](Places(guesses, positions[:, 0], positions, grid, earlier))
+            guesses = torch.where((own >= 0) & (own < codebook_size), own, guesses)
+        return torch.where(self.forced == FREE, guesses, self.forced)
+
+    def tokens(self, count: int) -> Tensor:
+        """The first `count` places of every row, in the batch's order."""
+        tokens = self.sequence[:, :count]
+        moved = self.place != sorted(self.place)
+        return tokens[torch.tensor(self.place, device=tokens.device)] if moved else tokens
+
+    def draft_law(self, positions: Tensor, fresh: Tensor, codes: Tensor) -> Law:
+        """The laws [A, L] that drafts `codes` at `positions` follow; a `fresh` draft was chosen, so its law is a point."""
+        rows, spare = len(positions), self.law.probs.shape[1] - 1
+        offsets = torch.where(fresh, spare, positions - self.law_start[:rows, None])
+        return self.law.take_positions(offsets).add_points(fresh, codes)
+
+    def keep_law(self, law: Law) -> None:
+        """`law` [A, L] is what the tokens of this window follow from now on, kept and redrawn ones alike."""
+        rows, window, _ = law.probs.shape
+        self.law.probs[:rows, :window] = law.probs
+        if law.codes is not None:
+            self.law.codes[:rows, :window] = law.codes
+
+    def swap_rows(self, pairs: list[tuple[int, int]]) -> None:
+        """Exchange the contents of two places for each pair; a place occurs once."""
+        if not pairs:
+            return
+        here, there = (list(side) for side in zip(*pairs, strict=True))
+        to, origin = torch.tensor((here + there, there + here), device=self.seeds.device).unbind(0)
+        tensors = [self.seeds, self.start, self.guesses, self.sequence, self.committed, self.known, self.law_start]
+        if self.law is not None:
+            tensors += [tensor for tensor in (self.law.probs, self.law.codes) if tensor is not None]
+        for tensor in tensors:
+            tensor[to] = tensor[origin]
+        holds = {place: row for row, place in enumerate(self.place)}
+        for a, b in pairs:
+            self.place[holds[a]], self.place[holds[b]] = b, a
