@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from ..codecs.fsq_video import FSQVideoConfig
 from ..codecs.vqgan import VQGAN
 from ..errors import InputError
 from ..grid import Grid
@@ -93,7 +94,7 @@ class VideoCodec(Protocol):
     `codec.device` says where its weights lie, and where codes and frames have to be.
     """
 
-    codebook_size: int
+    config: FSQVideoConfig
     pixels_per_code: int  # along each side
     frames_per_code: int
     device: torch.device

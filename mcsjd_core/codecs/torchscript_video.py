@@ -1,0 +1,82 @@
+"""The video tokenizer of Cosmos as it is published: a TorchScript encoder and decoder, behind the interface of the plain one.
+
+A TorchScript file is a program. It is no pickle of Python objects: its language knows torch's operators and nothing else,
+imports nothing and calls no Python. Those operators can still use up memory and time, and some read and write files of
+tensors; so a file is run only if a person has put it beside the model under its published name, and plain weights go first
+where there are both.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from .fsq_video import FSQVideoConfig
+
+ENCODER, DECODER = "encoder.jit", "decoder.jit"
+
+
+class TorchScriptVideoCodec(nn.Module):
+    """`encoder` gives (codes, ...) of frames in -1..1, `decoder` frames of codes.
+
+    A trace may have kept what depends on the length of its example. It always gets a clip of the model's full length, as
+    NVIDIA's own code does it: the last frame is repeated, and what comes of the repetition is cut off.
+    """
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, code_frames: int, config: FSQVideoConfig):
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+        self.code_frames, self.config = code_frames, config
+        self.pixels_per_code, self.frames_per_code = config.spatial_compression, config.temporal_compression
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.decoder.parameters()).device
+
+    @torch.no_grad()
+    def encode(self, frames: Tensor) -> Tensor:
+        """Codes [B, 1 + k, h, w] of frames [B, 3, 1 + k * frames_per_code, H, W] in 0..1."""
+        count, side = frames.shape[2], self.pixels_per_code
+        if (count - 1) % self.frames_per_code or frames.shape[3] % side or frames.shape[4] % side:
+            raise InputError(
+                f"The codec needs 1 + {self.frames_per_code} k frames with sides that are multiples of {side} px, got "
+                f"{count} frames of {frames.shape[4]} x {frames.shape[3]}."
+            )
+        dtype = next(self.encoder.parameters()).dtype
+        whole = _extend(frames.to(dtype) * 2 - 1, 1 + (self.code_frames - 1) * self.frames_per_code)
+        codes = self.encoder(whole)[0].long()
+        return codes[:, : 1 + (count - 1) // self.frames_per_code]
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor) -> Tensor:
+        """Frames [B, 3, 1 + k * frames_per_code, H, W] in 0..1 of codes [B, 1 + k, h, w]."""
+        low, high = torch.stack(codes.aminmax()).tolist()  # a code out of range would end a GPU's use by this process
+        if low < 0 or high >= self.config.codebook_size:
+            raise InputError(f"This codec has codes 0 to {self.config.codebook_size - 1}, got {low} to {high}.")
+        frames = self.decoder(_extend(codes[:, None], self.code_frames)[:, 0])
+        frames = frames[:, :, : 1 + (codes.shape[1] - 1) * self.frames_per_code]
+        return (frames.float() / 2 + 0.5).clamp(0, 1)
+
+
+def _extend(x: Tensor, length: int) -> Tensor:
+    """x [B, C, T, H, W] with its last frame repeated up to `length`."""
+    return torch.cat((x, x[:, :, -1:].expand(-1, -1, max(length - x.shape[2], 0), -1, -1)), 2)
+
+
+def load_torchscript_codec(directory: Path, code_frames: int, device, config: FSQVideoConfig) -> TorchScriptVideoCodec:
+    """The codec in a directory that holds `encoder.jit` and `decoder.jit`; raises InputError if one cannot be read."""
+    return TorchScriptVideoCodec(*(_load(directory / name, device) for name in (ENCODER, DECODER)), code_frames, config)
+
+
+def _load(file: Path, device) -> nn.Module:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # torch would rather have another format
+            return torch.jit.load(str(file), map_location=device).eval()
+    except (RuntimeError, ValueError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"{file} is not a whole TorchScript file ({reason}); download it again.") from None

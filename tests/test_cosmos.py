@@ -1,0 +1,465 @@
+"""Cosmos: published files against a reference in float64 that is written here, prompts, start frames, codecs, real sizes."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import mcsjd_core
+from mcsjd_core import DecodeSettings, InputError, LawSettings, Step
+from mcsjd_core.grid_positions import GridPositions
+from mcsjd_core.models import cosmos
+from mcsjd_core.models.cosmos import Cosmos, CosmosModel, core_name
+from mcsjd_core.models.interface import Video
+from mcsjd_core.preview import BLANK, DRAFT_OPACITY, unfinished_frames
+from mcsjd_core.transformer import TransformerConfig
+from oracle import cached_logits, relative
+from tiny_cosmos import (
+    CODEC,
+    CODES,
+    COLUMNS,
+    CONTEXT_DIM,
+    CONTEXT_TOKENS,
+    FRAMES,
+    HEAD_DIM,
+    HEADS,
+    KV_HEADS,
+    LAYERS,
+    ROWS,
+    TOKENIZER,
+    YARN,
+    published_shapes,
+    random_state,
+    write_checkpoint,
+)
+
+pytest.importorskip("transformers", reason="transformers has the text encoder")
+
+TOKENS, FRAME = FRAMES * ROWS * COLUMNS, ROWS * COLUMNS
+KINDS = {  # what is written, and the parts of the formula that it switches on
+    "base, model.pt": {"reads_text": False},
+    "base, YaRN, safetensors": {"reads_text": False, "file": "model.safetensors", **YARN},
+    "text, model.pt": {"reads_text": True},
+    "text, YaRN, safetensors": {"reads_text": True, "file": "model.safetensors", **YARN},
+}
+TEXTS = ["the ball moves left", "ball"]
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    """TorchScript files do not tell what they are: they are taken for the published tokenizer."""
+    monkeypatch.setattr(cosmos, "PUBLISHED_CODEC", CODEC)
+
+
+@pytest.fixture(scope="module")
+def directories(tmp_path_factory):
+    root = tmp_path_factory.mktemp("cosmos")
+    return {kind: write_checkpoint(root / f"model-{i}", **what) for i, (kind, what) in enumerate(KINDS.items())}
+
+
+@pytest.fixture(scope="module")
+def families(directories) -> dict[str, Cosmos]:
+    return {kind: mcsjd_core.load(directory) for kind, directory in directories.items()}
+
+
+def texts_for(family: Cosmos) -> list[str]:
+    return TEXTS if family.video.reads_text else [""] * len(TEXTS)
+
+
+def some_tokens(batch: int = 2, seed: int = 0) -> torch.Tensor:
+    return torch.randint(CODES, (batch, TOKENS), generator=torch.Generator().manual_seed(seed))
+
+
+# -- the reference -------------------------------------------------------------------------------------------------------
+
+
+def rms(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight
+
+
+def place_angles(n: int, yarn: bool) -> list[float]:
+    place, angles = (n // FRAME, n // COLUMNS % ROWS, n % COLUMNS), []
+    for axis, width in enumerate(
+        (8, 4, 4)
+    ):  # 16 channels: a third in whole pairs for height and width, the rest for time
+        for j in range(width // 2):
+            turn = 500000.0 ** (-2 * j / width)
+            if yarn:
+                turns = turn * YARN["original_latent_shape"][min(axis, 1)] / (2 * math.pi)
+                fast, slow = YARN["yarn_beta_fast"], YARN["yarn_beta_slow"]
+                kept = min(max((turns - slow) / (fast - slow), 0), 1)
+                turn *= kept + (1 - kept) / YARN["yarn_scale"]
+            angles.append(place[axis] * turn)
+    return angles
+
+
+def absolute(n: int) -> list[float]:
+    place, row = (n // FRAME, n // COLUMNS % ROWS, n % COLUMNS), []
+    for axis, width in enumerate((16, 12, 12)):
+        turns = [place[axis] * 10000 ** (-2 * j / width) for j in range(width // 2)]
+        row += [math.sin(turn) for turn in turns] + [math.cos(turn) for turn in turns]
+    return row
+
+
+def turned(x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
+    """x [heads, L, HEAD_DIM] with channel i and i + HEAD_DIM / 2 as one complex number."""
+    z = torch.complex(*x.chunk(2, -1)) * torch.polar(torch.ones_like(angles), angles)
+    return torch.cat((z.real, z.imag), -1)
+
+
+def attention(x, source, state, name, angles=None) -> torch.Tensor:
+    """Heads one by one; causal where there are angles."""
+
+    def heads(w, of):
+        return (of @ state[f"{name}.{w}.weight"].T).unflatten(-1, (-1, HEAD_DIM)).transpose(0, 1)
+
+    q, k = rms(heads("wq", x), state[f"{name}.q_norm.weight"]), rms(heads("wk", source), state[f"{name}.k_norm.weight"])
+    v, out = heads("wv", source), []
+    if angles is not None:
+        q, k = turned(q, angles), turned(k, angles)
+    for head in range(HEADS):
+        shared = head // (HEADS // KV_HEADS)
+        scores = q[head] @ k[shared].T / HEAD_DIM**0.5
+        if angles is not None:
+            scores = scores + torch.full_like(scores, -math.inf).triu(1)
+        out.append(scores.softmax(-1) @ v[shared])
+    return torch.cat(out, -1) @ state[f"{name}.wo.weight"].T
+
+
+def reference_logits(codes: torch.Tensor, context: torch.Tensor | None, yarn: bool) -> torch.Tensor:
+    """Logits [.., CODES] float64 behind every token but the last of codes [N]; with a context, also in front of the first."""
+    state = {n.removeprefix("model."): t.double() for n, t in random_state(context is not None).items()}
+    ids = [CODES, *codes[:-1].tolist()] if context is not None else codes[:-1].tolist()
+    cells = [max(i - (context is not None), 0) for i in range(len(ids))]
+    angles = torch.tensor([place_angles(cell, yarn) for cell in cells], dtype=torch.float64)
+    x = state["tok_embeddings.weight"][ids]
+    if context is not None:
+        added = torch.tensor([absolute(cell) for cell in cells], dtype=torch.float64)
+        added[0] = 0
+    for n in range(LAYERS):
+        layer = f"layers.{n}."
+        if context is not None:
+            x = x + added
+        h = rms(x, state[f"{layer}attention_norm.weight"])
+        x = x + attention(h, h, state, f"{layer}attention", angles)
+        if context is not None:
+            h = rms(x, state[f"{layer}cross_attention_norm.weight"])
+            x = x + attention(h, context, state, f"{layer}cross_attention")
+        h = rms(x, state[f"{layer}ffn_norm.weight"])
+        w1, w2, w3 = (state[f"{layer}feed_forward.w{i}.weight"] for i in (1, 2, 3))
+        x = x + (F.silu(h @ w1.T) * (h @ w3.T)) @ w2.T
+    return rms(x, state["norm.weight"]) @ state["output.weight"].T
+
+
+def t5_states(directory, text: str) -> torch.Tensor:
+    """Context [CONTEXT_TOKENS, CONTEXT_DIM] float64 as NVIDIA's code makes it: padded, masked, zero behind the text."""
+    import transformers
+    from tokenizers import Tokenizer
+
+    ids = Tokenizer.from_file(str(directory / "t5" / "tokenizer.json")).encode(text).ids
+    padded = torch.tensor([ids + [0] * (CONTEXT_TOKENS - len(ids))])
+    mask = torch.tensor([[1] * len(ids) + [0] * (CONTEXT_TOKENS - len(ids))])
+    with torch.no_grad():
+        states = transformers.T5EncoderModel.from_pretrained(directory / "t5").eval()(padded, attention_mask=mask)
+    states = states.last_hidden_state[0].double()
+    states[len(ids) :] = 0
+    return states
+
+
+@pytest.mark.parametrize("window", [1, 5, 100])
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_equal_the_reference(kind, window, families, directories):
+    family, tokens = families[kind], some_tokens()
+    reads_text, yarn = family.video.reads_text, "YaRN" in kind
+    prompt = family.prompt(texts_for(family), None, False)
+    ours = cached_logits(family.token_model, prompt, tokens, window)
+    for row, text in enumerate(texts_for(family)):
+        context = t5_states(directories[kind], text) if reads_text else None
+        expected = reference_logits(tokens[row], context, yarn)
+        assert relative(ours[row, 0 if reads_text else 1 :].double(), expected) < 2e-6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_cached_forward_equals_the_uncached_one(kind, families):
+    family, tokens = families[kind], some_tokens()
+    prompt = family.prompt(texts_for(family), None, False)
+    model, index = family.token_model, torch.arange(TOKENS - 1).expand(2, -1)
+    first = 1 if model.begin is None else 0  # the slot that is padding has no place in a forward without a cache
+    x = torch.cat((prompt.embeddings, model.embed(tokens[:, :-1], index)), 1)[:, first:]
+    with torch.no_grad():
+        hidden = model.model(x, torch.arange(x.shape[1]).expand(2, -1), context=prompt.context)
+        expected = model.logits(hidden, None)
+    for window in (1, 4, 50):
+        assert relative(cached_logits(model, prompt, tokens, window)[:, first:], expected) < 2e-6
+
+
+def test_guidance_gives_the_other_rows_the_negative_text(families):
+    family = families["text, model.pt"]
+    guided = family.prompt(TEXTS, ["left", ""], True)
+    single = family.prompt([TEXTS[0], "left", TEXTS[1], ""], None, False)
+    assert guided.guided and torch.equal(guided.context, single.context)
+    assert torch.equal(family.prompt(TEXTS, None, True).context[1], single.context[3])
+
+
+def test_cross_attention_s_keys_leave_with_their_rows(families):
+    family = families["text, model.pt"]
+    prompt = family.prompt(["ball", "left", "moves"], None, False)
+    cache = family.token_model.new_cache(prompt, 9)
+    assert cache.nbytes == family.token_model.cache_bytes(prompt, 9)
+    before = [tuple(t.clone() for t in pair) for pair in cache.context]
+    cache.keep_rows([2, 1])
+    for layer, (keys, values) in enumerate(before):
+        now = cache.context_of(layer)
+        assert torch.equal(now[0], keys[[2, 1]]) and torch.equal(now[1], values[[2, 1]])
+
+
+# -- the core on a 3-D grid --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("start", [1, 2])
+@pytest.mark.parametrize("initialiser", ["random", "above", "previous_frame"])
+@pytest.mark.parametrize("kind", ["base, model.pt", "text, YaRN, safetensors"])
+def test_gumbel_exact_equals_autoregressive_behind_start_frames(kind, initialiser, start, families):
+    family, batch = families[kind], 12
+    texts = [texts_for(family)[0]] * batch
+    law = LawSettings(temperature=0.7, top_p=0.9)
+    first = some_tokens(batch)[:, : start * FRAME].view(batch, start, ROWS, COLUMNS)
+
+    def tokens(coupling, window=1):
+        settings = DecodeSettings(coupling, window, law, initialiser, seed=3)
+        return mcsjd_core.sample(family, texts, settings, first_codes=first).tokens
+
+    plain = tokens("autoregressive")
+    assert torch.equal(plain[:, : start * FRAME], first.flatten(1))
+    assert len(plain.unique(dim=0)) == batch
+    for window in (2, 7, 64):
+        assert torch.equal(tokens("gumbel_exact", window), plain)
+
+
+def test_fewer_frames_are_the_first_frames_of_more(families):
+    family = families["text, model.pt"]
+    first = some_tokens(1)[:, :FRAME].view(1, 1, ROWS, COLUMNS)
+    settings = DecodeSettings("gumbel_exact", 8, LawSettings(temperature=0.5))
+    whole = mcsjd_core.sample(family, ["ball"], settings, first_codes=first).tokens
+    part = mcsjd_core.sample(family, ["ball"], settings, first_codes=first, frames=9).tokens
+    assert part.shape[1] == 2 * FRAME and torch.equal(part, whole[:, : 2 * FRAME])
+    video = mcsjd_core.videos(family, part)
+    assert video.shape == (1, 9, 3, ROWS * 16, COLUMNS * 16)
+    assert torch.allclose(video, mcsjd_core.videos(family, whole)[:, :9], atol=1e-5)
+
+
+# -- start frames ------------------------------------------------------------------------------------------------------
+
+
+def clip(frames: int, height: int = ROWS * 16, width: int = COLUMNS * 16) -> torch.Tensor:
+    return torch.rand(frames, 3, height, width, generator=torch.Generator().manual_seed(frames))
+
+
+def test_the_last_frames_of_a_clip_start_a_video(families):
+    family = families["base, model.pt"]
+    long = clip(30)
+    for given, used in ((1, 1), (5, 1), (9, 9), (30, 9)):
+        codes = mcsjd_core.start_codes(family, long[-given:])
+        frames = long[-used:].movedim(1, 0)[None]
+        assert codes.shape == (1, family.video.code_frames(used), ROWS, COLUMNS)
+        assert torch.equal(codes, family.codec.encode(frames))
+
+
+def test_a_clip_of_another_shape_is_scaled_and_cropped(families):
+    codes = mcsjd_core.start_codes(families["base, model.pt"], clip(9, 100, 80))
+    assert codes.shape == (1, 2, ROWS, COLUMNS)
+
+
+def test_start_frames_are_asked_for(families):
+    family = families["base, model.pt"]
+    with pytest.raises(InputError, match="continues a video; give it 1 or 9 start frames"):
+        mcsjd_core.sample(family, [""], DecodeSettings())
+    two_only = Video(frames=17, frame_rate=8, frames_per_code=8, start_frames=(9,))
+    with pytest.raises(InputError, match="continues a video of 9 frames, got 4"):
+        two_only.start_of(4)
+    half = some_tokens(1)[:, :COLUMNS].view(1, 1, COLUMNS)
+    with pytest.raises(InputError, match="give it 1 or 9"):
+        mcsjd_core.sample(family, [""], DecodeSettings(), first_codes=half)
+
+
+@pytest.mark.parametrize(("frames", "message"), [(10, "steps of 8"), (0, "steps of 8"), (25, "at most 17")])
+def test_frames_that_cannot_be_had_are_refused(frames, message, families):
+    first = some_tokens(1)[:, :FRAME].view(1, 1, ROWS, COLUMNS)
+    with pytest.raises(InputError, match=message):
+        mcsjd_core.sample(families["base, model.pt"], [""], DecodeSettings(), first_codes=first, frames=frames)
+
+
+def test_picture_models_draw_no_video(tiny_checkpoint):
+    family = mcsjd_core.load(tiny_checkpoint)
+    with pytest.raises(InputError, match="draws pictures"):
+        mcsjd_core.sample(family, ["red"], DecodeSettings(), frames=9)
+    with pytest.raises(InputError, match="draws pictures"):
+        mcsjd_core.start_codes(family, clip(1))
+
+
+# -- prompts -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_host_may_encode_the_text_itself(families, directories):
+    family, kind = families["text, model.pt"], "text, model.pt"
+    theirs = {"ball": t5_states(directories[kind], "ball").float()}  # padded with zeros, as hosts do
+    ours = family.prompt(["ball"], None, False)
+    given = family.prompt(["ball"], None, False, encoded=theirs)
+    assert torch.allclose(ours.context, given.context, atol=1e-6)
+    with pytest.raises(InputError, match=f"this model reads \\[tokens, {CONTEXT_DIM}\\]"):
+        family.prompt(["ball"], None, False, encoded={"ball": torch.zeros(3, CONTEXT_DIM + 1)})
+
+
+def test_long_texts_are_cut_to_the_context(families):
+    context = families["text, model.pt"].prompt(["ball " * 40], None, False).context
+    assert context.shape == (1, CONTEXT_TOKENS, CONTEXT_DIM) and (context != 0).any(-1).all()
+
+
+def test_models_that_read_no_text_say_so(families):
+    family = families["base, model.pt"]
+    with pytest.raises(InputError, match="reads no text: what it draws follows its start frames"):
+        family.prompt(["ball"], None, False)
+    with pytest.raises(InputError, match="guidance has nothing to lead away from"):
+        family.prompt([""], None, True)
+
+
+def test_a_missing_text_encoder_is_named_when_a_text_is_to_be_read(tmp_path):
+    directory = write_checkpoint(tmp_path / "model", reads_text=True)
+    for file in (directory / "t5").iterdir():
+        file.unlink()
+    (directory / "t5").rmdir()
+    family = mcsjd_core.load(directory)
+    with pytest.raises(InputError, match="the T5 encoder that this model reads its prompts with"):
+        family.prompt(["ball"], None, False)
+    family.prompt(["ball"], None, False, encoded={"ball": torch.zeros(2, CONTEXT_DIM)})
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def with_torchscript(tmp_path_factory):
+    return write_checkpoint(tmp_path_factory.mktemp("jit") / "model", reads_text=False, codec="jit")
+
+
+def test_torchscript_files_serve_as_the_codec_s_plain_weights_do(families, with_torchscript):
+    family = mcsjd_core.load(with_torchscript)
+    plain = families["base, model.pt"]
+    for frames in (1, 9, 17):  # what is missing is repeated, and the codec is causal
+        pixels = clip(frames).movedim(1, 0)[None]
+        codes = family.codec.encode(pixels)
+        assert torch.equal(codes, plain.codec.encode(pixels))
+        assert torch.allclose(family.codec.decode(codes), plain.codec.decode(codes), atol=1e-5)
+    with pytest.raises(InputError, match="got 5 frames"):
+        family.codec.encode(clip(5).movedim(1, 0)[None])
+    with pytest.raises(InputError, match=f"codes 0 to {CODES - 1}"):
+        family.codec.decode(torch.full((1, 1, ROWS, COLUMNS), CODES))
+
+
+@pytest.mark.parametrize(
+    ("model", "codec"),
+    [
+        ("Cosmos-Predict1-4B", "Cosmos-Tokenize1-DV8x16x16-720p"),
+        ("Cosmos-1.0-Autoregressive-4B", "Cosmos-1.0-Tokenizer-DV8x16x16"),
+    ],
+)
+def test_torchscript_files_may_lie_beside_the_model(model, codec, with_torchscript, tmp_path):
+    directory = write_checkpoint(tmp_path / model, reads_text=False, codec="none")
+    shutil.copytree(with_torchscript / TOKENIZER, tmp_path / codec)
+    assert mcsjd_core.load(directory).codec.encode(clip(1)[:, None].movedim(1, 2)).shape == (1, 1, ROWS, COLUMNS)
+
+
+def test_a_missing_codec_is_named_with_its_address(tmp_path):
+    directory = write_checkpoint(tmp_path / "model", reads_text=False, codec="none")
+    with pytest.raises(InputError, match=r"lacks encoder\.jit and decoder.jit.*nvidia/Cosmos-1.0-Tokenizer-DV8x16x16;"):
+        mcsjd_core.load(directory)
+
+
+def test_a_broken_torchscript_file_is_named(with_torchscript, tmp_path):
+    directory = write_checkpoint(tmp_path / "model", reads_text=False, codec="none")
+    shutil.copytree(with_torchscript / TOKENIZER, directory / TOKENIZER)
+    file = directory / TOKENIZER / "decoder.jit"
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(InputError, match=r"decoder\.jit is not a whole TorchScript file"):
+        mcsjd_core.load(directory)
+
+
+def test_a_codec_of_other_codes_is_refused(tmp_path):
+    directory = write_checkpoint(tmp_path / "model", reads_text=False)
+    state = torch.load(directory / "model.pt")
+    state["model.output.weight"] = state["model.output.weight"][:-1]
+    torch.save(state, directory / "model.pt")
+    with pytest.raises(InputError, match=f"draws {CODES - 1} codes, its video tokenizer has {CODES}"):
+        mcsjd_core.load(directory)
+
+
+def test_unneeded_state_is_passed_over_and_what_is_missing_is_named(tmp_path):
+    directory = write_checkpoint(tmp_path / "model", reads_text=False)
+    state = torch.load(directory / "model.pt")
+    torch.save({"model": state | {"model.layers.0.attention._extra_state": torch.zeros(1)}}, directory / "model.pt")
+    mcsjd_core.load(directory)
+    del state["model.layers.1.ffn_norm.weight"]
+    torch.save(state, directory / "model.pt")
+    with pytest.raises(InputError, match=r"1 missing: model\.layers\.1\.post_attention_layernorm.weight"):
+        mcsjd_core.load(directory)
+
+
+@pytest.mark.parametrize(
+    ("dim", "layers", "reads_text", "parameters", "tensors"),
+    [
+        (4096, 16, False, 4_014_088_192, 179),
+        (5120, 40, False, 11_560_975_360, 443),
+        (4096, 16, True, 4_584_845_312, 291),
+        (5120, 40, True, 13_323_125_760, 723),
+    ],
+    ids=["4B", "12B", "5B", "13B"],
+)
+def test_full_size_models_have_the_published_tensors(dim, layers, reads_text, parameters, tensors):
+    sizes = {"dim": dim, "layers": layers, "heads": 32, "kv_heads": 8, "head_dim": 128}
+    context_dim = 1024 if reads_text else None
+    config = TransformerConfig(**sizes, ffn_dim=14336, qk_norm="rms", context_dim=context_dim)
+    vocab_size = 64064 if reads_text else 64000
+    positions = GridPositions(40, 64, int(reads_text), 128, dim)
+    model = CosmosModel(config, vocab_size, 64000, positions, reads_text, dtype=torch.bfloat16, device="meta")
+    published = published_shapes(reads_text, **sizes, ffn=14336, codes=64000, extra=64, context_dim=1024)
+    expected = {core_name(name): shape for name, shape in published.items()}
+    found = {name: [n for n in t.shape if n > 1]
+             for name, t in model.state_dict().items()}  # fmt: skip
+    assert found == expected and len(found) == tensors
+    assert sum(tensor.numel() for tensor in model.parameters()) == parameters
+
+
+def test_defaults_are_the_published_ones(families, tmp_path):
+    family = families["base, model.pt"]
+    assert family.sizes == (f"{COLUMNS * 16}x{ROWS * 16}",)
+    assert family.video == Video(17, 25.0, 8, (1, 9), reads_text=False)
+    directory = write_checkpoint(tmp_path / "model", reads_text=True, start_frames=[1], frame_rate=12.5)
+    (directory / "generation_config.json").write_text('{"top_p": 0.7, "temperature": 0.8, "guidance_scale": 2.0}')
+    family = mcsjd_core.load(directory)
+    assert family.video == Video(17, 12.5, 8, (1,), reads_text=True)
+    assert replace(family.defaults, window=64) == mcsjd_core.models.interface.SamplingDefaults(2.0, 0.8, 0, 0.7)
+
+
+# -- preview -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_newest_frame_is_shown_while_a_video_is_drawn(families):
+    family = families["base, model.pt"]
+    grid, tokens = family.grid(), some_tokens(2)
+    done, drafted = FRAME + 2, FRAME + 4
+    shown = unfinished_frames(family, grid, Step(1, tokens, [done, FRAME], [drafted, FRAME + 1]), 2)
+    codes = grid.codes(tokens)[0, :2].clone()
+    codes[1].view(-1)[4:] = codes[0].view(-1)[4:]
+    frame = family.codec.decode(codes[None])[0, :, -1]
+    for place in range(FRAME):
+        y, x = place // COLUMNS * 16, place % COLUMNS * 16
+        cell, expected = shown[0, :, y : y + 16, x : x + 16], frame[:, y : y + 16, x : x + 16]
+        opacity = 1.0 if place < 2 else DRAFT_OPACITY if place < 4 else 0.0
+        torch.testing.assert_close(cell, BLANK + (expected - BLANK) * opacity)
+    whole = unfinished_frames(family, grid, Step(1, tokens, [TOKENS] * 2, [TOKENS] * 2), 2)
+    torch.testing.assert_close(whole, mcsjd_core.videos(family, tokens)[:, -1])
