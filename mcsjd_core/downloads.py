@@ -83,8 +83,27 @@ def _emu3(name: str) -> Download:
     return Download((own, codec), "Apache-2.0", 35.1, "Stored in float32; in bf16 it takes 17 GB of memory.")
 
 
-# Gigabytes of the two Janus-Pro, of LlamaGen's XL and XXL and of the text encoder are computed from their parameters, the
-# others are the repositories' own figures.
+def _cosmos(size: str, gigabytes: float, reads_text: bool) -> Download:
+    """The second generation: of its repositories it is known that they hold these files."""
+    own = Source(f"nvidia/Cosmos-Predict1-{size}", ("model.pt", "config.json"), f"Cosmos-Predict1-{size}")
+    codec = "Cosmos-Tokenize1-DV8x16x16-720p"
+    files = Source(f"nvidia/{codec}", ("encoder.jit", "decoder.jit"), codec)
+    licence = "NVIDIA Open Model License (commercial use allowed); to be accepted on the pages first"
+    note = (
+        "Continues a video of 1 or 9 frames. model.pt is read as tensors only; the tokenizer's two files are TorchScript "
+        "programs of NVIDIA's, which are run. Read the licence: that of NVIDIA's sister models ends where their safety "
+        "guardrail is left out, and there is none here."
+    )
+    encoder = (
+        " It reads a text as well, with the encoder of T5-11B (version 1.0), which is not part of this download: in ComfyUI "
+        "use its CLIPLoader of type cosmos with oldt5_xxl_fp16.safetensors, elsewhere put the encoder as transformers saves "
+        "it into the folder t5-11b beside the model."
+    )
+    return Download((own, files), licence, gigabytes, note + encoder * reads_text)
+
+
+# Gigabytes of the two Janus-Pro, of LlamaGen's XL and XXL, of its text encoder and of Cosmos are computed from their
+# parameters, the others are the repositories' own figures.
 DOWNLOADS = {
     "Janus-Pro-1B": _janus("deepseek-community/Janus-Pro-1B", 4.2),
     "Janus-Pro-7B": _janus("deepseek-community/Janus-Pro-7B", 14.8),
@@ -104,6 +123,10 @@ DOWNLOADS = {
     "LlamaGen-text-512": _llamagen_text(2, 512),
     "Emu3-Gen": _emu3("Emu3-Gen"),
     "Emu3-Stage1": _emu3("Emu3-Stage1"),
+    "Cosmos-Predict1-4B": _cosmos("4B", 8.3, reads_text=False),
+    "Cosmos-Predict1-12B": _cosmos("12B", 23.4, reads_text=False),
+    "Cosmos-Predict1-5B-Video2World": _cosmos("5B-Video2World", 9.4, reads_text=True),
+    "Cosmos-Predict1-13B-Video2World": _cosmos("13B-Video2World", 26.9, reads_text=True),
 }
 
 

@@ -29,8 +29,8 @@ from tiny import TableModel, run, transformer
 
 SAMPLES = 200_000
 FAMILY_ERROR = 1e-3
-OTHERS = 21  # G-tests of a correct core behind the covering design
-TESTS = 85
+OTHERS = 29  # G-tests of a correct core behind the covering design
+TESTS = 93
 LEVEL = FAMILY_ERROR / TESTS
 SPARSE = 10  # cells with a smaller expected count are pooled
 
@@ -184,6 +184,15 @@ def test_sequences_follow_the_exact_law(coupling, window, initialiser, cfg_scale
 def test_continued_pictures_follow_the_law_given_their_first_tokens(coupling):
     model, given, law = TableModel(CODES, TOKENS, seed=2), (2, 0), LawSettings(cfg_scale=1.5, top_p=0.95)
     tokens = sample(model, DecodeSettings(coupling, 3, law), Grid(1, TOKENS), first_tokens=torch.tensor([given]))
+    assert p_value(tokens, table_law(model, law, given=given)) > LEVEL
+
+
+@pytest.mark.parametrize("initialiser", ["above", "previous_frame"])
+@pytest.mark.parametrize("coupling", COUPLINGS)
+def test_videos_follow_the_law_given_their_first_frame(coupling, initialiser):
+    model, given, law = TableModel(CODES, 6, seed=12), (1, 2), LawSettings(top_p=0.95, temperature=1.2)
+    settings = DecodeSettings(coupling, 3, law, initialiser, seed=13)
+    tokens = sample(model, settings, Grid(1, 2, frames=3), first_tokens=torch.tensor([given]))
     assert p_value(tokens, table_law(model, law, given=given)) > LEVEL
 
 
