@@ -7,6 +7,7 @@
 Start reading at `decode.py` (the loop) and `coupling.py` (what the methods differ in).
 """
 
+from . import early_interrupt as early_interrupt  # first: it answers Ctrl-C while torch is imported
 from .coupling import COUPLINGS
 from .decode import METHODS, Decoded, DecodeSettings, DecodingError, Step, decode
 from .drafts import INITIALISERS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -265,6 +266,19 @@ def test_words_where_numbers_are_expected_are_refused(cli, capsys):
         cli("compare", "x", "--windows", "4,many")
     assert stopped.value.code == FAILED
     assert "whole numbers" in capsys.readouterr().err
+
+
+def test_interruption_while_torch_is_imported_is_one_sentence(tmp_path):
+    """A torch that presses Ctrl-C when it is imported; only the command line answers in its own way."""
+    (tmp_path / "torch.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
+    for arguments in (["-m", "mcsjd_core"], ["-c", "import mcsjd_core"]):
+        ended = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
+        if arguments[0] == "-m":
+            assert ended.returncode == INTERRUPTED
+            assert ended.stderr == "Interrupted before anything was begun.\n" and not ended.stdout
+        else:
+            assert "KeyboardInterrupt" in ended.stderr
 
 
 @pytest.mark.parametrize("command", ["generate", "compare"])

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 import torch
 
 from ..decode import DecodingError
+from ..early_interrupt import INTERRUPTED
 from ..errors import InputError
 from . import compare, download, generate
 
 COMMANDS = (generate, compare, download)  # each offers add_parser(subparsers) and run(arguments)
-FAILED, INTERRUPTED = 2, 130  # exit codes: bad input, and the shell's 128 + SIGINT
+FAILED = 2  # exit code: bad input
 
 
 def build_parser() -> argparse.ArgumentParser:
