@@ -1,4 +1,4 @@
-"""Rebuild the embedded model from zero: data set, codec, codes, tokenizer, transformer, checkpoint directory.
+"""Rebuild the embedded model from zero: data set, codec, codes, tokenizer, transformer, fitted codec, checkpoint.
 
     apt-get install fonts-noto-color-emoji
     npm pack emojibase-data@17.0.0 && tar xf emojibase-data-17.0.0.tgz
@@ -6,8 +6,7 @@
 
 Every step is skipped when its result is there, and an interrupted training continues: run the same command again. Seeds
 are fixed; the trainings' budgets are minutes, so another machine takes other numbers of steps and gets other weights.
-`--keep-codec embedded/emoji-256` takes codec and tokenizer from a checkpoint and trains the transformer (and, unless its
-minutes are 0, the decoder once more).
+`--start-from embedded/emoji-256` takes codec and tokenizer of a checkpoint and trains its transformer and codec further.
 """
 
 from __future__ import annotations
@@ -20,7 +19,8 @@ from safetensors.torch import save_file
 
 from mcsjd_core import load
 
-from . import build_tokenizer, emoji_data, encode_codes, export, schedule, train_codec, train_transformer
+from . import build_tokenizer, emoji_data, encode_codes, export, fit_codec, plain_codes, schedule, train_codec
+from . import train_transformer as transformer_training
 
 
 def adopt(checkpoint: Path, codec: Path, tokenizer: Path) -> None:
@@ -32,31 +32,29 @@ def adopt(checkpoint: Path, codec: Path, tokenizer: Path) -> None:
 
 
 def build(
-    emojibase: Path, font: Path, work: Path, out: Path, minutes: dict[str, float], seed: int, keep: Path | None = None
-) -> None:
+    emojibase: Path, font: Path, work: Path, out: Path, minutes: dict[str, float], seed: int,
+    start_from: Path | None = None,
+) -> None:  # fmt: skip
     work.mkdir(parents=True, exist_ok=True)
-    data, codec, decoder, transformer = (work / name for name in ("emoji", "codec", "decoder", "transformer"))
+    data, codec, fitted, transformer = (work / name for name in ("emoji", "codec", "fitted", "transformer"))
     codes, tokenizer = work / "codes.safetensors", work / "tokenizer.json"
     if not (data / "variants.json").exists():
         emoji_data.write_set(data, font, emojibase, seed)
-    if keep is not None and not (codec / "report.json").exists():
-        adopt(keep, codec, tokenizer)
+    if start_from is not None and not (codec / "report.json").exists():
+        adopt(start_from, codec, tokenizer)
     if not (codec / "report.json").exists():
         train_codec.train(data, codec, minutes["codec"], train_codec.Settings(seed=seed))
     if not codes.exists():
-        save_file({"codes": encode_codes.encode(data, codec)}, codes)
+        raw = encode_codes.encode(data, codec)
+        save_file({"codes": plain_codes.unify(data, raw, plain_codes.codebook(codec))}, codes)
     if not tokenizer.exists():
         build_tokenizer.build(data, build_tokenizer.MERGES, seed).save(str(tokenizer))
     if not (transformer / "report.json").exists():
-        train_transformer.train(
-            data, codes, tokenizer, transformer, minutes["transformer"], train_transformer.Settings(seed=seed)
-        )
-    if not minutes["decoder"]:
-        decoder = codec
-    if not (decoder / "report.json").exists():  # the codes stay valid: encoder and codebook are kept
-        settings = train_codec.Settings.for_decoder(seed)
-        train_codec.train(data, decoder, minutes["decoder"], settings, start_from=codec)
-    export.export(transformer, decoder, tokenizer, out)
+        settings = transformer_training.Settings(seed=seed)
+        transformer_training.train(data, codes, tokenizer, transformer, minutes["transformer"], settings, start_from)
+    if not (fitted / "report.json").exists():
+        fit_codec.train(data, codes, codec, fitted, minutes["fit"], fit_codec.Settings(seed=seed))
+    export.export(transformer, fitted, tokenizer, out)
 
 
 if __name__ == "__main__":
@@ -65,10 +63,10 @@ if __name__ == "__main__":
     parser.add_argument("--font", type=Path, default=emoji_data.DEFAULT_FONT)
     parser.add_argument("--work", type=Path, default=Path("build"), help="folder for everything in between")
     parser.add_argument("--out", type=Path, default=Path("embedded/emoji-256"))
-    for part, default in (("codec", 52.0), ("transformer", 90.0), ("decoder", 24.0)):
+    for part, default in (("codec", 76.0), ("transformer", 160.0), ("fit", 25.0)):
         parser.add_argument(f"--{part}-minutes", type=float, default=default)
-    parser.add_argument("--keep-codec", type=Path, help="checkpoint directory whose codec and tokenizer to keep")
+    parser.add_argument("--start-from", type=Path, help="checkpoint directory to begin with, in place of nothing")
     parser.add_argument("--seed", type=int, default=0)
     a = parser.parse_args()
-    budgets = {"codec": a.codec_minutes, "transformer": a.transformer_minutes, "decoder": a.decoder_minutes}
-    build(a.emojibase, a.font, a.work, a.out, budgets, a.seed, a.keep_codec)
+    budgets = {"codec": a.codec_minutes, "transformer": a.transformer_minutes, "fit": a.fit_minutes}
+    build(a.emojibase, a.font, a.work, a.out, budgets, a.seed, a.start_from)

@@ -5,7 +5,7 @@ Sources, fetched by hand once:
     apt-get install fonts-noto-color-emoji      # the font (SIL Open Font License 1.1), CBDT strikes of 136 x 128
     npm pack emojibase-data && tar xzf emojibase-data-*.tgz      # names and tags (MIT, from Unicode CLDR), in package/
 
-Then: python training/emoji_data.py --emojibase package/en/data.json --out /path/to/emoji
+Then: python -m training.emoji_data --emojibase package/en/data.json --out /path/to/emoji
 
 Written to --out (G glyphs, M pictures):
     images.npy     uint8 [M, 128, 128, 3], RGB on white, memory-mappable
@@ -30,34 +30,20 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from tqdm import tqdm
 
+from .recolour import recoloured
+
 SIZE = 128  # pixels, edge of a training picture
 BOX = 120  # pixels, box the glyph is fitted into
 STRIKE = 128  # pixels, design height of a CBDT strike; one common scale keeps a small square smaller than a large one
 MAX_SHIFT = 5  # pixels
-NUM_SHIFTED, NUM_RECOLOURED = 3, 2  # pictures per glyph besides the identity
+NUM_SHIFTED = 3  # pictures per glyph besides the identity and the recoloured ones
 HELD_OUT = 0.1  # share of base glyphs that only measure the codec
 FLIPPABLE = {"animals-nature", "food-drink"}  # elsewhere a mirror image changes meaning or breaks lettering
-# Skin, hair and flags do not come in other colours; of a landscape (subgroups place-*) only the sky would change.
-KEEP_COLOUR = {"people-body", "component", "flags", "place-map", "place-geographic", "place-other"}
 DEFAULT_FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 
-# Median hue (degrees), saturation and value (0..1) of what people call by the word.
-COLOURS = {
-    "red": (0, 0.85, 0.85),
-    "orange": (30, 0.92, 0.98),
-    "yellow": (52, 0.80, 0.98),
-    "green": (125, 0.65, 0.65),
-    "blue": (215, 0.80, 0.88),
-    "purple": (278, 0.65, 0.68),
-    "pink": (335, 0.42, 0.98),
-    "brown": (22, 0.65, 0.45),
-}
 COLOUR_WORD = re.compile(
     r"\b(?:light |dark )?(?:red|orange|yellow|green|blue|purple|pink|brown|black|white|gr[ae]y)\b\s*"
 )
-HUE_WINDOW = 25  # degrees either side that still count as the same hue
-DOMINANT_OF_SATURATED = 0.45  # share of one hue; below, the glyph is many-coloured
-DOMINANT_OF_GLYPH = 0.35  # share of one hue; below, it is a grey or pale thing with a coloured detail
 
 
 # Captions
@@ -90,17 +76,22 @@ def without_colour(name: str) -> str:
     return COLOUR_WORD.sub("", name).strip(" ,-")
 
 
+def recoloured_name(glyph: dict, variant: dict) -> str:
+    """The name of a recoloured picture: `light blue heart` in green is `green heart`."""
+    return f"{variant['colour']} {without_colour(glyph['name'])}"
+
+
 def caption(glyph: dict, variant: dict, rng: np.random.Generator) -> str:
     """One training caption for a row of glyphs.json and one of variants.json.
 
-    70 in 100 the name; 20 the name and one to three tags; 10 two tags. Two tags keep what follows the name's first
+    80 in 100 the name; 12 the name and one to three tags; 8 two tags. Two tags keep what follows the name's first
     comma, so that a skin tone is never lost. A recoloured picture is always `<colour> <name>`: its tags may name the
     old colour.
     """
     name, tags = glyph["name"], glyph["tags"]
     if variant["colour"]:
-        return f"{variant['colour']} {without_colour(name)}"
-    form = rng.choice(["name", "name and tags", "tags"], p=[0.7, 0.2, 0.1])
+        return recoloured_name(glyph, variant)
+    form = rng.choice(["name", "name and tags", "tags"], p=[0.8, 0.12, 0.08])
     if form == "name" or len(tags) < 2:
         return name
     if form == "name and tags":
@@ -237,100 +228,6 @@ def place(art: Image.Image, placement: Placement) -> np.ndarray:
     return np.asarray(picture.convert("RGB"))
 
 
-# Recolouring
-
-
-def to_hsv(art: Image.Image) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Hue in degrees, saturation and value in 0..1, each float64 [H, W]."""
-    hsv = np.asarray(art.convert("RGB").convert("HSV")) / 255.0
-    return hsv[..., 0] * 360, hsv[..., 1], hsv[..., 2]
-
-
-def from_hsv(hue: np.ndarray, saturation: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """uint8 RGB [H, W, 3]; the inverse of to_hsv."""
-    hsv = np.stack([hue % 360 / 360, saturation.clip(0, 1), value.clip(0, 1)], -1)
-    return np.asarray(Image.fromarray((hsv * 255).round().astype(np.uint8), "HSV").convert("RGB"))
-
-
-def hue_difference(hue, other):
-    """Signed angle from `other` to `hue` in degrees, -180..180."""
-    return (hue - other + 180) % 360 - 180
-
-
-def dominant_colour(art: Image.Image) -> tuple[float, float, float] | None:
-    """Hue, saturation, value (medians) of the one hue that most of the glyph has, or None if there is no such hue."""
-    hue, saturation, value = to_hsv(art)
-    visible = np.asarray(art.getchannel("A")) > 128
-    saturated = visible & (saturation > 0.35) & (value > 0.2)
-    centres = np.arange(0, 360, 5)
-    near = np.abs(hue_difference(hue[saturated], centres[:, None])) <= HUE_WINDOW  # [72, P]
-    best = near.sum(1).argmax()
-    chosen, centre = near[best], centres[best]
-    if chosen.sum() <= max(DOMINANT_OF_SATURATED * saturated.sum(), DOMINANT_OF_GLYPH * visible.sum()):
-        return None
-    offset = np.median(hue_difference(hue[saturated][chosen], centre))
-    medians = (np.median(channel[saturated][chosen]) for channel in (saturation, value))
-    return (centre + offset) % 360, *medians
-
-
-def colour_distance(colour: tuple, other: tuple) -> float:
-    """0 is equal; above about 1 people use another word. The units are what one word spans: 25 degrees, 0.4, 0.35."""
-    hue = hue_difference(colour[0], other[0])
-    return math.hypot(hue / 25, (colour[1] - other[1]) / 0.4, (colour[2] - other[2]) / 0.35)
-
-
-def nearest_colour(colour: tuple) -> str:
-    return min(COLOURS, key=lambda word: colour_distance(COLOURS[word], colour))
-
-
-def move_median(values: np.ndarray, median: float, target: float) -> np.ndarray:
-    """Values in 0..1 moved so that the median becomes the target: scaled down, or bent up with 0 and 1 fixed, so that
-    neither shadows nor highlights clip."""
-    if target <= median:
-        return values * (target / median)
-    return values ** (math.log(target) / math.log(median))
-
-
-def recolour(art: Image.Image, dominant: tuple[float, float, float], word: str) -> Image.Image:
-    """The RGBA art with its dominant colour moved to the named one; other hues stay."""
-    hue, saturation, value = to_hsv(art)
-    offset = hue_difference(hue, dominant[0])
-    target = COLOURS[word]
-    # Half the hue spread: a yellow's orange shadows would become a blue's green ones.
-    new_hue = target[0] + 0.5 * offset
-    moved = from_hsv(
-        new_hue, move_median(saturation, dominant[1], target[1]), move_median(value, dominant[2], target[2])
-    )
-    # Fading out over 20 degrees and over pale pixels leaves no hard seams; greys have no hue to move.
-    weight = ((HUE_WINDOW + 20 - np.abs(offset)) / 20).clip(0, 1) * (saturation / 0.2).clip(0, 1)
-    rgb = np.asarray(art.convert("RGB"))
-    mixed = Image.fromarray((rgb + weight[..., None] * (moved.astype(float) - rgb)).round().astype(np.uint8))
-    mixed.putalpha(art.getchannel("A"))
-    return mixed
-
-
-def recoloured(art: Image.Image, glyph: dict, rng: np.random.Generator) -> dict[str, Image.Image]:
-    """Up to two recoloured versions by colour word, none if the glyph has no dominant colour that may change.
-
-    A word is taken only if it is not in the name, is clearly not the old colour, and is what the result measures as.
-    """
-    dominant = None if KEEP_COLOUR & {glyph["group"], glyph["subgroup"]} else dominant_colour(art)
-    if dominant is None:
-        return {}
-    results: dict[str, Image.Image] = {}
-    for word in rng.permutation(list(COLOURS)).tolist():
-        too_near = word == nearest_colour(dominant) or colour_distance(COLOURS[word], dominant) < 1
-        if too_near or word in glyph["name"].split():
-            continue
-        result = recolour(art, dominant, word)
-        measured = dominant_colour(result)
-        if measured is not None and nearest_colour(measured) == word:
-            results[word] = result
-        if len(results) == NUM_RECOLOURED:
-            break
-    return results
-
-
 # The set
 
 
@@ -386,7 +283,7 @@ class EmojiSet:
 def load(path: Path | str) -> EmojiSet:
     """Open what write_set wrote to the folder `path`; pictures are read from disk when touched."""
     path = Path(path)
-    require(path / "images.npy", "a rendered set; run training/emoji_data.py with --out set to this folder")
+    require(path / "images.npy", "a rendered set; run python -m training.emoji_data with --out set to this folder")
     glyphs, variants = (json.loads((path / name).read_text()) for name in ("glyphs.json", "variants.json"))
     return EmojiSet(np.load(path / "images.npy", mmap_mode="r"), glyphs, variants)
 

@@ -5,7 +5,6 @@
 The loss is L1 + squared error: no adversary and no perceptual network, so nothing has to be downloaded and the figure
 reported (PSNR on held-out glyphs) is what the training asks for. The codebook follows the latents by exponential moving
 averages (van den Oord et al., 2017, appendix A.1); codes that nobody uses are moved onto current latents.
-With `--decoder-only` encoder and codebook stay as they are, so that codes made with them stay valid.
 Interrupted runs continue with the same command.
 """
 
@@ -47,12 +46,6 @@ class Settings:
     commitment: float = 0.25
     ema_decay: float = 0.98
     unused_below: float = 0.02  # moving count of a batch's uses below which a code is moved
-    decoder_only: bool = False
-
-    @classmethod
-    def for_decoder(cls, seed: int) -> Settings:
-        """A gentle second round for a decoder that has been trained already."""
-        return cls(seed=seed, learning_rate=6e-4, decoder_only=True)
 
 
 class CodebookTrainer:
@@ -102,10 +95,14 @@ class Pictures:
         ]
         self.weights = torch.tensor([SKIN_WEIGHT if rows[row][0]["skin"] else 1.0 for row in self.train])
 
+    def draw_rows(self, count: int) -> list[int]:
+        """Rows of `count` training pictures."""
+        picks = torch.multinomial(self.weights, count, replacement=True, generator=self.generator)
+        return [self.train[i] for i in picks.tolist()]
+
     def draw(self, count: int) -> Tensor:
         """`count` training pictures [count, 3, H, W] in 0..1."""
-        picks = torch.multinomial(self.weights, count, replacement=True, generator=self.generator)
-        return pixels_of(self.images, [self.train[i] for i in picks.tolist()])
+        return pixels_of(self.images, self.draw_rows(count))
 
 
 def pixels_of(images, rows) -> Tensor:
@@ -118,20 +115,23 @@ def codec_loss(model: VQGAN, book: CodebookTrainer, pixels: Tensor, quantise: bo
     """Loss (scalar) of pictures [B, 3, H, W]; moves the codebook when `quantise`."""
     settings = book.settings
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        with torch.set_grad_enabled(not settings.decoder_only):
-            latents = model.latents(pixels).float()
+        latents = model.latents(pixels).float()
         vectors, commitment = latents, latents.new_zeros(())
         if quantise:
             codes = model.quantize.nearest(latents.detach())
             rows = model.quantize.lookup(codes).detach()
             commitment = F.mse_loss(latents, rows)
             vectors = latents + (rows - latents).detach()  # straight through
-            if not settings.decoder_only:
-                book.update(latents.detach().flatten(0, 2), codes.flatten())
+            book.update(latents.detach().flatten(0, 2), codes.flatten())
         picture = model.reconstruct(vectors)
+    return picture_error(picture, pixels) + settings.commitment * commitment
+
+
+def picture_error(picture: Tensor, pixels: Tensor) -> Tensor:
+    """Loss (scalar) of a reconstruction [B, 3, H, W]."""
     error = picture.float() - pixels
     # Squared error alone blurs edges, L1 alone lets flat areas drift; 4 brings the two to one size on this data.
-    return error.abs().mean() + 4 * error.square().mean() + settings.commitment * commitment
+    return error.abs().mean() + 4 * error.square().mean()
 
 
 @torch.no_grad()
@@ -147,33 +147,25 @@ def evaluate(model: VQGAN, images, rows, batch: int = 32) -> dict:
     return {"psnr": sum(psnr) / len(psnr), "pictures": len(psnr), "codes_used": len(used)}
 
 
-def learned_parameters(model: VQGAN, settings: Settings) -> list[Tensor]:
-    parts = ("decoder.", "post_quant_conv.") if settings.decoder_only else ("encoder.", "decoder.", "quant", "post_")
-    return [p for name, p in model.named_parameters() if name.startswith(parts) and not name.startswith("quantize.")]
-
-
-def train(data: Path, out: Path, minutes: float, settings: Settings, start_from: Path | None = None) -> None:
+def train(data: Path, out: Path, minutes: float, settings: Settings) -> None:
     torch.manual_seed(settings.seed)
     generator = torch.Generator().manual_seed(settings.seed)
     pictures, model = Pictures(data, generator), VQGAN(CONFIG)
     book = CodebookTrainer(model.quantize.embedding.weight, settings, generator)
-    learned = learned_parameters(model, settings)
+    learned = [p for name, p in model.named_parameters() if not name.startswith("quantize.")]
     optimizer = torch.optim.AdamW(learned, lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
     out.mkdir(parents=True, exist_ok=True)
     checkpoint, log = out / "training.pt", Log(out / "log.jsonl")
     step, budget = 0, Budget(minutes)
     if checkpoint.exists():
         step, budget = restore(checkpoint, model, optimizer, book, minutes)
-    elif start_from:
-        model.load_state_dict(torch.load(start_from / "training.pt", weights_only=True)["model"])
     losses: list[float] = []
     while budget.progress < 1:
         set_learning_rate(optimizer, min(1.0, (step + 1) / settings.warmup_steps) * cosine(budget.progress))
-        quantise = settings.decoder_only or step >= settings.continuous_steps
-        if step == settings.continuous_steps and not settings.decoder_only:
+        if step == settings.continuous_steps:
             with torch.no_grad():
                 book.initialise(model.latents(pictures.draw(FIRST_PICTURES)).flatten(0, 2))
-        loss = codec_loss(model, book, pictures.draw(settings.batch), quantise)
+        loss = codec_loss(model, book, pictures.draw(settings.batch), step >= settings.continuous_steps)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(learned, 1.0)
@@ -219,8 +211,5 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=52.0, help="time budget of the training itself")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--decoder-only", action="store_true", help="keep encoder and codebook")
-    parser.add_argument("--start-from", type=Path, help="another run's --out whose weights to begin with")
     a = parser.parse_args()
-    chosen = Settings.for_decoder(a.seed) if a.decoder_only else Settings(seed=a.seed)
-    train(a.data, a.out, a.minutes, chosen, a.start_from)
+    train(a.data, a.out, a.minutes, Settings(seed=a.seed))

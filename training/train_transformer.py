@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -27,85 +27,12 @@ from mcsjd_core import load, transformer
 from mcsjd_core.models.chameleon import ChameleonTransformer, Vocabulary
 from mcsjd_core.transformer import TransformerConfig
 
-from . import emoji_data
 from .schedule import Budget, Log, hold_then_fall, save, set_learning_rate
+from .sequences import IGNORED, Sequences, Settings
 from .train_codec import CONFIG as CODEC
 
+LOG_EVERY, SAVE_EVERY = 25, 100  # steps
 CONFIG = TransformerConfig(dim=320, layers=8, heads=5, kv_heads=5, head_dim=64, ffn_dim=896, qk_norm="layer")
-# How often a picture is drawn, by its kind: what a name means counts most, shifted copies teach what belongs together.
-KIND_WEIGHTS = {"identity": 1.0, "shifted": 0.03, "recoloured": 0.35}
-SKIN_WEIGHT = 0.05  # half of the glyphs are skin tones of one another
-LENGTH_STEP = 32  # sequences are padded to a multiple: every length is compiled once
-IGNORED = -100  # cross_entropy's mark for "no loss here"
-
-
-@dataclass
-class Settings:
-    seed: int = 0
-    batch: int = 24
-    matrix_lr: float = 4e-3
-    vector_lr: float = 3e-3
-    weight_decay: float = 0.05
-    warmup_steps: int = 50
-    caption_dropout: float = 0.1
-    noisy: float = 0.6  # share of the sequences whose codes are disturbed on the way in
-    noise: float = 0.15  # largest share of codes replaced in one of them
-
-
-class Sequences:
-    """Draws training batches: a picture by weight, one of its captions, its codes."""
-
-    def __init__(self, data: Path, codes: Tensor, tokenizer: Tokenizer, settings: Settings):
-        emoji = emoji_data.load(data)
-        self.glyphs, self.variants = emoji.glyph_of, emoji.variants
-        if len(codes) != len(self.variants):
-            raise SystemExit(
-                f"{len(codes)} rows of codes do not belong to {len(self.variants)} pictures; encode them again."
-            )
-        self.codes, self.tokenizer, self.settings = codes, tokenizer, settings
-        self.vocabulary = Vocabulary.from_names(tokenizer.get_vocab(), CODEC.codebook_size)
-        weights = [
-            KIND_WEIGHTS[variant["kind"]] * (SKIN_WEIGHT if glyph["skin"] else 1.0)
-            for glyph, variant in zip(self.glyphs, self.variants, strict=True)
-        ]
-        self.cumulative = np.cumsum(weights) / np.sum(weights)
-
-    def prefix(self, row: int, rng: np.random.Generator) -> list[int]:
-        v = self.vocabulary
-        if rng.random() < self.settings.caption_dropout:
-            return [v.bos, v.begin_of_image]
-        text = emoji_data.caption(self.glyphs[row], self.variants[row], rng)
-        return [v.bos, *self.tokenizer.encode(text, add_special_tokens=False).ids, v.turn_end, v.begin_of_image]
-
-    def disturbed(self, row: int, rng: np.random.Generator) -> Tensor:
-        """Codes [N] as the model sees them: in some sequences a few are wrong, while the right ones are asked for.
-
-        A model that was always fed right codes leaves what it knows at its first wrong draw. Half of the wrong codes are
-        any code, half come from the same place of another picture.
-        """
-        codes = self.codes[row].numpy().copy()
-        if rng.random() < self.settings.noisy:
-            wrong = rng.random(len(codes)) < rng.uniform(0, self.settings.noise)
-            anything = rng.integers(CODEC.codebook_size, size=len(codes))
-            another = self.codes[rng.integers(len(self.codes))].numpy()
-            codes[wrong] = np.where(rng.random(len(codes)) < 0.5, anything, another)[wrong]
-        return torch.from_numpy(codes)
-
-    def batch(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """ids [B, S], right-padded, and the code each place has to predict [B, S], IGNORED elsewhere."""
-        rows = np.searchsorted(self.cumulative, rng.random(self.settings.batch))
-        prefixes = [self.prefix(int(row), rng) for row in rows]
-        count = self.codes.shape[1]
-        length = max(map(len, prefixes)) + count - 1  # the last code is predicted, never fed
-        length = -(-length // LENGTH_STEP) * LENGTH_STEP
-        ids = torch.ones(len(rows), length, dtype=torch.long)
-        targets = torch.full((len(rows), length), IGNORED)
-        for b, (row, prefix) in enumerate(zip(rows, prefixes, strict=True)):
-            first = len(prefix)
-            ids[b, :first] = torch.tensor(prefix)
-            ids[b, first : first + count - 1] = self.disturbed(row, rng)[:-1] + self.vocabulary.first_code
-            targets[b, first - 1 : first - 1 + count] = self.codes[row]
-        return ids, targets
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, mask: None) -> Tensor:
@@ -119,13 +46,13 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, mask: None) -> Tensor:
     return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5 + future).softmax(-1) @ v
 
 
-def code_loss(model: ChameleonTransformer, ids: Tensor, targets: Tensor) -> Tensor:
-    """Mean nats per code."""
+def code_losses(model: ChameleonTransformer, ids: Tensor, targets: Tensor) -> Tensor:
+    """Mean nats per code of every sequence [B]; all of them have equally many codes."""
     positions = torch.arange(ids.shape[1]).expand_as(ids)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         hidden = model.model(model.embed_ids(ids), positions)  # right padding needs no mask: nothing real looks at it
         logits = model.lm_head(hidden[targets != IGNORED])
-    return F.cross_entropy(logits.float(), targets[targets != IGNORED])
+    return F.cross_entropy(logits.float(), targets[targets != IGNORED], reduction="none").view(len(ids), -1).mean(1)
 
 
 def build_model(tokenizer: Tokenizer, seed: int) -> ChameleonTransformer:
@@ -171,51 +98,70 @@ def train(
     checkpoint, log = out / "training.pt", Log(out / "log.jsonl")
     step, budget = 0, Budget(minutes)
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        step, budget = state["step"], Budget(minutes, state["seconds"])
+        step, budget = restore(checkpoint, model, optimizers, sequences, minutes)
     elif start_from:
         model.load_state_dict(exported_weights(start_from, model))
     losses: list[float] = []
     while budget.progress < 1:
-        rng = np.random.default_rng((settings.seed, step))  # keyed by step: a resumed run repeats nothing
         factor = min(1.0, (step + 1) / settings.warmup_steps) * hold_then_fall(budget.progress)
-        loss = code_loss(model, *sequences.batch(rng))
-        model.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            set_learning_rate(optimizer, factor)
-            optimizer.step()
-        losses.append(loss.item())
+        losses.append(training_step(model, optimizers, sequences, step, factor))
         step += 1
-        if step % 50 == 0:
+        if step % LOG_EVERY == 0:
             log(step=step, seconds=budget.seconds, loss=sum(losses) / len(losses), lr_factor=factor)
             losses.clear()
-        if step % 250 == 0 or budget.progress >= 1:
-            save(checkpoint, training_state(model, optimizers, step, budget))
+        if step % SAVE_EVERY == 0 or budget.progress >= 1:
+            save(checkpoint, training_state(model, optimizers, sequences, step, budget))
     report = evaluate(model, sequences) | {"steps": step, "seconds": budget.seconds, "settings": asdict(settings)}
     report |= {"parameters": sum(p.numel() for p in model.parameters()), "config": asdict(CONFIG)}
-    (out / "report.json").write_text(json.dumps(report, indent=1))
+    (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     log(**report)
 
 
-def training_state(model, optimizers, step: int, budget: Budget) -> dict:
+def training_step(
+    model: ChameleonTransformer, optimizers: list, sequences: Sequences, step: int, factor: float
+) -> float:
+    """One batch; returns its nats per code. `factor` scales the learning rates."""
+    rng = np.random.default_rng((sequences.settings.seed, step))  # keyed by step: a resumed run repeats nothing
+    rows = sequences.rows(rng, by_loss=True)
+    losses = code_losses(model, *sequences.batch(rows, rng))
+    model.zero_grad(set_to_none=True)
+    losses.mean().backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimizer in optimizers:
+        set_learning_rate(optimizer, factor)
+        optimizer.step()
+    sequences.learned(rows, losses.detach())
+    return losses.mean().item()
+
+
+def training_state(model, optimizers: list, sequences: Sequences, step: int, budget: Budget) -> dict:
     return {
         "model": model.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+        "losses": torch.from_numpy(sequences.losses),
         "step": step,
         "seconds": budget.seconds,
     }
+
+
+def restore(path: Path, model, optimizers: list, sequences: Sequences, minutes: float) -> tuple[int, Budget]:
+    """Continue an interrupted run: its step, and the budget less what it has used."""
+    state = torch.load(path, weights_only=True)
+    model.load_state_dict(state["model"])
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+    sequences.losses = state["losses"].numpy()
+    return state["step"], Budget(minutes, state["seconds"])
 
 
 @torch.no_grad()
 def evaluate(model: ChameleonTransformer, sequences: Sequences, batches: int = 16) -> dict:
     """Mean nats per code over fresh draws from the training distribution (the glyphs were all seen)."""
     rng = np.random.default_rng((sequences.settings.seed, 2**32))
-    losses = [code_loss(model, *sequences.batch(rng)).item() for _ in range(batches)]
+    losses = [
+        code_losses(model, *sequences.batch(sequences.rows(rng, by_loss=False), rng)).mean().item()
+        for _ in range(batches)
+    ]
     return {"loss": sum(losses) / len(losses), "sequences": batches * sequences.settings.batch}
 
 
