@@ -3,9 +3,9 @@
     python -m training.fit_codec --data build/emoji --codes build/codes.safetensors --codec build/codec --out build/fitted
 
 The codes are those of `training.plain_codes`: the codec's own, but one and the same code wherever a picture is plain white.
-The codebook rows in use are kept, so a transformer trained on these codes needs no change. The encoder is taught by
-cross-entropy over the distances to all codebook rows, the decoder by the pixels, each by itself. Interrupted runs continue
-with the same command.
+The codebook rows in use are kept, so a transformer trained on these codes needs no change. The deep end of the encoder is
+taught by cross-entropy over the distances to all codebook rows, the decoder by the pixels, each by itself. Interrupted runs
+continue with the same command.
 """
 
 from __future__ import annotations
@@ -26,14 +26,20 @@ from .schedule import Budget, Log, cosine, save, set_learning_rate
 from .train_codec import CONFIG, Pictures, evaluate, picture_error, pixels_of
 
 LOG_EVERY, SAVE_EVERY = 20, 60  # steps
-HALVES = ("encoder.", "quant_conv."), ("decoder.", "post_quant_conv.")  # modules that learn the codes and the pixels
+DEEPEST = f"encoder.down.{len(CONFIG.channel_multipliers) - 1}."
+# Modules that learn the codes, and those that learn the pixels. What the encoder sees at full size serves as it is, and is
+# most of its cost.
+HALVES = (
+    (DEEPEST, "encoder.mid.", "encoder.norm_out.", "encoder.conv_out.", "quant_conv."),
+    ("decoder.", "post_quant_conv."),
+)
 
 
 @dataclass
 class Settings:
     seed: int = 0
     batch: int = 8
-    learning_rate: float = 6e-4
+    learning_rate: float = 3e-4
     warmup_steps: int = 30
     sharpness: float = 10.0  # nats per unit of squared distance; neighbouring rows are about 0.5 apart
 
@@ -90,6 +96,8 @@ def train(data: Path, codes: Path, codec: Path, out: Path, minutes: float, setti
     generator = torch.Generator().manual_seed(settings.seed)
     pictures, model = CodedPictures(data, load_file(codes)["codes"].long(), generator), VQGAN(CONFIG)
     halves = [[p for name, p in model.named_parameters() if name.startswith(half)] for half in HALVES]
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith(HALVES[0] + HALVES[1]))
     optimizer = torch.optim.AdamW(
         [{"params": half} for half in halves], lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=0.01
     )
