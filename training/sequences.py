@@ -19,7 +19,7 @@ from . import emoji_data
 from .train_codec import CONFIG as CODEC
 
 # How often a picture is drawn, by its kind. Shifted copies are the codec's alone: one caption is to mean one picture.
-KIND_WEIGHTS = {"identity": 1.0, "shifted": 0.0, "recoloured": 0.15}
+KIND_WEIGHTS = {"identity": 1.0, "shifted": 0.0, "recoloured": 0.07}
 SKIN_WEIGHT = 0.05  # half of the glyphs are skin tones of one another
 LENGTH_STEP = 16  # sequences are padded to a multiple: every length is compiled once
 IGNORED = -100  # cross_entropy's mark for "no loss here"
