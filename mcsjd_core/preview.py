@@ -30,7 +30,7 @@ def unfinished_pictures(model: Family, grid: Grid, step: Step, count: int, rows:
 
     Only the upper `rows` rows of tokens are decoded, so that early pictures are cheap. A grid of one frame is needed.
     """
-    device = model.codec.device
+    device = model.codec.input_device
     codes = grid.codes(step.tokens[:count])[:, :rows].to(device)
     opacity = grid.codes(_opacity(step, grid, count))[:, :rows].to(device)
     pixels = model.codec.decode(codes).float()
@@ -54,8 +54,8 @@ def unfinished_frames(model: Family, grid: Grid, step: Step, count: int) -> Tens
     enough; where nothing is drafted yet the picture is blank.
     """
     shape, now = (count, grid.frames, grid.rows, -1), drafted_code_frames(step, grid, count)
-    codes = grid.codes(step.tokens[:count]).view(shape)[:, :now].to(model.codec.device, copy=True)
-    opacity = grid.codes(_opacity(step, grid, count)).view(shape)[:, now - 1].to(model.codec.device)
+    codes = grid.codes(step.tokens[:count]).view(shape)[:, :now].to(model.codec.input_device, copy=True)
+    opacity = grid.codes(_opacity(step, grid, count)).view(shape)[:, now - 1].to(model.codec.input_device)
     if now > 1:  # what nobody sees shows through at the edge of what is seen: the frame before is the best guess
         codes[:, -1] = torch.where(opacity > 0, codes[:, -1], codes[:, -2])
     pixels = torch.cat([model.codec.decode(one)[:, :, -1].float() for one in codes.split(1)])

@@ -57,7 +57,7 @@ def pictures(model: Family, tokens: Tensor, size: str | None = None, batch: int 
 
     `batch` of them are decoded at a time.
     """
-    codes = model.grid(size).codes(tokens).to(model.codec.device)
+    codes = model.grid(size).codes(tokens).to(model.codec.input_device)
     return torch.cat([model.codec.decode(part).float() for part in codes.split(batch)])
 
 
@@ -68,6 +68,6 @@ def encode(model: Family, images: Tensor, size: str | None = None, batch: int = 
     The inverse of `pictures` as far as the codec goes; `batch` of them are encoded at a time.
     """
     width, height = side_lengths(choose_size(size, model.sizes))
-    device = model.codec.device
+    device = model.codec.input_device
     codes = [model.codec.encode(fit(part, width, height).to(device)) for part in images.split(batch)]
     return model.grid(size).tokens(torch.cat(codes))

@@ -41,7 +41,7 @@ def start_codes(model: Family, clip: Tensor, size: str | None = None) -> Tensor:
         raise InputError("This model draws pictures; it has no use for start frames.")
     width, height = side_lengths(choose_size(size, model.sizes))
     frames = fit(clip[-model.video.start_of(len(clip)) :], width, height)
-    return model.codec.encode(frames.movedim(1, 0)[None].to(model.codec.device))
+    return model.codec.encode(frames.movedim(1, 0)[None].to(model.codec.input_device))
 
 
 @torch.no_grad()
@@ -57,5 +57,5 @@ def videos(model: Family, tokens: Tensor, size: str | None = None) -> Tensor:
             f"A video of this model has {frame_tokens} tokens for each of its code frames, got {tokens.shape[1]}."
         )
     codes = model.grid(size, model.video.pixel_frames(code_frames)).codes(tokens)
-    codes = codes.view(len(tokens), code_frames, *codes.shape[-2:]).to(model.codec.device)
+    codes = codes.view(len(tokens), code_frames, *codes.shape[-2:]).to(model.codec.input_device)
     return torch.cat([model.codec.decode(one).float() for one in codes.split(1)]).movedim(2, 1)

@@ -195,6 +195,12 @@ def test_a_codec_that_models_share_belongs_to_those_that_use_it(pack, model_fold
     assert before[0] == after[0] and before[1] != after[1]
 
 
+def test_comfyui_can_write_its_device_on_what_it_manages(model):
+    """The real ModelPatcher does, at every loading; a property of that name would end the run."""
+    for module in (model.family.token_model, model.family.codec):
+        module.device = torch.device("cpu")
+
+
 def test_layers_are_the_hosts_and_have_weights_at_once(pack, tiny_checkpoint, monkeypatch):
     """Newer versions of ComfyUI make layers without weights, unless a subclass has a loader of its own."""
     import comfy.ops

@@ -33,7 +33,7 @@ def read_codes(path: Path, model: Family, size: str | None = None) -> Tensor:
     on_white = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     resized = on_white.resize((grid.columns * factor, grid.rows * factor), Image.Resampling.LANCZOS)
     pixels = torch.frombuffer(bytearray(resized.tobytes()), dtype=torch.uint8).view(1, resized.height, resized.width, 3)
-    return model.codec.encode(pixels.movedim(-1, 1).to(model.codec.device).float() / 255)
+    return model.codec.encode(pixels.movedim(-1, 1).to(model.codec.input_device).float() / 255)
 
 
 def write_tokens(path: Path, tokens: Tensor) -> None:

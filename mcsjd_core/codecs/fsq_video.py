@@ -309,7 +309,7 @@ class FSQVideoCodec(nn.Module):
         return self.config.temporal_compression
 
     @property
-    def device(self) -> torch.device:
+    def input_device(self) -> torch.device:
         return self.quant_conv.conv3d.weight.device
 
     def latents(self, pixels: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ class TorchScriptVideoCodec(nn.Module):
         self.pixels_per_code, self.frames_per_code = config.spatial_compression, config.temporal_compression
 
     @property
-    def device(self) -> torch.device:
+    def input_device(self) -> torch.device:
         return next(self.decoder.parameters()).device
 
     @torch.no_grad()

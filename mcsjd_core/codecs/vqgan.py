@@ -247,7 +247,7 @@ class VQGAN(nn.Module):
         self.post_quant_conv = plain.conv(config.embed_dim, config.z_channels, 1)
 
     @property
-    def device(self) -> torch.device:
+    def input_device(self) -> torch.device:
         """Where codes and pictures have to be."""
         return self.quantize.embedding.weight.device
 

@@ -242,6 +242,11 @@ def _yarn(config: Fields, dim: int) -> Yarn | None:
     return Yarn(original, number("yarn_beta_fast", 4.0), number("yarn_beta_slow", 1.0), number("yarn_scale", 2.0))
 
 
+def companions(path: Path) -> list[Path]:
+    """The published video tokenizers and text encoders that lie beside the directory."""
+    return [path.parent / name for name in (*PUBLISHED_CODECS, *T5_DIRECTORIES) if (path.parent / name).is_dir()]
+
+
 def _codec(path: Path, code_frames: int, device, operations) -> FSQVideoCodec | TorchScriptVideoCodec:
     """Plain weights inside the directory, or the published TorchScript files in it or beside it."""
     if (path / PLAIN_CODEC / "config.json").is_file():

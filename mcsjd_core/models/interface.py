@@ -91,13 +91,13 @@ class Video:
 class VideoCodec(Protocol):
     """A codec of video, a `nn.Module`; pixels are in 0..1. It is causal: a shorter clip has the first codes of a longer one.
 
-    `codec.device` says where its weights lie, and where codes and frames have to be.
+    `input_device` says where its weights lie, and where codes and frames have to be; the attribute `device` is the host's.
     """
 
     config: FSQVideoConfig
     pixels_per_code: int  # along each side
     frames_per_code: int
-    device: torch.device
+    input_device: torch.device
 
     def encode(self, frames: Tensor) -> Tensor:
         """Codes [B, 1 + k, h, w] int64 of frames [B, 3, 1 + k * frames_per_code, H, W]."""
