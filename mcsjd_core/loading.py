@@ -11,6 +11,7 @@ from .checkpoint import calling, read_json
 from .errors import InputError
 from .models import FAMILIES
 from .models.interface import Family
+from .packing import pack
 from .weights import WEIGHTS
 
 EMBEDDED_MODEL = Path(__file__).resolve().parent.parent / "embedded" / "emoji-256"
@@ -38,6 +39,7 @@ def load(
     device="cpu",
     operations=torch.nn,
     weights: str = "full",
+    packed: bool = False,
     before_tensor: Callable[[], None] = lambda: None,
 ) -> Family:
     """Load the checkpoint at `path`, a directory or the file that some families keep it in, onto `device`.
@@ -45,6 +47,7 @@ def load(
     `dtype` is that of the transformer's weights and activations. `operations` provides the layer classes (`Linear`,
     `Embedding`, `RMSNorm`, `Conv2d`, `GroupNorm`), so that a host can cast and offload weights its own way.
     `weights` is one of WEIGHTS, how the transformer's matrices are held: "full" in `dtype`, "fp8" or "int8" in 8 bits.
+    `packed` lays matrices that a CPU holds in full out as it multiplies fastest with them, see `packing.pack`.
     `before_tensor` is called before every tensor that is taken in; what it raises ends the loading.
     On a CPU, weights that are stored in `dtype` already stay memory-mapped: leave the files alone while the model lives.
     Raises InputError if the path, a file in it or a tensor is not what a supported checkpoint has.
@@ -61,7 +64,10 @@ def load(
     if name is None:
         raise InputError(_why_unsupported(path))
     with calling(before_tensor):
-        return FAMILIES[name].load(path, dtype=dtype, device=device, operations=WEIGHTS[weights](operations))
+        model = FAMILIES[name].load(path, dtype=dtype, device=device, operations=WEIGHTS[weights](operations))
+    if packed:
+        pack(model.token_model)
+    return model
 
 
 def _check_device(device) -> None:

@@ -50,6 +50,8 @@ ALLOWED = {
     "codecs.fsq_video": {"codecs.fsq", "codecs.haar", "errors"},
     "t5": {"errors", "text_tokenizer", "transformers"},
     "arguments": {"errors", "grid", "laws", "models.interface"},
+    "packing": set(),
+    "timing": {"decode", "grid", "iteration", "models.interface"},
     "settings": {"coupling", "drafts", "errors", "laws"},
     "schedule": set(),
     "state": {"drafts", "grid", "laws", "models.interface", "noise", "settings", "trace"},

@@ -72,6 +72,7 @@ def open_model(arguments: argparse.Namespace) -> Family:
         dtype=DTYPES[arguments.dtype],
         device=pick_device(arguments.device),
         weights=arguments.weights,
+        packed=True,
     )
 
 

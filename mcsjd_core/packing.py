@@ -1,0 +1,43 @@
+"""Matrices in the layout that oneDNN multiplies with, so that a CPU does not bring them into it for every forward.
+
+A forward of a few tokens is bound by reading the weights, and torch's own product of two rows with a matrix reads it badly.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class PackedLinear(nn.Module):
+    """The same map as a `Linear` on the CPU; `weight` keeps its name, shape and dtype, and `to_dense()` gives its values."""
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
+        self.weight = nn.Parameter(packed, requires_grad=False)
+        self.bias = linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+
+
+def pack(model: nn.Module) -> nn.Module:
+    """Replace every plain `Linear` of `model` by a packed one, one after the other; what cannot be packed stays.
+
+    Layers of a host or in 8 bits are not plain and stay, too. A packed model cannot be moved, trained or compiled.
+    """
+    for parent in [*model.modules()]:
+        for name, layer in parent.named_children():
+            if type(layer) is nn.Linear and _can_be_packed(layer.weight):
+                setattr(parent, name, PackedLinear(layer))
+    return model
+
+
+def _can_be_packed(weight: Tensor) -> bool:
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    bfloat16 = weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return weight.dtype == torch.float32 or bfloat16
