@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT, DPI = 640, 480, 100  # pixels; a node shows a chart at about this size
 LINES = 40  # single trajectories drawn behind their mean
+LEAST_PLACES = 5  # that a mean is drawn of: where fewer grew so old, it says nothing
 LEAST_MAP_SIDE, LEGEND_HEIGHT = 512, 76  # pixels
 MAP_OPACITY = 0.55
 INK, GREY, BLUE, ORANGE, GREEN = "#1c1c22", "#9aa0aa", "#2563eb", "#ea580c", "#16a34a"
@@ -87,22 +88,29 @@ def _tokens_per_forward(axes: Axes, report: Report, baseline: Report | None) -> 
 
 def _trajectories(axes: Axes, report: Report, baseline: Report | None) -> None:
     """The paper's figure 3: acceptance of a place's draft from forward to forward, mean and variance over all places."""
-    table = torch.cat(_padded([by_age(trace, "acceptance") for trace in report.traces]))
+    table = _acceptance(report)
     mean, variance = mean_and_variance(table)
     old = table[table.isfinite().sum(1) > 1]
     for row in old[:: max(1, len(old) // LINES)]:
-        axes.plot(row, color=GREY, linewidth=0.7, alpha=0.5)
+        axes.plot(row[: len(mean)], color=GREY, linewidth=0.7, alpha=0.5)
     ages = range(len(mean))
     axes.plot(ages, mean, color=BLUE, linewidth=2.5, label="mean of all places")
     band = [(mean + sign * variance).clamp(0, 1) for sign in (-1, 1)]
     axes.fill_between(ages, *band, color=BLUE, alpha=0.25, label="mean ± variance")
     if baseline is not None and all(trace.details for trace in baseline.traces):
-        other, _ = mean_and_variance(torch.cat(_padded([by_age(trace, "acceptance") for trace in baseline.traces])))
+        other, _ = mean_and_variance(_acceptance(baseline))
         name = METHOD_LABELS[baseline.settings.coupling]
         axes.plot(other, color=ORANGE, linewidth=2, linestyle="--", label=f"mean of the baseline ({name})")
     axes.set(xlabel="forwards since the place was drafted", ylabel="acceptance probability", ylim=(0, 1.02))
     axes.set_title(f"Acceptance: {_label(report)}")
     axes.legend(loc="lower right")
+
+
+def _acceptance(report: Report) -> Tensor:
+    """Acceptance [places, ages] of all pictures, up to the last age that enough places reached."""
+    table = torch.cat(_padded([by_age(trace, "acceptance") for trace in report.traces]))
+    reached = table.isfinite().sum(0) >= min(LEAST_PLACES, len(table))
+    return table[:, : max(1, int(reached.sum()))]
 
 
 def _collision_histogram(axes: Axes, report: Report, baseline: Report | None) -> None:
@@ -123,7 +131,7 @@ def _collision_against_tv(axes: Axes, report: Report, baseline: Report | None) -
     """The paper's figure 4 (c), with the bounds: no coupling is above 1 - TV, Gumbel is above (1 - TV) / (1 + TV)."""
     tv = torch.linspace(0, 1, 101)
     points = [of_drafted_laws(report.traces, name).numpy() for name in ("tv", "collision")]
-    axes.scatter(*points, s=4, color=BLUE, alpha=0.25, linewidths=0, rasterized=True, label="drafts")
+    axes.scatter(*points, s=4, color=BLUE, alpha=0.25, linewidths=0, zorder=3, rasterized=True, label="drafts")
     axes.plot(tv, 1 - tv, color=INK, linewidth=1.5, label="1 - TV: most that is possible")
     axes.plot(tv, (1 - tv) / (1 + tv), color=GREEN, linewidth=2, linestyle=":", label="(1 - TV) / (1 + TV)")
     axes.set(xlabel="total variation between two forwards", ylabel="probability that a draft is drawn again")
@@ -141,7 +149,7 @@ def _nfe_against_difference(axes: Axes, report: Report, baseline: Report | None)
         name = METHOD_LABELS[run.settings.coupling]
         axes.scatter(differences, [trace.nfe for trace in run.traces], s=60, color=colour, label=name)
     axes.set(xlabel="share of drafts that a forward changes", ylabel="NFE (forwards)")
-    axes.set_title(f"Forwards against token difference, {len(report.traces)} picture(s)")
+    axes.set_title(f"Forwards against token difference, pictures: {len(report.traces)}")
     axes.legend()
 
 

@@ -192,6 +192,20 @@ def test_only_registries_and_entry_points_know_the_families():
     assert knowing <= {"models.__init__", "__init__", "loading"}
 
 
+FOR_NODES = {"comfy", "comfy_api", "folder_paths", "torch", "PIL", "tqdm", "mcsjd_core"}
+NODE_FILES = sorted((ROOT / "nodes").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", NODE_FILES, ids=lambda path: path.stem)
+def test_nodes_import_at_the_start_only_what_comfyui_has_loaded_already(path):
+    """ComfyUI waits for every pack: what is slow to import is imported where it is used."""
+    lines = [ast.unparse(node) for node in ast.parse(path.read_text(encoding="utf-8")).body]
+    found = imports("\n".join(line for line in lines if line.startswith(("import ", "from "))), "nodes.x")
+    outside = {name.split(".")[0] for name in found if name.split(".")[0] not in sys.stdlib_module_names}
+    own_files = {path.stem for path in NODE_FILES} | {"nodes"}
+    assert outside - {""} <= FOR_NODES | own_files  # "" is the pack itself
+
+
 def test_the_core_imports_without_a_host_in_sight():
     """In a process of its own: other tests of this one have loaded hosts and second copies of the core."""
     program = "import sys, mcsjd_core; print(mcsjd_core.__file__, *sys.modules)"

@@ -92,6 +92,21 @@ def test_running_out_of_memory_reaches_comfyui_untouched(pack, model, monkeypatc
     assert raised.value is error
 
 
+def test_a_partly_loaded_model_draws_the_same(pack, model):
+    """As on a device that is too small: ComfyUI leaves layers behind and casts their weights at every use."""
+    import comfy.ops
+
+    if not hasattr(comfy.ops.disable_weight_init.Linear, "comfy_cast_weights"):
+        pytest.skip("the stand-in for ComfyUI loads models whole")
+    whole, _ = draw(pack, model)
+    patcher = model.token_patcher
+    patcher.detach()
+    patcher.load(patcher.load_device, lowvram_model_memory=patcher.model_size() // 2)
+    casting = [getattr(layer, "comfy_cast_weights", None) for layer in patcher.model.modules()]
+    assert patcher.model.model_lowvram and True in casting and False in casting
+    assert draw(pack, model)[0].tokens.equal(whole.tokens)
+
+
 class LiveBytes(TorchDispatchMode):
     """The most bytes that tensors made under it held at one time."""
 

@@ -57,14 +57,12 @@ def executed(messages: list[dict]) -> set[str]:
     return {message["data"]["node"] for message in messages if message["type"] == "executing"} - {None}
 
 
-def test_the_pack_loads_without_a_word_and_at_once(comfyui):
+def test_the_pack_loads_without_a_word(comfyui):
     known = comfyui.get("/object_info")
     assert known.keys() >= NODE_IDS
     assert "IMPORT FAILED" not in comfyui.log and "Traceback" not in comfyui.log
     models = known["MCSJD_LoadModel"]["input"]["required"]["model"][1]["options"]
     assert models == ["embedded: emoji-256", "many-rows", "many-tokens", "tiny"]
-    seconds = next(line for line in comfyui.log.splitlines() if "seconds" in line and line.endswith("mc-sjd"))
-    assert float(seconds.split()[0]) < 1.0, seconds
 
 
 def test_texts_help_and_script_are_served(comfyui):
