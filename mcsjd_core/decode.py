@@ -117,6 +117,9 @@ def prepare(model, prompt: Prompt, grid: Grid, settings: DecodeSettings, first_t
     return schedule, iteration, Ledger(prompt.batch, given, grid.num_tokens)
 
 
+PREFILL = 512  # tokens that are read at once: what a forward needs does not grow with the square of what is given
+
+
 def prefill(model: TokenModel, prompt: Prompt, first_tokens: Tensor, cache) -> None:
     """Cache everything before the last token in front of the first window."""
     embeddings, given = prompt.embeddings, first_tokens.shape[1]
@@ -125,9 +128,10 @@ def prefill(model: TokenModel, prompt: Prompt, first_tokens: Tensor, cache) -> N
         codes = first_tokens.repeat_interleave(len(embeddings) // prompt.batch, 0)
         embeddings = torch.cat((embeddings, model.embed(codes, index)), 1)
     length = embeddings.shape[1] - 1
-    if length:
-        slots = torch.arange(length, device=embeddings.device).expand(len(embeddings), -1)
-        model.hidden(embeddings[:, :-1], slots, cache, length)
+    slots = torch.arange(length, device=embeddings.device).expand(len(embeddings), -1)
+    for start in range(0, length, PREFILL):
+        end = min(start + PREFILL, length)
+        model.hidden(embeddings[:, start:end], slots[:, start:end], cache, end)
 
 
 def next_shape(ledger: Ledger, window: int, iteration: Iteration) -> Shape:

@@ -135,7 +135,8 @@ def _head_norms(config: TransformerConfig, **factory) -> tuple[HeadNorm, HeadNor
 def grouped_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Attention [rows, heads, L, head_dim] of q over k, v [rows, kv_heads, T, head_dim].
 
-    Without a mask it is causal. Heads that share keys become further queries of them, so nothing is copied.
+    Without a mask it is causal. Heads that share keys become further queries of them, so nothing is copied; `mask` is True
+    where a query may look, [rows, 1, L, T], or what `group_mask` made of that.
     """
     rows, heads, length, head_dim = q.shape
     groups = heads // k.shape[1]
@@ -144,8 +145,18 @@ def grouped_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> T
             k, v = (t.repeat_interleave(groups, dim=1) for t in (k, v))
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
     q = q.reshape(rows, k.shape[1], groups * length, head_dim)
-    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.repeat(1, 1, groups, 1))
+    mask = group_mask(mask, groups, q.dtype) if mask.shape[2] == length else mask
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return y.reshape(rows, heads, length, head_dim)
+
+
+def group_mask(mask: Tensor, groups: int, dtype: torch.dtype) -> Tensor:
+    """What is added to the scores of queries that are `groups` heads of a mask [rows, 1, L, T]: [rows, 1, groups * L, T].
+
+    Made once for all layers, it saves every one of them a copy as large as its scores.
+    """
+    added = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, float("-inf"))
+    return added.repeat(1, 1, groups, 1)
 
 
 class MLP(nn.Module):
@@ -237,7 +248,8 @@ class Transformer(nn.Module):
 
         `extent` is a plain number above every slot: the host knows it, so nothing has to be read back from the device.
         """
-        mask = cache.visible(slots, extent)[:, None]
+        groups = self.config.heads // self.config.kv_heads
+        mask = group_mask(cache.visible(slots, extent)[:, None], groups, embeddings.dtype)
 
         def store(layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
             return cache.write(layer, slots, k, v, extent)

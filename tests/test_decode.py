@@ -225,6 +225,16 @@ def test_the_prompt_and_first_tokens_are_read_once():
     assert lengths[0] == 2 and all(length <= 3 for length in lengths[1:])  # prompt and all but the last given token
 
 
+def test_what_is_given_is_read_in_parts(monkeypatch):
+    first = picture(2, coupling="autoregressive").tokens[:, :20]
+    whole = picture(2, coupling="gumbel_exact", window=5, first_tokens=first).tokens
+    lengths, hidden = [], MODEL.hidden
+    monkeypatch.setattr(decode_module, "PREFILL", 7)
+    monkeypatch.setattr(MODEL, "hidden", lambda x, *rest: lengths.append(x.shape[1]) or hidden(x, *rest))
+    assert torch.equal(picture(2, coupling="gumbel_exact", window=5, first_tokens=first).tokens, whole)
+    assert lengths[:5] == [7, 7, 7, 2, 5]  # 4 of the prompt and 20 tokens, but for the last one
+
+
 # -- continued pictures --------------------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ import torch
 
 from mcsjd_core.errors import InputError
 from mcsjd_core.layers import HeadNorm, rotary_angles, rotate
-from mcsjd_core.transformer import Transformer, TransformerConfig, grouped_attention
+from mcsjd_core.transformer import Transformer, TransformerConfig, group_mask, grouped_attention
 from tiny_checkpoint import randomise
 
 transformers = pytest.importorskip("transformers", reason="transformers is the reference of these tests")
@@ -166,6 +166,9 @@ def test_grouped_attention_equals_the_formula(kv_heads, masked):
     scores = (q @ k6.transpose(-1, -2) / 2).masked_fill(~seen, float("-inf"))
     expected = scores.softmax(-1) @ v6
     assert torch.allclose(grouped_attention(q, k, v, mask if masked else None), expected, atol=1e-12)
+    if masked:
+        ready = group_mask(mask, 6 // kv_heads, q.dtype)
+        assert torch.allclose(grouped_attention(q, k, v, ready), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
