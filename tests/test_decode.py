@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import weakref
 from dataclasses import replace
 
@@ -229,7 +230,7 @@ def test_what_is_given_is_read_in_parts(monkeypatch):
     first = picture(2, coupling="autoregressive").tokens[:, :20]
     whole = picture(2, coupling="gumbel_exact", window=5, first_tokens=first).tokens
     lengths, hidden = [], MODEL.hidden
-    monkeypatch.setattr(decode_module, "PREFILL", 7)
+    monkeypatch.setattr(sys.modules["mcsjd_core.decode"], "PREFILL", 7)  # the package has a function of that name
     monkeypatch.setattr(MODEL, "hidden", lambda x, *rest: lengths.append(x.shape[1]) or hidden(x, *rest))
     assert torch.equal(picture(2, coupling="gumbel_exact", window=5, first_tokens=first).tokens, whole)
     assert lengths[:5] == [7, 7, 7, 2, 5]  # 4 of the prompt and 20 tokens, but for the last one
