@@ -37,12 +37,17 @@ class KVCache:
     def nbytes(self) -> int:
         return sum(t.numel() * t.element_size() for t in self._tensors())
 
-    def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor, extent: int) -> tuple[Tensor, Tensor]:
-        """Store keys and values [rows, kv_heads, L, head_dim] at slots [rows, L]; give both up to slot `extent`."""
-        row = torch.arange(self.rows, device=slots.device)[:, None]
-        # Advanced indices around a slice put their dimensions first: [rows, L, kv_heads, head_dim].
-        self.keys[layer][row, :, slots] = keys.transpose(1, 2)
-        self.values[layer][row, :, slots] = values.transpose(1, 2)
+    def places(self, slots: Tensor) -> Tensor:
+        """Where slots [rows, L] of every head lie in a layer, counted in vectors: [rows, L, kv_heads]; for `write`."""
+        heads = self.keys[0].shape[1]
+        lane = torch.arange(self.rows * heads, device=slots.device).view(self.rows, 1, heads)
+        return lane * self.capacity + slots[..., None]
+
+    def write(self, layer: int, places: Tensor, keys: Tensor, values: Tensor, extent: int) -> tuple[Tensor, Tensor]:
+        """Store keys and values [rows, kv_heads, L, head_dim] at `places` of their slots; give both up to slot `extent`."""
+        index, size = places.flatten(), keys.shape[-1]
+        for held, new in ((self.keys[layer], keys), (self.values[layer], values)):
+            held.view(-1, size).index_copy_(0, index, new.transpose(1, 2).reshape(-1, size))
         return self.keys[layer][: self.rows, :, :extent], self.values[layer][: self.rows, :, :extent]
 
     def context_of(self, layer: int) -> tuple[Tensor, Tensor] | None:

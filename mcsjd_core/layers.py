@@ -17,12 +17,21 @@ def rotary_angles(positions: Tensor, head_dim: int, theta: float) -> tuple[Tenso
     return angles.cos(), angles.sin()
 
 
-def rotate(x: Tensor, angles: tuple[Tensor, Tensor], interleaved: bool) -> Tensor:
+def rotation(angles: tuple[Tensor, Tensor], dtype: torch.dtype, interleaved: bool) -> tuple[Tensor, Tensor]:
+    """Factors [rows, 1, L, head_dim] of a channel and of its partner, for `rotate`; made once for all layers."""
+    cos, sin = (angle.to(dtype) for angle in angles)
+
+    def channels(first: Tensor, second: Tensor) -> Tensor:
+        return torch.stack((first, second), -1).flatten(-2) if interleaved else torch.cat((first, second), -1)
+
+    return channels(cos, cos), channels(-sin, sin)
+
+
+def rotate(x: Tensor, factors: tuple[Tensor, Tensor], interleaved: bool) -> Tensor:
     """Turn the pairs of x [rows, heads, L, head_dim]: (i, i + head_dim / 2), or (2i, 2i + 1) when interleaved."""
-    cos, sin = (angle.to(x.dtype) for angle in angles)
-    first, second = (x[..., ::2], x[..., 1::2]) if interleaved else x.chunk(2, dim=-1)
-    turned = (first * cos - second * sin, second * cos + first * sin)
-    return torch.stack(turned, dim=-1).flatten(-2) if interleaved else torch.cat(turned, dim=-1)
+    own, partners = factors
+    partner = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2) if interleaved else x.roll(x.shape[-1] // 2, -1)
+    return torch.addcmul(x * own, partner, partners)
 
 
 class HeadNorm(nn.Module):

@@ -22,8 +22,22 @@ class PackedLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
 
 
+class ShortRMSNorm(nn.Module):
+    """The same norm as an `RMSNorm` of float32, in fewer operations than torch makes of it on a CPU."""
+
+    def __init__(self, norm: nn.RMSNorm):
+        super().__init__()
+        self.weight, self.share = norm.weight, 1 / norm.normalized_shape[0]
+        self.register_buffer("eps", torch.tensor(norm.eps), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        scale = torch.addcmul(self.eps, length, length, value=self.share).rsqrt_()
+        return (x * scale).mul_(self.weight)
+
+
 def pack(model: nn.Module) -> nn.Module:
-    """Replace every plain `Linear` of `model` by a packed one, one after the other; what cannot be packed stays.
+    """Replace every plain `Linear` of `model` by a packed one, one after the other, and the norms; what cannot be stays.
 
     Layers of a host or in 8 bits are not plain and stay, too. A packed model cannot be moved, trained or compiled.
     """
@@ -31,6 +45,8 @@ def pack(model: nn.Module) -> nn.Module:
         for name, layer in parent.named_children():
             if type(layer) is nn.Linear and _can_be_packed(layer.weight):
                 setattr(parent, name, PackedLinear(layer))
+            elif type(layer) is nn.RMSNorm and _can_be_shortened(layer):
+                setattr(parent, name, ShortRMSNorm(layer))
     return model
 
 
@@ -41,3 +57,9 @@ def _can_be_packed(weight: Tensor) -> bool:
         return False
     bfloat16 = weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return weight.dtype == torch.float32 or bfloat16
+
+
+def _can_be_shortened(norm: nn.RMSNorm) -> bool:
+    if norm.weight is None or norm.weight.ndim != 1 or norm.eps is None:
+        return False
+    return norm.weight.dtype == torch.float32 and norm.weight.device.type == "cpu"

@@ -16,8 +16,8 @@ DETAILS = ("acceptance", "tv", "changed", "collision", "entropy")
 class RowTrace:
     """One picture's iterations, in order: window starts (grid index), committed counts, and seconds since prefill.
 
-    With detail, every entry of `details` is a list of [L] float tensors, one an iteration, for the window's places in the picture:
-    `acceptance` sum_v min(p, q), `tv` the total variation between p and q, `changed` whether the token changed,
+    With detail, every entry of `details` is a list of [L] float tensors, one an iteration, for the window's places in the
+    picture: `acceptance` sum_v min(p, q), `tv` the total variation between p and q, `changed` whether the token changed,
     `collision` the probability that the coupling in use gives the same token again, and `entropy` of p in nats.
     """
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from .errors import InputError
 from .kv_cache import KVCache
-from .layers import HeadNorm, rotary_angles, rotate
+from .layers import HeadNorm, rotary_angles, rotate, rotation
 
 
 @dataclass(frozen=True)
@@ -77,15 +77,13 @@ class Attention(nn.Module):
         if config.qk_norm:
             self.q_norm, self.k_norm = _head_norms(config, **factory)
 
-    def forward(self, x: Tensor, angles, mask: Tensor | None, store) -> Tensor:
-        rows, length, _ = x.shape
+    def forward(self, x: Tensor, turns, mask: Tensor | None, store) -> Tensor:
         q, k, v = (_heads(proj(x), self.config) for proj in (self.q_proj, self.k_proj, self.v_proj))
         if self.config.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k = (rotate(t, angles, self.config.rope_interleaved) for t in (q, k))
+        q, k = (rotate(t, turns, self.config.rope_interleaved) for t in (q, k))
         k, v = store(k, v)
-        y = grouped_attention(q, k, v, mask)
-        return self.o_proj(y.transpose(1, 2).reshape(rows, length, -1))
+        return self.o_proj(grouped_attention(q, k, v, mask).transpose(1, 2).flatten(2))
 
 
 class CrossAttention(nn.Module):
@@ -184,11 +182,11 @@ class Block(nn.Module):
             self.cross_attn = CrossAttention(config, operations, **factory)
             self.cross_attn_layernorm = operations.RMSNorm(config.dim, eps=config.norm_eps, **factory)
 
-    def forward(self, x: Tensor, angles, mask: Tensor | None, store, context) -> Tensor:
+    def forward(self, x: Tensor, turns, mask: Tensor | None, store, context) -> Tensor:
         if self.norm_after:
-            x = x + self.input_layernorm(self.self_attn(x, angles, mask, store))
+            x = x + self.input_layernorm(self.self_attn(x, turns, mask, store))
             return x + self.post_attention_layernorm(self.mlp(x))
-        x = x + self.self_attn(self.input_layernorm(x), angles, mask, store)
+        x = x + self.self_attn(self.input_layernorm(x), turns, mask, store)
         if context is not None:
             x = x + self.cross_attn(self.cross_attn_layernorm(x), *context)
         return x + self.mlp(self.post_attention_layernorm(x))
@@ -250,17 +248,18 @@ class Transformer(nn.Module):
         """
         groups = self.config.heads // self.config.kv_heads
         mask = group_mask(cache.visible(slots, extent)[:, None], groups, embeddings.dtype)
+        places = cache.places(slots)
 
         def store(layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-            return cache.write(layer, slots, k, v, extent)
+            return cache.write(layer, places, k, v, extent)
 
         positions = slots if self.config.count_padding else cache.positions(slots)
         return self._run(embeddings, positions, mask, store, cache.context_of)
 
     def _run(self, x: Tensor, positions: Tensor, mask: Tensor | None, store, context) -> Tensor:
-        angles = self.angles(positions)
+        turns = rotation(self.angles(positions), x.dtype, self.config.rope_interleaved)
         offsets = None if self.offsets is None else self.offsets(positions).to(x.dtype)
         for i, layer in enumerate(self.layers):
             x = x if offsets is None else x + offsets
-            x = layer(x, angles, mask, lambda k, v, i=i: store(i, k, v), context(i))
+            x = layer(x, turns, mask, lambda k, v, i=i: store(i, k, v), context(i))
         return self.norm(x)

@@ -10,7 +10,7 @@ from torch import nn
 
 import mcsjd_core
 from mcsjd_core import METHODS, DecodeSettings, LawSettings
-from mcsjd_core.packing import PackedLinear, pack
+from mcsjd_core.packing import PackedLinear, ShortRMSNorm, pack
 from oracle import cached_logits, relative
 from tiny_checkpoint import write_tiny_checkpoint
 
@@ -39,6 +39,15 @@ def test_a_packed_layer_is_the_same_map_for_any_number_of_rows(bias, dtype):
                 assert relative(packed(x).double(), exact) < 4 * torch.finfo(dtype).eps
         x = torch.randn(96, 5, generator=generator).to(dtype).t()  # not contiguous
         assert relative(packed(x).float(), linear(x).float()) < 4 * torch.finfo(dtype).eps
+
+
+def test_a_short_norm_is_the_same_norm():
+    norm = nn.RMSNorm(48, eps=1e-3)
+    x = 0.05 * torch.randn(3, 5, 48, generator=torch.Generator().manual_seed(0))  # eps counts beside its mean square
+    with torch.no_grad():
+        norm.weight.uniform_(0.5, 2, generator=torch.Generator().manual_seed(1))
+        assert relative(ShortRMSNorm(norm)(x), norm(x)) < 1e-6
+        assert not ShortRMSNorm(norm)(torch.zeros(1, 48)).any()
 
 
 def test_names_shapes_and_values_of_weights_stay(directory):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mcsjd_core.errors import InputError
-from mcsjd_core.layers import HeadNorm, rotary_angles, rotate
+from mcsjd_core.layers import HeadNorm, rotary_angles, rotate, rotation
 from mcsjd_core.transformer import Transformer, TransformerConfig, group_mask, grouped_attention
 from tiny_checkpoint import randomise
 
@@ -83,6 +83,11 @@ def test_hidden_states_equal_llama(kv_heads):
     assert difference(run(model, x), theirs) < 1e-5
 
 
+def rotated(x: torch.Tensor, positions: torch.Tensor, theta: float, interleaved: bool) -> torch.Tensor:
+    factors = rotation(rotary_angles(positions, x.shape[-1], theta), x.dtype, interleaved)
+    return rotate(x, factors, interleaved)
+
+
 def rotated_by_formula(x: torch.Tensor, positions: torch.Tensor, theta: float, interleaved: bool) -> torch.Tensor:
     """Rotary embedding of x [rows, heads, L, d] as a product of complex numbers, in float64."""
     half = x.shape[-1] // 2
@@ -100,11 +105,11 @@ def rotated_by_formula(x: torch.Tensor, positions: torch.Tensor, theta: float, i
 def test_rotation_equals_the_formula(interleaved, theta):
     x = torch.randn(2, 3, 5, 12, generator=torch.Generator().manual_seed(2))
     positions = torch.tensor([[0, 1, 2, 3, 100], [7, 8, 500, 4000, 8000]])
-    ours = rotate(x, rotary_angles(positions, 12, theta), interleaved)
+    ours = rotated(x, positions, theta, interleaved)
     # Angles are float32: at position 8000 they are known to 5e-4.
     assert difference(ours, rotated_by_formula(x, positions, theta, interleaved)) < 5e-4
     near = positions[:1, :4]
-    ours = rotate(x[:1, :, :4], rotary_angles(near, 12, theta), interleaved)
+    ours = rotated(x[:1, :, :4], near, theta, interleaved)
     assert difference(ours, rotated_by_formula(x[:1, :, :4], near, theta, interleaved)) < 1e-6
 
 
@@ -113,7 +118,7 @@ def test_far_positions_survive_half_precision(dtype):
     """Positions above 256 are no bfloat16 numbers: the angle has to be float32 and only its cosine half precision."""
     x = torch.randn(1, 2, 4, 12, generator=torch.Generator().manual_seed(3)).to(dtype)
     positions = torch.tensor([[257, 2049, 4001, 8191]])
-    ours = rotate(x, rotary_angles(positions, 12, 1e4), False)
+    ours = rotated(x, positions, 1e4, False)
     assert ours.dtype == dtype
     assert difference(ours.double(), rotated_by_formula(x, positions, 1e4, False)) < 2 * torch.finfo(dtype).eps
 
