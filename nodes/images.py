@@ -6,7 +6,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from . import runtime
-from .types import CATEGORY, ImageTokens, LoadedModel, ModelSocket, TokensSocket
+from .types import CATEGORY, ImageTokens, LoadedModel, ModelSocket, TokensSocket, size_input
 
 
 class Decode(io.ComfyNode):
@@ -45,13 +45,8 @@ class Encode(io.ComfyNode):
                     tooltip="Any picture or batch. What reaches over the model's shape is cut off on both sides alike; "
                     "where it is transparent it lies on white.",
                 ),
-                io.String.Input(
-                    "size",
-                    optional=True,
-                    default="",
-                    placeholder="the model's own",
-                    tooltip="Width x height in pixels, one of the sizes that Load Model shows. Left empty: the model's "
-                    "own.",
+                size_input(
+                    "Width x height in pixels, one of the sizes that Load Model shows. Left empty: the model's own."
                 ),
             ],
             outputs=[TokensSocket.Output(display_name="tokens", tooltip="Whole pictures, one for each of the batch.")],

@@ -8,7 +8,7 @@ from ..mcsjd_core import INITIALISERS, DecodeSettings, InputError, LawSettings
 from ..mcsjd_core.report import METHOD_LABELS, Report
 from ..mcsjd_core.sizes import choose_size
 from . import runtime
-from .types import CATEGORY, ImageTokens, LoadedModel, ModelSocket, StatsSocket, TokensSocket
+from .types import CATEGORY, ImageTokens, LoadedModel, ModelSocket, StatsSocket, TokensSocket, size_input
 
 METHODS = {label: name for name, label in METHOD_LABELS.items()}
 STARTS = [name for name in INITIALISERS if name != "previous_frame"]  # which needs a video
@@ -125,13 +125,9 @@ class Sampler(io.ComfyNode):
                     tooltip="What to keep away from: guidance leads from here towards the prompt. Left empty, it leads "
                     "away from a picture of anything. With cfg 1 it has no effect.",
                 ),
-                io.String.Input(
-                    "size",
-                    optional=True,
-                    default="",
-                    placeholder="the model's own",
-                    tooltip="Width x height in pixels, such as 768x768. Left empty: that of the first tokens, if there "
-                    "are any, or else the model's own. Load Model shows the sizes that a model offers.",
+                size_input(
+                    "Width x height in pixels, such as 768x768. Left empty: that of the first tokens, if there "
+                    "are any, or else the model's own. Load Model shows the sizes that a model offers."
                 ),
                 TokensSocket.Input(
                     "first_tokens",

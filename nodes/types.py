@@ -22,6 +22,11 @@ TokensSocket = io.Custom("MCSJD_TOKENS")
 StatsSocket = io.Custom("MCSJD_STATS")
 
 
+def size_input(tooltip: str) -> io.String.Input:
+    """The optional input `size`; `tooltip` says what it is left empty for."""
+    return io.String.Input("size", optional=True, default="", placeholder="the model's own", tooltip=tooltip)
+
+
 def in_node(text: str) -> dict:
     """What NodeOutput(ui=...) takes to show a text inside the node; `web/js/text.js` draws it."""
     return {"mcsjd_text": [text]}
