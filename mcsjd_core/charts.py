@@ -64,7 +64,7 @@ def _draw(paint: Callable[[Axes], None], width: int, height: int) -> Tensor:
 
 
 def _label(report: Report) -> str:
-    return f"{METHOD_LABELS[report.settings.coupling]}, window {report.settings.effective_window}"
+    return f"{METHOD_LABELS[report.settings.coupling]}, window {report.settings.window_name}"
 
 
 # -- the charts --------------------------------------------------------------------------------------------------------
@@ -177,7 +177,9 @@ def acceptance_map(report: Report, pictures: Tensor | None = None) -> Tensor:
 
     Without pictures the colours lie on grey. A legend is put below; small pictures are enlarged.
     """
-    grid, most = report.grid, max(2, report.settings.effective_window)
+    grid = report.grid
+    used = [window for trace in report.traces for window in trace.windows]
+    most = max(2, max(used) if report.settings.adapts else report.settings.effective_window)
     counts = torch.stack([committed_together(trace) for trace in report.traces])
     counts = grid.codes(counts).flatten(0, -3)  # frames beside one another in the batch
     if pictures is None:

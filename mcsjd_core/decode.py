@@ -18,12 +18,12 @@ from .grid import Grid
 from .iteration import Iteration, Shape, coupling_of
 from .ledger import Ledger
 from .models.interface import Prompt, TokenModel
-from .schedule import FixedWindow
-from .settings import AUTOREGRESSIVE, METHODS, DecodeSettings
+from .schedule import schedule_of
+from .settings import AUTO, AUTOREGRESSIVE, METHODS, DecodeSettings
 from .state import State
 from .trace import RowTrace
 
-__all__ = ["AUTOREGRESSIVE", "METHODS", "DecodeSettings", "Decoded", "DecodingError", "Step", "decode"]
+__all__ = ["AUTO", "AUTOREGRESSIVE", "METHODS", "DecodeSettings", "Decoded", "DecodingError", "Step", "decode"]
 
 
 class DecodingError(RuntimeError):
@@ -78,7 +78,7 @@ def decode(
     schedule, iteration, ledger = prepare(model, prompt, grid, settings, first_tokens, earlier_tokens)
     state, prefilled = iteration.state, time.perf_counter()
     while ledger.active:
-        shape = next_shape(ledger, schedule.next(), iteration)
+        shape = next_shape(ledger, schedule.next(len(ledger.active)), iteration)
         began = time.perf_counter()
         iteration(shape)
         usable, *moved = to_host(state.report[: shape.rows + 1])
@@ -107,7 +107,7 @@ def prepare(model, prompt: Prompt, grid: Grid, settings: DecodeSettings, first_t
     warm = settings.initialiser == "warm"
     earlier = check_earlier_tokens(earlier_tokens, prompt.batch, grid, device) if warm else None
     given = first_tokens.shape[1]
-    schedule = FixedWindow(min(settings.effective_window, grid.num_tokens - given))
+    schedule = schedule_of(settings, model, prompt, grid.num_tokens - given)
     keeps_law = coupling_of(settings).uses_draft_law or settings.trace_detail
     sizes = (model.codebook_size, schedule.largest)
     state = State(prompt, grid, settings, *sizes, first_tokens, earlier, keeps_law)

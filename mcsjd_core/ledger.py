@@ -34,6 +34,7 @@ class Ledger:
         for row, count in zip(self.active, moved, strict=True):
             trace = self.traces[row]
             trace.starts.append(self.done[row])
+            trace.windows.append(window)
             trace.committed.append(count)
             trace.seconds.append(seconds)
             self.drafted[row] = min(self.done[row] + window, self.total)

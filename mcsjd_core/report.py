@@ -128,7 +128,7 @@ class Report:
         method = METHOD_LABELS[settings.coupling]
         previews = f", live preview {self.preview_seconds:.2f} s" if self.preview_seconds else ""
         return [
-            f"coupling {method}, window {settings.effective_window}, first drafts {settings.initialiser}",
+            f"coupling {method}, window {settings.window_name}, first drafts {settings.initialiser}",
             f"cfg {law.cfg_scale:g}, temperature {law.temperature:g}, top_k {top_k}, top_p {top_p}",
             f"model {self.model}, {self.dtype} on {self.device}, prefill {self.prefill_seconds:.2f} s{previews}",
         ]

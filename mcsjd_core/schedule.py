@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from .models.interface import Prompt, TokenModel
+from .settings import DecodeSettings
+from .window_policy import AutoWindow, ForwardTimes
+
 
 class Schedule(Protocol):
     """`largest` is the widest window it will ever ask for: the run's memory is laid out for it."""
 
     largest: int
 
-    def next(self) -> int:
-        """Window of the next iteration, 1 to `largest`; the loop narrows it to what is left to draw.
+    def next(self, rows: int) -> int:
+        """Window of the next iteration of `rows` rows, 1 to `largest`; the loop narrows it to what is left to draw.
 
         A window narrower than the last one's survivors gives up the drafts behind it, a wider one gets fresh drafts.
         """
@@ -30,8 +34,20 @@ class FixedWindow:
     def __init__(self, window: int):
         self.largest = window
 
-    def next(self) -> int:
+    def next(self, rows: int) -> int:
         return self.largest
 
     def observe(self, window: int, committed: list[int], seconds: float) -> None:
         pass
+
+
+def schedule_of(settings: DecodeSettings, model: TokenModel, prompt: Prompt, tokens: int) -> Schedule:
+    """The schedule that the settings ask for, with `tokens` left to draw in every row."""
+    largest = min(settings.effective_window, tokens)
+    if not settings.adapts:
+        return FixedWindow(largest)
+    law, embeddings = settings.law, prompt.embeddings
+    truncation = (law.temperature == 0, law.top_k, law.top_p < 1)
+    method = (settings.coupling, settings.trace_detail, prompt.guided)
+    kind = (*method, *truncation, tokens, str(embeddings.device), embeddings.dtype)
+    return AutoWindow(ForwardTimes(model, kind), largest)

@@ -8,17 +8,24 @@ from .coupling import COUPLINGS
 from .drafts import INITIALISERS
 from .errors import InputError
 from .laws import LawSettings
+from .window_policy import LADDER
 
 AUTOREGRESSIVE = "autoregressive"
 METHODS = (AUTOREGRESSIVE, *COUPLINGS)
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
 class DecodeSettings:
-    """How to decode. `coupling` is one of METHODS, `initialiser` one of INITIALISERS; a window of 1 is plain AR in cost."""
+    """How to decode. `coupling` is one of METHODS, `initialiser` one of INITIALISERS; a window of 1 is plain AR in cost.
+
+    A window of "auto" (or 0) is chosen while decoding, from measured time and committed counts. `gumbel_exact` gives the
+    same tokens under it; the other couplings follow the law just as exactly, but a seed repeats its tokens only if the
+    windows repeat, which the clock decides.
+    """
 
     coupling: str = "maximal"
-    window: int = 64
+    window: int | str = 64
     law: LawSettings = LawSettings()
     initialiser: str = "random"
     seed: int = 0
@@ -29,14 +36,29 @@ class DecodeSettings:
             raise InputError(f"coupling must be one of {', '.join(METHODS)}, got {self.coupling!r}.")
         if self.initialiser not in INITIALISERS:
             raise InputError(f"initialiser must be one of {', '.join(INITIALISERS)}, got {self.initialiser!r}.")
-        for name, value in (("window", self.window), ("seed", self.seed)):
-            if not isinstance(value, int):
-                raise InputError(f"{name} must be a whole number, got {value!r}.")
-        if self.window < 1:
-            raise InputError(f"window must be at least 1, got {self.window}.")
+        if self.window == 0:
+            object.__setattr__(self, "window", AUTO)
+        if self.window != AUTO and not isinstance(self.window, int):
+            raise InputError(f"window must be a whole number or {AUTO!r}, got {self.window!r}.")
+        if not isinstance(self.seed, int):
+            raise InputError(f"seed must be a whole number, got {self.seed!r}.")
+        if self.window != AUTO and self.window < 1:
+            raise InputError(f"window must be at least 1, or 0 for {AUTO}, got {self.window}.")
         if not 0 <= self.seed < 2**64:
             raise InputError(f"seed must be between 0 and 2^64 - 1, got {self.seed}.")
 
     @property
+    def adapts(self) -> bool:
+        """Whether the window changes while decoding."""
+        return self.window == AUTO and self.coupling != AUTOREGRESSIVE
+
+    @property
     def effective_window(self) -> int:
-        return 1 if self.coupling == AUTOREGRESSIVE else self.window
+        """The window, for auto the widest that may be chosen: memory is laid out for it."""
+        if self.coupling == AUTOREGRESSIVE:
+            return 1
+        return LADDER[-1] if self.adapts else self.window
+
+    @property
+    def window_name(self) -> str:
+        return AUTO if self.adapts else str(self.effective_window)

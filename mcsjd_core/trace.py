@@ -14,7 +14,7 @@ DETAILS = ("acceptance", "tv", "changed", "collision", "entropy")
 
 @dataclass
 class RowTrace:
-    """One picture's iterations, in order: window starts (grid index), committed counts, and seconds since prefill.
+    """One picture's iterations, in order: window starts (grid index), committed counts, seconds since prefill, window widths.
 
     With detail, every entry of `details` is a list of [L] float tensors, one an iteration, for the window's places in the
     picture: `acceptance` sum_v min(p, q), `tv` the total variation between p and q, `changed` whether the token changed,
@@ -25,6 +25,7 @@ class RowTrace:
     committed: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     details: dict[str, list[Tensor]] = field(default_factory=dict)
+    windows: list[int] = field(default_factory=list)
 
     @property
     def nfe(self) -> int:
@@ -46,6 +47,7 @@ class RowTrace:
             "nfe": self.nfe,
             "step_compression": self.step_compression,
             "starts": self.starts,
+            "windows": self.windows,
             "committed": self.committed,
             "seconds": self.seconds,
         }

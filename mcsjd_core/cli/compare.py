@@ -15,7 +15,7 @@ from statistics import fmean
 from torch import Tensor
 
 from ..coupling import COUPLINGS
-from ..decode import AUTOREGRESSIVE, Decoded, DecodeSettings, Step
+from ..decode import AUTO, AUTOREGRESSIVE, Decoded, DecodeSettings, Step
 from ..grid import FREE
 from ..models.interface import Family
 from ..report import METHOD_LABELS
@@ -30,6 +30,7 @@ from .options import (
     law_settings,
     open_model,
     output_file,
+    window_width,
 )
 from .progress import advance, token_bar
 from .sheet import Cell, Row, draw_sheet
@@ -54,7 +55,10 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "--seeds", type=_whole_numbers, default=[0], metavar="S,S", help="every prompt with each (default: 0)"
     )
     parser.add_argument(
-        "--windows", type=_whole_numbers, metavar="W,W", help="window sizes (default: the checkpoint's own)"
+        "--windows",
+        type=_windows,
+        metavar="W,W",
+        help="window sizes, auto among them (default: the checkpoint's own)",
     )
     add_initialiser_argument(parser, COLD_INITIALISERS, "random")
     parser.add_argument(
@@ -78,6 +82,10 @@ def _whole_numbers(text: str) -> list[int]:
         return list(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
         raise argparse.ArgumentTypeError(f"whole numbers with commas between them are expected, got {text!r}") from None
+
+
+def _windows(text: str) -> list[int | str]:
+    return list(dict.fromkeys(window_width(part) for part in text.split(",")))
 
 
 @dataclass(frozen=True)
@@ -150,7 +158,7 @@ def _record(arguments: argparse.Namespace, prompt: str, settings: DecodeSettings
     trace, law = decoded.traces[0], settings.law
     return {
         "coupling": settings.coupling,
-        "window": settings.effective_window,
+        "window": AUTO if settings.adapts else settings.effective_window,
         "seed": settings.seed,
         "prompt": prompt,
         "num_tokens": trace.num_tokens,

@@ -24,6 +24,7 @@ from .options import (
     law_settings,
     open_model,
     output_file,
+    window_width,
 )
 from .progress import advance, token_bar
 
@@ -71,7 +72,13 @@ def _add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
         help="how drafts are renewed: independent is SJD, maximal and gumbel are MC-SJD, gumbel_exact draws the "
         "same picture as autoregressive with the same seed (default: %(default)s)",
     )
-    group.add_argument("--window", type=int, metavar="W", help="positions per forward (default: the checkpoint's own)")
+    group.add_argument(
+        "--window",
+        type=window_width,
+        metavar="W",
+        help="positions per forward; auto chooses while drawing what is fastest here, and only gumbel_exact then gives the "
+        "same picture for a seed every time (default: the checkpoint's own)",
+    )
     add_initialiser_argument(group, list(INITIALISERS), None)
 
 
@@ -198,7 +205,7 @@ def _report(settings: DecodeSettings, files: list[Path], decoded: Decoded) -> No
     tokens = sum(trace.num_tokens for trace in decoded.traces)
     compression = sum(trace.step_compression for trace in decoded.traces) / len(decoded.traces)
     print(
-        f"{settings.coupling}, window {settings.effective_window}, {describe_law(settings.law)}: {tokens} tokens in "
+        f"{settings.coupling}, window {settings.window_name}, {describe_law(settings.law)}: {tokens} tokens in "
         f"{decoded.nfe} forwards and {decoded.seconds:.2f} s, step compression {compression:.2f}"
     )
     for file in files:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from ..decode import AUTO
 from ..drafts import INITIALISERS
 from ..errors import InputError
 from ..laws import LawSettings
@@ -61,6 +62,14 @@ def add_initialiser_argument(group, names: list[str], default: str | None) -> No
         default=default,
         help="first draft of a position that enters the window (default: random)",
     )
+
+
+def window_width(text: str) -> int | str:
+    """A whole number or `auto`, as an argument's type."""
+    try:
+        return text if text == AUTO else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"whole numbers or {AUTO} are expected, got {text!r}") from None
 
 
 COLD_INITIALISERS = [name for name in INITIALISERS if name != "warm"]  # those that need no earlier result
