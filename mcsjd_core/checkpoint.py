@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,6 +18,7 @@ from .tensor_files import open_tensors
 
 LISTED = 10  # names shown of a longer list of missing or wrong tensors
 _before_tensor: ContextVar[Callable[[], None]] = ContextVar("before_tensor", default=lambda: None)
+MAPPED = 2**27  # bytes read of a file before it is opened anew
 
 
 def read_json(path: Path) -> dict:
@@ -127,11 +129,38 @@ class Checkpoint:
 
     def renamed(self, rename: Callable[[str], str | None]) -> Iterator[tuple[str, Tensor]]:
         """(rename(name), tensor), file by file, memory-mapped; what is renamed to None is passed over, unread."""
-        for file in dict.fromkeys(self.files.values()):
-            with open_tensors(file) as opened:
-                for name in opened.names():
-                    if (new := rename(name)) is not None:
-                        yield new, opened.tensor(name)
+        new_names: dict[Path, dict[str, str]] = {}
+        for name, file in self.files.items():
+            if (new := rename(name)) is not None:
+                new_names.setdefault(file, {})[name] = new
+        for file, names in new_names.items():
+            for name, tensor in _mapped(file, list(names)):
+                yield names[name], tensor
+
+
+def _mapped(file: Path, names: list[str]) -> Iterator[tuple[str, Tensor]]:
+    """Tensors of a file by name, memory-mapped.
+
+    What was read of a mapping stays in memory as long as the mapping does. So the file is mapped anew from time to time,
+    unless tensors of the last mapping are kept: those that need no conversion cost no memory of their own.
+    """
+    waiting = iter(names)
+    name = next(waiting, None)
+    while name is not None:
+        with open_tensors(file) as opened:
+            read, given = 0, []
+            while name is not None and (read < MAPPED or _any_kept(given)):
+                tensor = opened.tensor(name)
+                read += tensor.nbytes
+                given.append(weakref.ref(tensor))
+                yield name, tensor
+                name = next(waiting, None)
+        del tensor
+
+
+def _any_kept(given: list[weakref.ref]) -> bool:
+    """Whether tensors that were given out are still there, beside the last one, which the caller may yet be busy with."""
+    return any(tensor() is not None for tensor in given[:-1])
 
 
 def _shards(index: Path) -> list[Path]:
@@ -185,9 +214,11 @@ def fill(module: nn.Module, tensors: Iterable[tuple[str, Tensor]], *, dtype: tor
             quantised.append(f"{name} {tensor.dtype}")
         else:
             # Some layers hold their weight in a form of their own (weights.py). The rest is copied then: one tensor that
-            # stays mapped keeps all pages of its file in memory, those of the wide matrices, too.
-            tensor = tensor.to(device=device, dtype=dtype, copy=bool(packers) and name not in packers)
-            weights[name] = packers[name](tensor) if name in packers else tensor
+            # stays mapped keeps what was read of its mapping in memory, wide matrices among it.
+            if name in packers:
+                weights[name] = packers[name](tensor, dtype, device)
+            else:
+                weights[name] = tensor.to(device=device, dtype=dtype, copy=bool(packers))
     found = {
         "missing": list(missing),
         "unexpected": unexpected,

@@ -54,7 +54,7 @@ class _TorchTensors:
         return list(self.tensors[name].shape)
 
     def tensor(self, name: str) -> Tensor:
-        return self.tensors[name]
+        return self.tensors[name].detach()  # another object on the same memory, so that it shows who keeps it
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """How a transformer's matrices are held in memory: as they are computed with, or in 8 bits.
 
-Each form is a `Linear` that is put in place of the given layers' own. It is told the public weight while a checkpoint is
-read, one matrix after the other, so that the whole model is never there in its wide form.
+Each form is a `Linear` that is put in place of the given layers' own. Its `pack` is told the public weight while a
+checkpoint is read, one matrix after the other, so that the whole model is never there in its wide form.
 """
 
 from __future__ import annotations
@@ -13,6 +13,10 @@ from torch.nn import functional as F
 from .errors import InputError
 
 FP8 = torch.float8_e4m3fn
+FP8_MAX = torch.finfo(FP8).max
+PACKED_AT_ONCE = (
+    2**18
+)  # weights that are wide while a matrix becomes small: what is this small leaves no holes in the heap
 
 
 class _CastingLinear(nn.Linear):
@@ -45,10 +49,16 @@ def fp8_layers(operations):
     class Linear(base):
         scale = 1.0
 
-        def pack(self, weight: Tensor) -> Tensor:
+        def pack(self, weight: Tensor, dtype: torch.dtype, device) -> Tensor:
             """What to hold for a weight: its largest value becomes the largest of the format."""
-            self.scale = max(weight.abs().max().item() / torch.finfo(FP8).max, torch.finfo(torch.float32).tiny)
-            return (weight.float() / self.scale).to(FP8)
+            low, high = weight.aminmax()
+            self.scale = max(-low.item(), high.item(), torch.finfo(torch.float32).tiny * FP8_MAX) / FP8_MAX
+            packed = torch.empty(weight.shape, dtype=FP8, device=device)
+            step = max(PACKED_AT_ONCE // weight.shape[1], 1)
+            for start in range(0, len(weight), step):
+                rows = weight[start : start + step].to(device=device, dtype=torch.float32, copy=True)
+                packed[start : start + step] = rows.div_(self.scale)
+            return packed
 
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x) * self.scale
@@ -66,11 +76,25 @@ def int8_layers(operations):
         ) from None
 
     class Linear(operations.Linear):
-        def pack(self, weight: Tensor) -> Tensor:
-            layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
-            layer.weight = nn.Parameter(weight, requires_grad=False)
-            quantize_(layer, Int8WeightOnlyConfig())
-            return layer.weight
+        def pack(self, weight: Tensor, dtype: torch.dtype, device) -> Tensor:
+            """Rows have a scale each, so a matrix may become small part by part."""
+            step, whole = max(PACKED_AT_ONCE // weight.shape[1], 1), {}
+            for start in range(0, len(weight), step):
+                rows = weight[start : start + step].to(device=device, dtype=dtype)
+                small = quantized(rows)
+                names, context = small.__tensor_flatten__()
+                for name in names:
+                    part = getattr(small, name)
+                    if name not in whole:
+                        whole[name] = part.new_empty(len(weight), *part.shape[1:])
+                    whole[name][start : start + step] = part
+            return type(small).__tensor_unflatten__(whole, context, weight.shape, weight.stride())
+
+    def quantized(weight: Tensor) -> Tensor:
+        layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+        layer.weight = nn.Parameter(weight, requires_grad=False)
+        quantize_(layer, Int8WeightOnlyConfig(set_inductor_config=False))  # no settings of the whole process
+        return layer.weight
 
     return _Layers(operations, Linear)
 

@@ -1,96 +1,230 @@
-"""Peak host memory of loading a checkpoint, on one that this script writes: Lumina-mGPT's layout, random, in shards.
+"""Peak host memory of loading checkpoints, on random ones that this script writes in the public layouts.
 
-    python scripts/measure_loading.py --folder /tmp/big [--gigabytes 2.5]
+    python scripts/measure_loading.py --folder /tmp/big [--gigabytes 2.1] [--layouts lumina janus]
 
-Every way of loading has a process of its own. Beside the peak stand the bytes of the loaded model and of the largest shard.
+Every way of loading has a process of its own. What may be taken at most is the loaded model and the largest shard.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from mcsjd_core.codecs.vq16 import VQ16
+from mcsjd_core.codecs.vqgan import VQGAN
+from mcsjd_core.models import chameleon, janus
+from mcsjd_core.token_model import TransformerTokenModel
+from mcsjd_core.transformer import Transformer, TransformerConfig
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
 DIM, INNER, HEADS = 2048, 5504, 16
-WAYS = [("bfloat16", "full"), ("float32", "full"), ("bfloat16", "fp8")]
+LAYER_WEIGHTS = 4 * DIM * DIM + 3 * DIM * INNER
+WAYS = [("bfloat16", "full"), ("float32", "full"), ("bfloat16", "fp8"), ("bfloat16", "int8")]
 
 LOAD = """
 import sys, torch
 sys.path.insert(0, {root!r})
 import mcsjd_core
+if {weights!r} == "int8":
+    import torchao.quantization  # its own size is not the model's
 
-def peak():
+def resident(name):
     with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(name))
 
-before = peak()
+def held(tensor):
+    names = tensor.__tensor_flatten__()[0] if hasattr(tensor, "__tensor_flatten__") else ()
+    return sum(getattr(tensor, name).nbytes for name in names) or tensor.nbytes
+
+before = resident("VmHWM")
 model = mcsjd_core.load({path!r}, dtype=torch.{dtype}, weights={weights!r})
-after = peak()
-print(before, after, sum(p.nbytes for part in (model.token_model, model.codec) for p in part.parameters()))
+after = resident("VmHWM")
+print(before, after, sum(held(p) for part in (model.token_model, model.codec) for p in part.parameters()))
 """
 
 
-def write(folder: Path, gigabytes: float, shards: int = 3) -> None:
-    """A whole Lumina-mGPT directory whose transformer has about that many gigabytes of bfloat16."""
-    from test_lumina import CODEC, NAMES
-    from tiny_checkpoint import write_tiny_checkpoint
+@dataclass(frozen=True)
+class Layout:
+    """A kind of checkpoint: `begin` writes the small files of one with so many layers and gives the shapes of the large."""
 
-    write_tiny_checkpoint(folder, codec=CODEC, controls=NAMES)
-    layer_bytes = 2 * (4 * DIM * DIM + 3 * DIM * INNER)
-    layers = round(gigabytes * 1e9 / layer_bytes)
-    config = json.loads((folder / "config.json").read_text())
-    config |= {
+    begin: Callable[[Path, int], dict[str, list[int]]]
+    suffix: str = ".safetensors"
+    shards: int = 3
+    dtype: torch.dtype = torch.bfloat16
+
+
+def config(layers: int, **special) -> TransformerConfig:
+    return TransformerConfig(DIM, layers, HEADS, HEADS, DIM // HEADS, INNER, **special)
+
+
+def shapes(module: nn.Module) -> dict[str, list[int]]:
+    return {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
+
+
+def edit(file: Path, *place: str, **fields) -> int:
+    """Change fields of the JSON object at `place`; gives its vocab_size."""
+    data = json.loads(file.read_text())
+    inner = data
+    for name in place:
+        inner = inner[name]
+    inner |= fields
+    file.write_text(json.dumps(data))
+    return inner["vocab_size"]
+
+
+def fields(layers: int) -> dict[str, int]:
+    return {
         "hidden_size": DIM,
         "intermediate_size": INNER,
         "num_attention_heads": HEADS,
         "num_key_value_heads": HEADS,
+        "head_dim": DIM // HEADS,
+        "num_hidden_layers": layers,
     }
-    config |= {"num_hidden_layers": layers, "mask_image_logits": False}
-    (folder / "config.json").write_text(json.dumps(config))
+
+
+def lumina(folder: Path, layers: int) -> dict[str, list[int]]:
+    from test_lumina import CODEC, NAMES
+    from tiny_checkpoint import write_tiny_checkpoint
+
+    write_tiny_checkpoint(folder, codec=CODEC, controls=NAMES)
+    vocab = edit(folder / "config.json", **fields(layers), mask_image_logits=False)
     (folder / "generation_config.json").write_text('{"image_side": 64}')
-    head_dim, vocab = DIM // HEADS, config["vocab_size"]
-    shapes = {"model.embed_tokens.weight": (vocab, DIM), "lm_head.weight": (vocab, DIM), "model.norm.weight": (DIM,)}
-    for n in range(layers):
-        name = f"model.layers.{n}."
-        shapes |= {f"{name}self_attn.{x}_proj.weight": (DIM, DIM) for x in "qkvo"}
-        shapes |= {f"{name}self_attn.{x}_norm.{kind}": (1, head_dim) for x in "qk" for kind in ("weight", "bias")}
-        shapes |= {f"{name}mlp.{x}_proj.weight": (INNER, DIM) for x in ("gate", "up")}
-        shapes[f"{name}mlp.down_proj.weight"] = (DIM, INNER)
-        shapes |= {f"{name}{x}_layernorm.weight": (DIM,) for x in ("input", "post_attention")}
-    names, weight_map = list(shapes), {}
-    per_shard = -(-len(names) // shards)
-    for i in range(shards):
-        file, part = f"model-{i + 1:05d}-of-{shards:05d}.safetensors", names[i * per_shard : (i + 1) * per_shard]
-        save_file({name: torch.randn(shapes[name], dtype=torch.bfloat16) for name in part}, folder / file)
+    body = config(layers, qk_norm="layer")
+    vocabulary = chameleon.Vocabulary(0, 29, 30, 4)
+    model = chameleon.ChameleonTransformer(body, vocab, vocabulary, CODEC.codebook_size, device="meta")
+    return shapes(model) | {"lm_head.weight": [vocab, DIM]}
+
+
+def janus_directory(folder: Path, layers: int, original: bool = False) -> dict[str, list[int]]:
+    from tiny_janus import CODES, original_name, write_native, write_original
+
+    native = write_native(folder / "native" if original else folder)
+    if original:
+        write_original(folder / "original", native)
+        shutil.copytree(folder / "original", folder, dirs_exist_ok=True)
+    vocab = edit(folder / "config.json", "language_config" if original else "text_config", **fields(layers))
+    codec = {name: list(t.shape) for name, t in load_file(native / "model.safetensors").items() if ".vqmodel." in name}
+    for name in ("native", "original"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    model = janus.JanusTransformer(config(layers), vocab, VQ16, device="meta")
+    large = {native_name(name): shape for name, shape in shapes(model).items()} | codec
+    for name in (
+        "generation_embeddings.weight",
+        "generation_head.vision_head.weight",
+        "generation_head.vision_head.bias",
+    ):
+        large[f"model.{name}"][0] = CODES
+    return {original_name(name): shape for name, shape in large.items()} if original else large
+
+
+def native_name(name: str) -> str:
+    """transformers' name of a tensor of the token model."""
+    prefixes = sorted(((ours, theirs) for theirs, ours in janus.NATIVE.items()), key=lambda pair: -len(pair[0]))
+    return next((theirs + name.removeprefix(ours) for ours, theirs in prefixes if name.startswith(ours)), name)
+
+
+def llamagen(folder: Path, layers: int) -> dict[str, list[int]]:
+    """GPT-XL as published, whatever the layers asked for: the family knows its models by their shapes."""
+    from test_llamagen import codec_state, gpt_shapes
+    from tiny_checkpoint import randomise
+
+    torch.save({"model": codec_state(randomise(VQGAN(VQ16)))}, folder / "vq_ds16_c2i.pt")
+    return gpt_shapes("c2i", 1280, 36, 3584, 16384)
+
+
+def emu3(folder: Path, layers: int) -> dict[str, list[int]]:
+    from test_emu3 import CODES, CONFIG, FIRST, write_emu3
+
+    write_emu3(folder / "tiny")
+    shutil.copytree(folder / "tiny", folder, dirs_exist_ok=True)
+    shutil.rmtree(folder / "tiny")
+    vocab = edit(folder / "config.json", **fields(layers))
+    assert vocab == CONFIG["vocab_size"]
+    body = Transformer(config(layers), device="meta")
+    model = TransformerTokenModel(body, vocab, CODES, FIRST, device="meta")
+    return shapes(model) | {"lm_head.weight": [vocab, DIM]}
+
+
+LAYOUTS = {
+    "lumina": Layout(lumina),
+    "janus": Layout(janus_directory, shards=2),
+    "janus-original": Layout(partial(janus_directory, original=True), ".bin", 2),
+    "llamagen": Layout(llamagen, ".pt", 1, torch.float32),
+    "emu3": Layout(emu3, dtype=torch.float32),
+}
+
+
+def random_tensor(shape: list[int], dtype: torch.dtype) -> torch.Tensor:
+    """A million random numbers, over and over: what they are does not matter, and drawing them takes its time."""
+    numbers, count = torch.randn(2**20).to(dtype), torch.Size(shape).numel()
+    return numbers.repeat(-(-count // 2**20))[:count].reshape(shape).clone()
+
+
+def write(folder: Path, name: str, gigabytes: float) -> Path:
+    """A whole checkpoint of that layout whose transformer has about that many gigabytes; its path."""
+    layout = LAYOUTS[name]
+    folder.mkdir(parents=True)
+    large = layout.begin(folder, round(gigabytes * 1e9 / layout.dtype.itemsize / LAYER_WEIGHTS))
+    for old in (*folder.glob("model*.safetensors*"), *folder.glob("pytorch_model*")):
+        old.unlink()
+    stem = {".safetensors": "model", ".bin": "pytorch_model", ".pt": "c2i_XL"}[layout.suffix]
+    names, weight_map = list(large), {}
+    per_shard = -(-len(names) // layout.shards)
+    for i in range(layout.shards):
+        part = names[i * per_shard : (i + 1) * per_shard]
+        file = f"{stem}-{i + 1:05d}-of-{layout.shards:05d}{layout.suffix}" if layout.shards > 1 else f"{stem}_384.pt"
+        tensors = {name: random_tensor(large[name], layout.dtype) for name in part}
+        (save_file if layout.suffix == ".safetensors" else torch.save)(tensors, folder / file)
         weight_map |= dict.fromkeys(part, file)
-    (folder / "model.safetensors").unlink()
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    if layout.shards == 1:
+        return folder / file
+    (folder / f"{stem}{layout.suffix}.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    return folder
+
+
+def measure(path: Path, dtype: str, weights: str) -> tuple[float, float]:
+    """Gigabytes: growth of the most memory that a process of its own had resident, and what the model holds."""
+    code = LOAD.format(root=str(ROOT), path=str(path), dtype=dtype, weights=weights)
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    before, peak, held = (int(value) / 1e9 for value in output.split())
+    return peak - before, held
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--gigabytes", type=float, default=2.5)
+    parser.add_argument("--folder", type=Path, required=True, help="an empty or new folder, emptied again afterwards")
+    parser.add_argument("--gigabytes", type=float, default=2.1)
+    parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
     arguments = parser.parse_args()
-    if not (arguments.folder / "config.json").exists():
-        write(arguments.folder, arguments.gigabytes)
-    sizes = [file.stat().st_size for file in arguments.folder.glob("model-*.safetensors")]
-    print(f"checkpoint {sum(sizes) / 1e9:.2f} GB in {len(sizes)} shards, the largest {max(sizes) / 1e9:.2f} GB")
-    for dtype, weights in WAYS:
-        code = LOAD.format(root=str(ROOT), path=str(arguments.folder), dtype=dtype, weights=weights)
-        output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-        before, peak, held = (int(value) / 1e9 for value in output.split())
-        print(
-            f"{dtype}, {weights}: peak {peak - before:.2f} GB over an idle process of {before:.2f} GB, model {held:.2f} GB"
-        )
+    ways = [way for way in WAYS if way[1] != "int8" or importlib.util.find_spec("torchao")]
+    print(
+        "| layout | stored | dtype | weights | model, GB | largest shard | peak | allowed |\n|---|---|---|---|---|---|---|---|"
+    )
+    for name in arguments.layouts:
+        path = write(arguments.folder / name, name, arguments.gigabytes)
+        files = [path] if path.is_file() else [f for f in path.iterdir() if f.suffix == LAYOUTS[name].suffix]
+        largest, stored = max(f.stat().st_size for f in files) / 1e9, sum(f.stat().st_size for f in files) / 1e9
+        for dtype, weights in ways:
+            peak, held = measure(path, dtype, weights)
+            print(f"| {name} | {stored:.2f} | {dtype} | {weights} | {held:.2f} | {largest:.2f} | {peak:.2f} | "
+                  f"{held + largest:.2f} |", flush=True)  # fmt: skip
+        shutil.rmtree(arguments.folder / name)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from mcsjd_core.models.chameleon import (
 )
 from mcsjd_core.models.interface import SamplingDefaults
 from mcsjd_core.text_tokenizer import control_ids
+from oracle import cached_logits, relative, uncached_logits
 from tiny_checkpoint import (
     CODEC,
     CONTROLS,
@@ -31,6 +32,8 @@ from tiny_checkpoint import (
     split_into_shards,
     write_tiny_checkpoint,
 )
+
+BOS, BEGIN, TURN = 0, 29, 30  # with 24 codes
 
 
 @pytest.fixture(scope="module")
@@ -75,17 +78,18 @@ def test_logits_equal_those_of_transformers_on_the_same_directory(tmp_path, shar
     if sharded:
         split_into_shards(tmp_path)
     reference = transformers.ChameleonModel.from_pretrained(tmp_path, dtype=torch.float32).eval()
-    model, codes = mcsjd_core.load(tmp_path), some_codes()
-    ours = logits_by_window(model, codes)
-    first = model.token_model.vocabulary.first_code
-    for row, text in enumerate(("red", "a much longer one")):
-        prompt = [0, *model.text_ids(text), 30, 29]
-        ids = torch.tensor([prompt + (codes[row, :-1] + first).tolist()])
+    model, codes, texts = mcsjd_core.load(tmp_path), some_codes(), ["red", "a much longer one"]
+    first, theirs = model.token_model.vocabulary.first_code, []
+    conditional = [[BOS, *model.text_ids(text), TURN, BEGIN] for text in texts]
+    for row, start in enumerate(ids for ids in conditional for ids in (ids, [BOS, BEGIN])):
+        ids = torch.tensor([start + (codes[row // 2, :-1] + first).tolist()])
         with torch.no_grad():
-            hidden = reference(input_ids=ids).last_hidden_state[0, len(prompt) - 1 :]
-        theirs = hidden @ head[first : first + CODEC.codebook_size].T
-        assert ours[row].shape == theirs.shape
-        assert (ours[row] - theirs).abs().max() / theirs.abs().max() < 1e-5
+            hidden = reference(input_ids=ids).last_hidden_state[0, len(start) - 1 :]
+        theirs.append(hidden @ head[first : first + CODEC.codebook_size].T)
+    prompt, theirs = model.prompt(texts, None, True), torch.stack(theirs)
+    assert relative(uncached_logits(model.token_model, prompt, codes), theirs) < 1e-5
+    for window in (1, 3, 100):
+        assert relative(cached_logits(model.token_model, prompt, codes, window), theirs) < 1e-5
 
 
 def test_config_that_transformers_writes_is_read_the_same(directory, model, tmp_path):
@@ -160,9 +164,6 @@ def ids_of(model: Chameleon, prompt) -> list[list[int]]:
     ids = torch.cdist(prompt.embeddings, table[None].expand(len(prompt.embeddings), -1, -1)).argmin(-1)
     assert torch.equal(table[ids], prompt.embeddings)
     return [row[int(padding) :].tolist() for row, padding in zip(ids, prompt.padding, strict=True)]
-
-
-BOS, BEGIN, TURN = 0, 29, 30  # with 24 codes
 
 
 def text(model: Chameleon, string: str) -> list[int]:
@@ -389,7 +390,7 @@ def test_weights_may_be_held_in_another_dtype_than_is_computed_in(directory):
         parameter.data = parameter.data.bfloat16().float()
     ours, exact = (logits_by_window(m, some_codes()) for m in (cast, rounded))
     assert stored == {torch.bfloat16} and ours.dtype == torch.float32
-    assert (ours - exact).abs().max() / exact.abs().max() < 1e-5
+    assert relative(ours, exact) < 1e-5
     settings = DecodeSettings(window=5, coupling="gumbel_exact")
     tokens = [mcsjd_core.sample(m, ["red apple"], settings).tokens for m in (cast, rounded)]
     assert torch.equal(*tokens)

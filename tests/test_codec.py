@@ -10,6 +10,7 @@ from mcsjd_core.checkpoint import Fields
 from mcsjd_core.codecs.vqgan import VQGAN, VQGANConfig
 from mcsjd_core.errors import InputError
 from mcsjd_core.models.chameleon import codec_config
+from oracle import relative
 from tiny_checkpoint import randomise
 
 transformers = pytest.importorskip("transformers", reason="transformers is the reference of these tests")
@@ -23,12 +24,6 @@ MOVQ = VQGANConfig(
 TINY = VQGANConfig(
     channels=32, channel_multipliers=(1, 2, 2), res_blocks=1, z_channels=6, embed_dim=5, codebook_size=40
 )
-
-
-def difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    """Largest difference, relative to the largest value."""
-    assert ours.shape == theirs.shape
-    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
 
 
 def random_codes(config: VQGANConfig, *shape: int) -> torch.Tensor:
@@ -125,7 +120,7 @@ def test_encoder_and_quantiser_equal_chameleon(sides, levels, blocks):
         theirs = reference.encode(pixels * 2 - 1)
         latents = model.latents(pixels)
         expected = reference.quant_conv(theirs.last_hidden_state).movedim(1, -1)
-    assert difference(latents, expected) < 1e-5
+    assert relative(latents, expected) < 1e-5
     codes = model.encode(pixels)
     assert codes.shape == (2, 6, 10)
     assert torch.equal(codes.flatten(), theirs.image_tokens.flatten())
@@ -157,7 +152,7 @@ def test_decoder_equals_janus_without_level_attention():
         assert torch.equal(vectors, model.quantize.embedding.weight[codes])  # this codebook is used as stored
         theirs = reference.decoder(reference.post_quant_conv(vectors.movedim(-1, 1)))
         ours = model.reconstruct(vectors)
-    assert difference(ours * 2 - 1, theirs) < 1e-5
+    assert relative(ours * 2 - 1, theirs) < 1e-5
     assert torch.equal(model.decode(codes), ours.clamp(0, 1))
 
 
@@ -171,7 +166,7 @@ def test_decoding_equals_janus():
     with torch.no_grad():
         theirs = reference.decode(codes.flatten(1))
         ours = model.reconstruct(model.quantize.lookup(codes)) * 2 - 1
-    assert difference(ours, theirs) < 1e-5
+    assert relative(ours, theirs) < 1e-5
 
 
 def test_janus_encoder_and_normalised_search():
@@ -181,7 +176,7 @@ def test_janus_encoder_and_normalised_search():
     pixels = random_pixels(2, 3, 24, 16)
     with torch.no_grad():
         latents = reference.quant_conv(reference.encoder(pixels * 2 - 1)).movedim(1, -1)
-        assert difference(model.latents(pixels), latents) < 1e-5
+        assert relative(model.latents(pixels), latents) < 1e-5
     rows = torch.nn.functional.normalize(reference.quantize.embedding.weight, dim=-1)
     cosines = torch.nn.functional.normalize(latents, dim=-1) @ rows.T
     assert torch.equal(model.encode(pixels), cosines.argmax(-1))
@@ -226,8 +221,8 @@ def test_spatial_norm_decoder_equals_emu3():
         theirs = reference.decoder(model.post_quant_conv(guide)[:, None], guide[:, None])
         ours = model.reconstruct(vectors) * 2 - 1
         encoded = model.encoder(pixels), reference.encoder(pixels[:, None])[:, 0]
-    assert difference(ours, theirs) < 1e-5
-    assert difference(*encoded) < 1e-5
+    assert relative(ours, theirs) < 1e-5
+    assert relative(*encoded) < 1e-5
 
 
 # -- behaviour -----------------------------------------------------------------------------------------------------------

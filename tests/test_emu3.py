@@ -18,7 +18,7 @@ from mcsjd_core.models.emu3 import RATIOS, Emu3, Vocabulary, code_name, codes_al
 from mcsjd_core.noise import Noise, row_seeds
 from mcsjd_core.token_model import TransformerTokenModel
 from mcsjd_core.transformer import Transformer
-from oracle import cached_logits, relative
+from oracle import cached_logits, relative, uncached_logits
 from test_rank_tokenizer import WORDS, write_ranks
 from tiny_checkpoint import randomise, split_into_shards
 
@@ -108,12 +108,14 @@ def test_logits_equal_those_of_transformers(model, reference, window):
     tokens = grid.tokens(codes)
     prompt = model.prompt(["the cat", "a"], ["", "the cat in the cat"], True, size)
     ours = cached_logits(model.token_model, prompt, tokens, window)
+    uncached = uncached_logits(model.token_model, prompt, tokens)
     for row, text in enumerate(("the cat", "", "a", "the cat in the cat")):
         head = prompt_ids(model, text, grid.rows, grid.columns)
         ids = torch.tensor([head + vocabulary_ids(tokens[row // 2, :-1]).tolist()])
         with torch.no_grad():
             theirs = reference(input_ids=ids).logits[0, len(head) - 1 :, FIRST:]
         assert relative(ours[row], theirs) < 1e-5
+        assert relative(uncached[row], theirs) < 1e-5
 
 
 @pytest.mark.parametrize("coupling", ["autoregressive", "gumbel_exact"])

@@ -8,6 +8,7 @@ import torch
 from mcsjd_core.errors import InputError
 from mcsjd_core.layers import HeadNorm, rotary_angles, rotate, rotation
 from mcsjd_core.transformer import Transformer, TransformerConfig, group_mask, grouped_attention
+from oracle import relative
 from tiny_checkpoint import randomise
 
 transformers = pytest.importorskip("transformers", reason="transformers is the reference of these tests")
@@ -17,11 +18,6 @@ CHAMELEON = TransformerConfig(
     dim=48, layers=3, heads=4, kv_heads=4, head_dim=12, ffn_dim=56, norm_eps=1e-3, qk_norm="layer"
 )
 LLAMA = TransformerConfig(dim=42, layers=3, heads=6, kv_heads=2, head_dim=10, ffn_dim=56, norm_eps=1e-3, rope_theta=1e6)
-
-
-def difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    """Largest difference, relative to the largest value."""
-    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
 
 
 def embeddings(config: TransformerConfig, length: int = 17) -> torch.Tensor:
@@ -63,7 +59,7 @@ def test_hidden_states_equal_chameleon(kv_heads, rows, norm_after):
     reference = chameleon_reference(config, model.state_dict())
     with torch.no_grad():
         theirs = reference(inputs_embeds=x).last_hidden_state
-    assert difference(run(model, x), theirs) < 1e-5
+    assert relative(run(model, x), theirs) < 1e-5
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 3, 6])
@@ -80,7 +76,7 @@ def test_hidden_states_equal_llama(kv_heads):
     assert (missing, unexpected) == (["embed_tokens.weight"], [])
     with torch.no_grad():
         theirs = reference(inputs_embeds=x).last_hidden_state
-    assert difference(run(model, x), theirs) < 1e-5
+    assert relative(run(model, x), theirs) < 1e-5
 
 
 def rotated(x: torch.Tensor, positions: torch.Tensor, theta: float, interleaved: bool) -> torch.Tensor:
@@ -107,10 +103,10 @@ def test_rotation_equals_the_formula(interleaved, theta):
     positions = torch.tensor([[0, 1, 2, 3, 100], [7, 8, 500, 4000, 8000]])
     ours = rotated(x, positions, theta, interleaved)
     # Angles are float32: at position 8000 they are known to 5e-4.
-    assert difference(ours, rotated_by_formula(x, positions, theta, interleaved)) < 5e-4
+    assert relative(ours, rotated_by_formula(x, positions, theta, interleaved)) < 5e-4
     near = positions[:1, :4]
     ours = rotated(x[:1, :, :4], near, theta, interleaved)
-    assert difference(ours, rotated_by_formula(x[:1, :, :4], near, theta, interleaved)) < 1e-6
+    assert relative(ours, rotated_by_formula(x[:1, :, :4], near, theta, interleaved)) < 1e-6
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -120,7 +116,7 @@ def test_far_positions_survive_half_precision(dtype):
     positions = torch.tensor([[257, 2049, 4001, 8191]])
     ours = rotated(x, positions, 1e4, False)
     assert ours.dtype == dtype
-    assert difference(ours.double(), rotated_by_formula(x, positions, 1e4, False)) < 2 * torch.finfo(dtype).eps
+    assert relative(ours.double(), rotated_by_formula(x, positions, 1e4, False)) < 2 * torch.finfo(dtype).eps
 
 
 def test_interleaved_layout_is_half_split_with_regrouped_rows():
@@ -135,7 +131,7 @@ def test_interleaved_layout_is_half_split_with_regrouped_rows():
             state[name] = per_head.transpose(1, 2).reshape(tensor.shape)
     models[0].load_state_dict(state)
     x = embeddings(half_split)
-    assert difference(run(models[0], x), run(models[1], x)) < 1e-5
+    assert relative(run(models[0], x), run(models[1], x)) < 1e-5
 
 
 @pytest.mark.parametrize("kind", ["layer", "rms"])
@@ -152,7 +148,7 @@ def test_head_norm_equals_the_formula_and_consecutive_heads_share_a_row(kind, ro
         y = channels / (channels.square().mean(-1, keepdim=True) + 1e-5).sqrt() * norm.weight[row]
         if kind == "layer":
             y = y + norm.bias[row]
-        assert difference(ours[:, head], y) < 1e-5
+        assert relative(ours[:, head], y) < 1e-5
 
 
 def test_rms_head_norm_has_no_bias():

@@ -102,9 +102,9 @@ def test_layers_with_a_bias_and_matrices_of_zeros_are_safe():
     layers = fp8_layers(nn)
     assert type(layers.Linear(3, 2)) is nn.Linear and layers.RMSNorm is nn.RMSNorm
     layer = layers.Linear(3, 2, bias=False)
-    layer.weight = nn.Parameter(layer.pack(torch.zeros(2, 3)), requires_grad=False)
+    layer.weight = nn.Parameter(layer.pack(torch.zeros(2, 3), torch.float32, "cpu"), requires_grad=False)
     assert torch.equal(layer(torch.ones(1, 3)), torch.zeros(1, 2))
-    largest = layer.pack(torch.tensor([[1e-30, -7.0, 3.0], [0.0, 1.0, 2.0]]))
+    largest = layer.pack(torch.tensor([[1e-30, -7.0, 3.0], [0.0, 1.0, 2.0]]), torch.float32, "cpu")
     assert largest.float().abs().max() == 448
 
 
