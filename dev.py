@@ -1,6 +1,7 @@
 """Work on a clone with nothing but Python: builds what is needed into .venv once, then runs it.
 
     python3 dev.py compare "red apple" "rocket"     any command of `python -m mcsjd_core`
+    python3 dev.py bench --quick                    speed and memory on this machine; installs transformers, to compare with
     python3 dev.py test [pytest arguments]          the tests
 
 On Linux, PyPI's torch brings CUDA libraries of several gigabytes. Without an NVIDIA GPU, set
@@ -21,6 +22,7 @@ CONSTRAINTS = "tests/constraints.txt"
 
 # Arguments of `pip install`, call by call; words with a slash or ending in .txt are files below ROOT.
 RUN = [["torch", "-r", "requirements.txt"]]
+BENCH = [*RUN, ["transformers; python_version >= '3.11'"]]
 TEST = [*RUN, ["-r", "tests/requirements.txt"], ["--no-deps", "-r", "tests/requirements-nodeps.txt"]]
 
 
@@ -94,7 +96,7 @@ def main():
             install("test", TEST)
             os.chdir(ROOT)
             run(["-m", "pytest", *rest])
-        install("run", RUN)
+        install(*(("bench", BENCH) if command == "bench" else ("run", RUN)))
         run(["-m", "mcsjd_core", command, *rest])
     except KeyboardInterrupt:
         sys.exit("Interrupted; the next call goes on from here.")

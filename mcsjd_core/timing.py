@@ -41,7 +41,7 @@ def part_seconds(
             seconds.update(dict.fromkeys(PARTS, 0.0))
             whole, counted = 0.0, 0
         began = clock()
-        shape = next_shape(ledger, schedule.next(), iteration)
+        shape = next_shape(ledger, schedule.next(len(ledger.active)), iteration)
         iteration(shape)
         _wait(iteration)
         asked = clock()

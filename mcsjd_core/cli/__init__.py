@@ -1,4 +1,5 @@
-"""The command line: `generate` draws pictures, `compare` draws them with every method, `download` fetches checkpoints."""
+"""The command line: `generate` draws pictures, `compare` draws them with every method, `bench` measures,
+`download` fetches checkpoints."""
 
 from __future__ import annotations
 
@@ -11,9 +12,9 @@ import torch
 from ..decode import DecodingError
 from ..early_interrupt import INTERRUPTED
 from ..errors import InputError
-from . import compare, download, generate
+from . import bench, compare, download, generate
 
-COMMANDS = (generate, compare, download)  # each offers add_parser(subparsers) and run(arguments)
+COMMANDS = (generate, compare, bench, download)  # each offers add_parser(subparsers) and run(arguments)
 FAILED = 2  # exit code: bad input
 
 

@@ -6,7 +6,6 @@ import argparse
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -14,9 +13,11 @@ from statistics import fmean
 
 from torch import Tensor
 
+from ..bench.drawing import a_few_forwards
+from ..bench.tables import aligned
 from ..coupling import COUPLINGS
-from ..decode import AUTO, AUTOREGRESSIVE, Decoded, DecodeSettings, Step
-from ..grid import FREE
+from ..decode import AUTO, AUTOREGRESSIVE, Decoded, DecodeSettings
+from ..entropy import mean_entropy
 from ..models.interface import Family
 from ..report import METHOD_LABELS
 from ..sampling import pictures, sample
@@ -36,7 +37,6 @@ from .progress import advance, token_bar
 from .sheet import Cell, Row, draw_sheet
 
 EXACT = "gumbel_exact"
-WARM_UP_STEPS = 3  # forwards of every method before anything is timed: the first ones pay for threads and memory
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -128,18 +128,13 @@ def _methods(arguments: argparse.Namespace, model: Family) -> list[DecodeSetting
     return [base, *(replace(base, coupling=name, window=window) for window in windows for name in COUPLINGS)]
 
 
-class _WarmedUp(Exception):
-    """Ends a warm-up decode."""
-
-
 def _warm_up(model: Family, arguments: argparse.Namespace, methods: list[DecodeSettings]) -> None:
-    def stop(step: Step) -> None:
-        if step.iteration >= WARM_UP_STEPS:
-            raise _WarmedUp
-
     for settings in methods:
-        with suppress(_WarmedUp):
-            sample(model, arguments.prompts[:1], settings, size=arguments.size, on_step=stop)
+        a_few_forwards(
+            lambda stop, settings=settings: sample(
+                model, arguments.prompts[:1], settings, size=arguments.size, on_step=stop
+            )
+        )
 
 
 def _draw(
@@ -189,36 +184,21 @@ def _mark_same(outcomes: list[Outcome]) -> None:
 def _measure_entropy(
     model: Family, arguments: argparse.Namespace, reference: Outcome, settings: DecodeSettings
 ) -> None:
-    """Note the mean entropy of the target law over the tokens of a plain AR run, in nats; forced tokens do not count.
+    """Note in the record of a plain AR run how unsure the model was of its tokens."""
+    record = reference.record
 
-    The run is replayed in whole windows: the seed-exact coupling accepts its own tokens, so that the timed run carries no
-    measuring and the replay needs few forwards.
-    """
-    record, grid = reference.record, model.grid(arguments.size)
-    replay = replace(
-        settings,
-        coupling=EXACT,
-        window=min(model.defaults.window, grid.num_tokens),
-        seed=record["seed"],
-        initialiser="warm",
-        trace_detail=True,
-    )
-    decoded = sample(
-        model,
-        [record["prompt"]],
-        replay,
-        size=arguments.size,
-        negatives=[arguments.negative],
-        earlier_tokens=reference.tokens,
-    )
-    trace, free = decoded.traces[0], (grid.forced() == FREE).tolist()
-    entropies = [
-        value
-        for start, count, window in zip(trace.starts, trace.committed, trace.details["entropy"], strict=True)
-        for place, value in enumerate(window[:count].tolist(), start)
-        if free[place]
-    ]
-    record["entropy_nats"] = fmean(entropies)
+    def replay(settings: DecodeSettings) -> Decoded:
+        return sample(
+            model,
+            [record["prompt"]],
+            settings,
+            size=arguments.size,
+            negatives=[arguments.negative],
+            earlier_tokens=reference.tokens,
+        )
+
+    own = replace(settings, seed=record["seed"])
+    record["entropy_nats"] = mean_entropy(replay, own, model.grid(arguments.size))
 
 
 def _sheet(model: Family, arguments: argparse.Namespace, methods: list[DecodeSettings], rows: list[list[Outcome]]):
@@ -266,9 +246,8 @@ def _summary(methods: list[DecodeSettings], rows: list[list[Outcome]]) -> str:
     reference = fmean(record["seconds"] for record in columns[0])
     lines = [_summary_row(records, reference) for records in columns]
     law = describe_law(methods[0].law)
-    text = (
-        f"{_table(header, lines)}\nMeans of {len(rows)} pictures a method; {law}; initialiser {methods[0].initialiser}."
-    )
+    text = aligned(header, lines, left=(0, -1))
+    text += f"\nMeans of {len(rows)} pictures a method; {law}; initialiser {methods[0].initialiser}."
     entropies = [record["entropy_nats"] for record in columns[0] if "entropy_nats" in record]
     if entropies:
         text += f"\nMean entropy of the target law: {fmean(entropies):.3f} nats per token."
@@ -296,18 +275,3 @@ def _summary_row(records: list[dict], reference_seconds: float) -> list[str]:
         f"{reference_seconds / mean('seconds'):.2f}",
         verdict,
     ]
-
-
-def _table(header: list[str], lines: list[list[str]]) -> str:
-    """Columns of equal width; the first and the last to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
-    last = len(header) - 1
-
-    def fit(cells: list[str]) -> str:
-        sides = [
-            cell.ljust(w) if i in (0, last) else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(cells, widths, strict=True))
-        ]
-        return "  ".join(sides).rstrip()
-
-    return "\n".join([fit(header), "  ".join("-" * width for width in widths), *map(fit, lines)])

@@ -1,0 +1,70 @@
+"""Pictures of the bench, whole ones or their upper rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+
+from torch import Tensor
+
+from ..decode import Decoded, DecodeSettings, Step, decode
+from ..grid import Grid
+from ..laws import LawSettings
+from .plan import PROMPTS, Bench
+
+WARM_UP_STEPS = 3  # forwards of a method before it is timed: the first ones pay for threads and memory
+
+
+class _WarmedUp(Exception):
+    """Ends a warm-up decode."""
+
+
+def texts(first: int, count: int) -> list[str]:
+    """`count` prompts from number `first` on, beginning again behind the last."""
+    return [PROMPTS[number % len(PROMPTS)] for number in range(first, first + count)]
+
+
+def upper(grid: Grid, rows: int | None) -> Grid:
+    """The upper `rows` of a grid without forced or forbidden places, None for the whole of any grid."""
+    if rows is None or rows >= grid.rows or grid.has_forced or grid.forbidden is not None:
+        return grid
+    return replace(grid, rows=rows)
+
+
+def draw(
+    bench: Bench,
+    prompts: list[str],
+    settings: DecodeSettings,
+    *,
+    rows: int | None = None,
+    earlier_tokens: Tensor | None = None,
+    on_step: Callable[[Step], None] | None = None,
+) -> Decoded:
+    """One picture's tokens for every prompt, or those of its upper `rows`."""
+    prompt = bench.model.prompt(prompts, None, settings.law.guided)
+    grid = upper(bench.model.grid(), rows)
+    return decode(bench.model.token_model, prompt, grid, settings, earlier_tokens=earlier_tokens, on_step=on_step)
+
+
+def a_few_forwards(start: Callable[[Callable[[Step], None]], object]) -> None:
+    """Run `start(on_step)`, which decodes something, and end it after WARM_UP_STEPS forwards."""
+
+    def stop(step: Step) -> None:
+        if step.iteration >= WARM_UP_STEPS:
+            raise _WarmedUp
+
+    with suppress(_WarmedUp):
+        start(stop)
+
+
+def warm_up(bench: Bench, prompts: list[str], methods: list[DecodeSettings], rows: int | None = None) -> None:
+    """A few forwards of every method."""
+    for settings in methods:
+        a_few_forwards(lambda stop, settings=settings: draw(bench, prompts, settings, rows=rows, on_step=stop))
+
+
+def checkpoint_law(bench: Bench) -> LawSettings:
+    """The law of the checkpoint's own settings."""
+    defaults = bench.model.defaults
+    return LawSettings(defaults.cfg_scale, defaults.temperature, defaults.top_k, defaults.top_p)

@@ -1,0 +1,95 @@
+"""Section: seconds of a forward against the window, for the shapes of public models, and what follows for the speed-up."""
+
+from __future__ import annotations
+
+from .plan import Bench
+from .shapes import SHAPES, ShapedModel
+from .tables import Table, milliseconds
+
+NAME, TITLE = "forward", "forward time against the window"
+COMPRESSIONS = (2, 3, 4)
+TRAJECTORIES = (2, 4, 8)
+
+
+def measure(bench: Bench) -> dict:
+    return {"rows": 2, "shapes": {name: _measure_shape(bench, name) for name in SHAPES}}
+
+
+def _measure_shape(bench: Bench, name: str) -> dict:
+    bench.tell(name)
+    plan, shape = bench.plan, SHAPES[name]
+    windows = plan.forward_windows
+    model = ShapedModel(shape, shape.timed_layers * plan.timed_layers, max(windows), bench.device, bench.dtype)
+    seconds = model.forward_seconds(windows, plan.repeats)
+    return {
+        "layers": shape.config.layers,
+        "timed_layers": model.layers,
+        "prefix": model.prefix,
+        "seconds": {str(window): found["forward"] for window, found in seconds.items()},
+    }
+
+
+def cost(found: dict, window: int | str) -> float:
+    """How many forwards of one token a forward of the window costs."""
+    return found["seconds"][str(window)]["median"] / found["seconds"]["1"]["median"]
+
+
+def predicted_speedup(found: dict, window: int | str, compression: float) -> float:
+    """Over plain AR, if the loop cost nothing: tokens a forward, over what such a forward costs."""
+    return compression / cost(found, window)
+
+
+def headline(data: dict) -> dict:
+    """Cost of a window in forwards of plain AR: the step compression from which it pays."""
+    return {
+        "forward_cost": {
+            name: {window: cost(found, window) for window in found["seconds"]} for name, found in data["shapes"].items()
+        }
+    }
+
+
+def tables(data: dict) -> list[Table]:
+    return [_times(data), _trajectories(data)]
+
+
+def _times(data: dict) -> Table:
+    header = ["shape", "W", "ms", "costs forwards of AR", *(f"speed-up at compression {c}" for c in COMPRESSIONS)]
+    rows = [
+        [
+            name,
+            window,
+            milliseconds(seconds),
+            f"{cost(found, window):.2f}",
+            *("-" if window == "1" else f"{predicted_speedup(found, window, c):.2f}" for c in COMPRESSIONS),
+        ]
+        for name, found in data["shapes"].items()
+        for window, seconds in found["seconds"].items()
+    ]
+    scaled = "; ".join(
+        f"{name}: {found['timed_layers']} of {found['layers']} layers behind {found['prefix']} cached tokens"
+        for name, found in data["shapes"].items()
+    )
+    note = (
+        f"One picture with guidance, random weights. Timed with fewer layers, and scaled to all of them ({scaled}). "
+        "The speed-up is predicted: compression over cost, the loop's own time left out."
+    )
+    return Table("Forward against the window, in the shapes of public models", header, rows, note)
+
+
+def _trajectories(data: dict) -> Table:
+    """M trajectories of W tokens as a forward of M W tokens; the block mask over the shared prefix only takes work away."""
+    header = ["shape", "W", *(f"M = {count} pays above" for count in TRAJECTORIES)]
+    rows = []
+    for name, found in data["shapes"].items():
+        for window in found["seconds"]:
+            wider = [str(count * int(window)) for count in TRAJECTORIES]
+            if window != "1" and any(each in found["seconds"] for each in wider):
+                base = cost(found, window)
+                rows.append(
+                    [name, window, *(f"{cost(found, w) / base:.2f}" if w in found["seconds"] else "-" for w in wider)]
+                )
+    note = (
+        "M trajectories of W tokens pay where they raise step compression by more than this factor: the time of a forward of "
+        "M W tokens over that of W."
+    )
+    return Table("Where parallel trajectories would pay", header, rows, note)

@@ -1,0 +1,45 @@
+"""Tables for a terminal and for a page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as they are to be read; the first column is text, the others are numbers. `note` says what they are of."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    note: str = ""
+
+    def text(self) -> str:
+        parts = [self.title, aligned(self.header, self.rows), self.note]
+        return "\n".join(part for part in parts if part)
+
+    def markdown(self) -> str:
+        lines = [self.header, ["---"] * len(self.header), *self.rows]
+        parts = [f"**{self.title}**", "\n".join(f"| {' | '.join(cells)} |" for cells in lines), self.note]
+        return "\n\n".join(part for part in parts if part)
+
+
+def aligned(header: list[str], rows: list[list[str]], left: tuple[int, ...] = (0,)) -> str:
+    """Columns of equal width; those in `left` (negative ones count from the end) to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    to_left = {place % len(header) for place in left}
+
+    def fit(cells: list[str]) -> str:
+        sides = [
+            cell.ljust(width) if place in to_left else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        return "  ".join(sides).rstrip()
+
+    return "\n".join([fit(header), "  ".join("-" * width for width in widths), *map(fit, rows)])
+
+
+def milliseconds(seconds: dict[str, float]) -> str:
+    """`12.3 (11.9 to 13.0)`: median and quartiles."""
+    median, low, high = (f"{1000 * seconds[name]:.3g}" for name in ("median", "low", "high"))
+    return median if low == high else f"{median} ({low} to {high})"

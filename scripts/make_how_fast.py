@@ -1,0 +1,85 @@
+"""Write README's section "How fast" from what the bench measured.
+
+    python -m mcsjd_core bench --json docs/bench.json
+    python scripts/make_how_fast.py
+
+replaces what stands between the two marks in README.md. Nothing in that section is written by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from mcsjd_core import bench  # noqa: E402
+from mcsjd_core.bench.machine import sentence  # noqa: E402
+from mcsjd_core.report import METHOD_LABELS  # noqa: E402
+
+README, JSON = ROOT / "README.md", ROOT / "docs" / "bench.json"
+BEGIN, END = "<!-- how fast: begin -->", "<!-- how fast: end -->"
+FOLDED = ("forward", "breakdown", "memory", "transfers")  # sections for those who look closer
+
+
+def section(result: dict) -> str:
+    """The text between the marks, from the JSON of a bench."""
+    parts = [_introduction(result), *_highlights(result)]
+    for measured in bench.SECTIONS:
+        data = result["sections"].get(measured.NAME)
+        if data is not None:
+            text = "\n\n".join(table.markdown() for table in measured.tables(data))
+            parts.append(_folded(measured.TITLE, text) if measured.NAME in FOLDED else text)
+    return "\n\n".join(parts)
+
+
+def replaced(page: str, text: str) -> str:
+    """`page` with `text` between the marks."""
+    before, mark, rest = page.partition(BEGIN)
+    if not mark or END not in rest:
+        raise SystemExit(f"README.md needs the lines {BEGIN} and {END}, one below the other.")
+    return f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}"
+
+
+def _introduction(result: dict) -> str:
+    plan = "" if result["plan"]["name"] == "full" else f" A {result['plan']['name']} run: few pictures, not all tokens."
+    return (
+        f"Measured in one run on {sentence(result['machine'])}. Written by `scripts/make_how_fast.py` from "
+        f"[`docs/bench.json`](docs/bench.json), which `python3 dev.py bench --json docs/bench.json` makes.{plan}"
+    )
+
+
+def _highlights(result: dict) -> list[str]:
+    """The fastest method, and the comparison with transformers."""
+    lines = []
+    if "speedup" in result:
+        speedups = {(c, w): f for c, windows in result["speedup"].items() for w, f in windows.items()}
+        coupling, window = max(speedups, key=speedups.get)
+        compression = result["step_compression"][coupling][window]
+        lines.append(
+            f"- Fastest for one picture: {METHOD_LABELS[coupling]}, W {window}: {speedups[coupling, window]:.2f} times plain "
+            f"AR, at {compression:.2f} tokens a forward."
+        )
+    ratios = result.get("ar_ratio_to_transformers")
+    if ratios:
+        parts = " and ".join(f"{ratio:.2f} times at batch {batch}" for batch, ratio in ratios.items())
+        lines.append(f"- Plain AR against transformers' `generate`, in tokens per second: {parts}.")
+    for shape, share in result.get("overhead_share", {}).items():
+        lines.append(f"- Share of an iteration that is not the forward, {shape}: {100 * share:.1f} %.")
+    return ["\n".join(lines)] if lines else []
+
+
+def _folded(title: str, text: str) -> str:
+    return f"<details>\n<summary>{title[0].upper()}{title[1:]}</summary>\n\n{text}\n\n</details>"
+
+
+def main() -> None:
+    result = json.loads(JSON.read_text(encoding="utf-8"))
+    README.write_text(replaced(README.read_text(encoding="utf-8"), section(result)), encoding="utf-8")
+    print(f"wrote {README}")
+
+
+if __name__ == "__main__":
+    main()
