@@ -57,10 +57,11 @@ class Sampler(io.ComfyNode):
                 io.Int.Input(
                     "window",
                     default=64,
-                    min=1,
+                    min=0,
                     max=1024,
                     tooltip="Tokens that one forward looks at. Larger: fewer forwards, but each costs more, and the "
-                    "gain levels off. 1 is as slow as plain AR, which always uses 1.",
+                    "gain levels off. 1 is as slow as plain AR, which always uses 1. 0 is auto: chosen while drawing, by "
+                    "what is fastest on this computer; the same seed then gives the same picture only under seed-exact.",
                 ),
                 io.Float.Input(
                     "cfg",

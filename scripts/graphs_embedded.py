@@ -32,7 +32,7 @@ The report says how many forwards it took.
 - **coupling** *plain AR*, same seed: the yardstick. Compare forwards and seconds.
 - **coupling** *seed-exact (Gumbel)*: the very picture of *plain AR*, in fewer forwards.
 - **coupling** *SJD (independent)*: the older method, more forwards as a rule.
-- **window** 16 or 128, **cfg** 1 (no guidance) or 3.
+- **window** 16 or 128, or 0: chosen while drawing by what is fastest. **cfg** 1 (no guidance) or 3.
 - **prompt** rocket, cat face, green heart, smiling face with sunglasses.
 
 Every input explains itself when the mouse rests on it. Other models go below *models/mcsjd*, each in its own directory.

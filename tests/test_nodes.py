@@ -354,6 +354,12 @@ def test_encoded_pictures_can_be_continued(pack, model):
     assert continued.codes()[:, 0].equal(tokens.codes()[:, 0])
 
 
+def test_window_0_is_chosen_while_drawing(pack, model):
+    tokens, stats = draw(pack, model, window=0, coupling="seed-exact (Gumbel)")
+    plain, _ = draw(pack, model, coupling="plain AR")
+    assert tokens.tokens.equal(plain.tokens) and "window auto" in stats.text()
+
+
 # -- stats -------------------------------------------------------------------------------------------------------------
 
 
