@@ -99,4 +99,14 @@ def int8_layers(operations):
     return _Layers(operations, Linear)
 
 
+def mapped_layers(operations):
+    """Matrices that stay in their file, as it has them: right where a model is asked once or twice."""
+
+    class Linear(_CastingLinear):
+        def pack(self, weight: Tensor, dtype: torch.dtype, device) -> Tensor:
+            return weight
+
+    return _Layers(operations, Linear)
+
+
 WEIGHTS = {"full": lambda operations: operations, "fp8": fp8_layers, "int8": int8_layers}

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .. import mcsjd_core
 from ..mcsjd_core import Decoded, DecodeSettings, InputError, Step
 from ..mcsjd_core.sizes import choose_size
+from ..mcsjd_core.weight_error import logits_moved
 from .folders import find_checkpoint, identity
 from .memory import codec_bytes, decode_bytes
 from .progress import PREVIEWED, LivePreview, Progress, check_cancelled
@@ -86,11 +87,12 @@ def load_model(name: str, dtype_choice: str) -> LoadedModel:
     places = {"dtype": dtype, "device": offload_device, "operations": layers, "weights": weights}
     with memory_freed_on_error():
         family = mcsjd_core.load(path, **places, before_tensor=check_cancelled)
+        moved = None if weights == "full" else logits_moved(family, path, check_cancelled)
     patchers = [
         ModelPatcher(m, load_device=device, offload_device=offload_device) for m in (family.token_model, family.codec)
     ]
     dtype_name = str(dtype).removeprefix("torch.") + (f" with {dtype_choice}" if dtype_choice in SMALL else "")
-    return LoadedModel(name, identity(path), family, dtype_name, *patchers)
+    return LoadedModel(name, identity(path), family, dtype_name, *patchers, moved)
 
 
 def describe(model: LoadedModel) -> str:
@@ -100,10 +102,11 @@ def describe(model: LoadedModel) -> str:
     weights, codec = (patcher.model_size() for patcher in (model.token_patcher, model.codec_patcher))
     prompt = family.prompt([""], None, True)  # needs no class, and no text encoder
     run = decode_bytes(family, prompt, settings)
+    error = "" if model.logits_moved is None else f", which move its logits by {model.logits_moved:.1%} (rms)"
     return "\n".join(
         (
             f"{family.name} family, draws {', '.join(family.sizes)}",
-            f"{count_name(parameters)} parameters, {model.dtype}",
+            f"{count_name(parameters)} parameters, {model.dtype}{error}",
             f"weights {bytes_name(weights)}, codec {bytes_name(codec)}",
             f"one picture, guided, window {settings.window}: {bytes_name(run)} more",
             f"decoding it: {bytes_name(codec_bytes(family, 1))}",

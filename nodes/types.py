@@ -42,6 +42,7 @@ class LoadedModel:
     dtype: str  # as people read it, of the transformer's weights
     token_patcher: ModelPatcher
     codec_patcher: ModelPatcher
+    logits_moved: float | None = None  # by weights of 8 bits, see the core's weight_error.py
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import types
 
@@ -128,7 +129,11 @@ def test_menu_lists_files_and_directories_that_a_family_recognises(pack, model_f
 def test_loader_tells_family_sizes_and_memory(pack, model_folder):
     result = pack.result("MCSJD_LoadModel", model="tiny", dtype="fp8 weights")
     (text,) = result.ui["mcsjd_text"]
-    assert text.startswith("chameleon family, draws 12x8\n") and "float32 with fp8 weights" in text
+    assert text.startswith("chameleon family, draws 12x8\n")
+    moved = re.search(r"float32 with fp8 weights, which move its logits by (\d+\.\d)% \(rms\)\n", text)
+    assert 0.1 < float(moved[1]) < 15
+    (plain,) = pack.result("MCSJD_LoadModel", model="tiny", dtype="fp32").ui["mcsjd_text"]
+    assert "logits" not in plain
     assert text.count("MiB") == 4
 
 
