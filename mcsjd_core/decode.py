@@ -22,6 +22,7 @@ from .schedule import schedule_of
 from .settings import AUTO, AUTOREGRESSIVE, METHODS, DecodeSettings
 from .state import State
 from .trace import RowTrace
+from .trajectories import TrajectoryIteration
 
 __all__ = ["AUTO", "AUTOREGRESSIVE", "METHODS", "DecodeSettings", "Decoded", "DecodingError", "Step", "decode"]
 
@@ -111,9 +112,11 @@ def prepare(model, prompt: Prompt, grid: Grid, settings: DecodeSettings, first_t
     keeps_law = coupling_of(settings).uses_draft_law or settings.trace_detail
     sizes = (model.codebook_size, schedule.largest)
     state = State(prompt, grid, settings, *sizes, first_tokens, earlier, keeps_law)
-    cache = model.new_cache(prompt, prompt.embeddings.shape[1] + grid.num_tokens + schedule.largest)
+    slots = prompt.embeddings.shape[1] + grid.num_tokens + schedule.largest
+    cache = model.new_cache(prompt, slots + settings.side_slots)
     prefill(model, prompt, first_tokens, cache)
-    iteration = Iteration(model, cache, state, prompt, grid, settings)
+    kind = Iteration if settings.trajectories == 1 else TrajectoryIteration
+    iteration = kind(model, cache, state, prompt, grid, settings)
     return schedule, iteration, Ledger(prompt.batch, given, grid.num_tokens)
 
 

@@ -36,8 +36,7 @@ class Shape:
 class Iteration:
     """`iteration(shape)` advances a state by one iteration. A and L below are the rows and the window of the shape.
 
-    To let several drafts of one window compete (which `gumbel_exact` alone allows), draft M of them in `draft`, put them
-    side by side in `forward`, couple each, and hand the one with the longest accepted run to `commit`.
+    `trajectories.py` has the one in which several drafts of a window compete.
     """
 
     def __init__(self, model: TokenModel, cache, state: State, prompt: Prompt, grid: Grid, settings: DecodeSettings):
@@ -53,7 +52,7 @@ class Iteration:
         state, rows = self.state, shape.rows
         positions = state.committed[:rows, None] + self.offsets[: shape.window]
         drafts, fresh = self.draft(positions)
-        logits = self.forward(positions, shape)
+        logits = self.forward(self.tokens_before(positions), positions, shape)
         p, sound = self.target(logits, positions)
         tokens = self.couple(p, drafts, fresh, positions)
         self.commit(tokens, drafts, positions, p, sound)
@@ -74,12 +73,15 @@ class Iteration:
         state.sequence[:rows].scatter_(1, positions, drafts)
         return drafts, fresh
 
-    def forward(self, positions: Tensor, shape: Shape) -> Tensor:
-        """Guided logits [A, L, V] for the tokens at `positions`; forbidden codes are minus infinity."""
+    def tokens_before(self, positions: Tensor) -> Tensor:
+        """The token in front of every place, [A, L]; in front of the first it is not used."""
+        return self.state.sequence[: len(positions)].gather(1, (positions - 1).clamp_min(0))
+
+    def forward(self, tokens: Tensor, positions: Tensor, shape: Shape) -> Tensor:
+        """Guided logits [A, L, V] for `positions` behind `tokens` [A, L]; forbidden codes are minus infinity."""
         state, rows = self.state, len(positions)
         before = positions - 1
-        index = before.clamp_min(0)
-        embeddings = self.model.embed(state.sequence[:rows].gather(1, index), index)
+        embeddings = self.model.embed(tokens, before.clamp_min(0))
         # A picture's rows, conditional and unconditional, read the same tokens behind their own prompts.
         embeddings = torch.where((before < 0)[:, None, :, None], state.start[:rows], embeddings[:, None])
         branches = embeddings.shape[1]

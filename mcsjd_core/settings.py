@@ -13,6 +13,7 @@ from .window_policy import LADDER
 AUTOREGRESSIVE = "autoregressive"
 METHODS = (AUTOREGRESSIVE, *COUPLINGS)
 AUTO = "auto"
+SIDE_PLACES = 16  # of a window, in which side trajectories compete; acceptance rarely reaches further
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,9 @@ class DecodeSettings:
     A window of "auto" (or 0) is chosen while decoding, from measured time and committed counts. `gumbel_exact` gives the
     same tokens under it; the other couplings follow the law just as exactly, but a seed repeats its tokens only if the
     windows repeat, which the clock decides.
+
+    `trajectories` drafts of every window compete, the main one over all of its places, the others over SIDE_PLACES; this
+    takes `gumbel_exact`, and changes what is committed a forward, never the tokens.
     """
 
     coupling: str = "maximal"
@@ -30,6 +34,7 @@ class DecodeSettings:
     initialiser: str = "random"
     seed: int = 0
     trace_detail: bool = False
+    trajectories: int = 1
 
     def __post_init__(self):
         if self.coupling not in METHODS:
@@ -40,12 +45,30 @@ class DecodeSettings:
             object.__setattr__(self, "window", AUTO)
         if self.window != AUTO and not isinstance(self.window, int):
             raise InputError(f"window must be a whole number or {AUTO!r}, got {self.window!r}.")
+        self._check_trajectories()
         if not isinstance(self.seed, int):
             raise InputError(f"seed must be a whole number, got {self.seed!r}.")
         if self.window != AUTO and self.window < 1:
             raise InputError(f"window must be at least 1, or 0 for {AUTO}, got {self.window}.")
         if not 0 <= self.seed < 2**64:
             raise InputError(f"seed must be between 0 and 2^64 - 1, got {self.seed}.")
+
+    def _check_trajectories(self) -> None:
+        if not isinstance(self.trajectories, int) or self.trajectories < 1:
+            raise InputError(f"trajectories must be a whole number of at least 1, got {self.trajectories!r}.")
+        if self.trajectories > 1 and self.coupling != "gumbel_exact":
+            raise InputError(
+                f"Several trajectories would bias the {self.coupling} coupling: choose gumbel_exact, or 1 trajectory."
+            )
+        if self.trajectories > 1 and self.trace_detail:
+            raise InputError(
+                "Details of a trace are of one trajectory: leave trace_detail off, or choose 1 trajectory."
+            )
+
+    @property
+    def side_slots(self) -> int:
+        """Places of a forward behind those of the window: the side trajectories'."""
+        return (self.trajectories - 1) * min(SIDE_PLACES, self.effective_window)
 
     @property
     def adapts(self) -> bool:

@@ -21,8 +21,9 @@ class State:
     drawn there is never used. committed [B]: tokens that are final. known [B]: first place without a draft of its own; its
     draft will be that of guesses [B, N + W], or what an initialiser makes of the tokens before it. law [B, W + 1, ...]: the
     laws that the drafts follow, the first being that of place law_start [B]; the last of them is empty (all zero).
-    step []: iterations so far. report [1 + B]: what the host reads after an iteration, whether the logits were usable and
-    how many tokens each row committed. details [5, B, W]: see `window_details`.
+    sides [B, M - 1, N + W]: drafts of the side trajectories (see `trajectories`), M - 1 of them. step []: iterations so far.
+    report [1 + B]: what the host reads after an iteration, whether the logits were usable and how many tokens each row
+    committed. details [5, B, W]: see `window_details`.
     """
 
     def __init__(self, prompt: Prompt, grid: Grid, settings: DecodeSettings, codebook_size: int, window: int,
@@ -35,6 +36,7 @@ class State:
         self.guesses = self._first_guesses(grid, settings, codebook_size, places, earlier)
         self.sequence = self.guesses.clone()
         self.sequence[:, :given] = first_tokens
+        self.sides = self.sequence[:, None].repeat(1, settings.trajectories - 1, 1)
         self.committed, self.known, self.law_start = (torch.full((batch,), given, device=device) for _ in range(3))
         self.step = torch.zeros((), dtype=torch.long, device=device)
         self.report = torch.zeros(1 + batch, dtype=torch.long, device=device)
@@ -77,7 +79,8 @@ class State:
             return
         here, there = (list(side) for side in zip(*pairs, strict=True))
         to, origin = torch.tensor((here + there, there + here), device=self.seeds.device).unbind(0)
-        tensors = [self.seeds, self.start, self.guesses, self.sequence, self.committed, self.known, self.law_start]
+        tensors = [self.seeds, self.start, self.guesses, self.sequence, self.sides, self.committed, self.known]
+        tensors.append(self.law_start)
         if self.law is not None:
             tensors += [tensor for tensor in (self.law.probs, self.law.codes) if tensor is not None]
         for tensor in tensors:

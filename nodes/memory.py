@@ -22,7 +22,7 @@ def decode_bytes(
 ) -> int:
     """What a decode allocates: KV cache, logits or laws of the window, activations. `given` tokens are not drawn."""
     rows, slots, dim = prompt.embeddings.shape
-    window, codebook_size = settings.effective_window, family.token_model.codebook_size
+    window, codebook_size = settings.effective_window + settings.side_slots, family.token_model.codebook_size
     capacity = slots + family.grid(size).num_tokens + window
     cache = family.token_model.cache_bytes(prompt, capacity)
     kept = min(settings.law.top_k or codebook_size, codebook_size)

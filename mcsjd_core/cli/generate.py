@@ -79,6 +79,14 @@ def _add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
         help="positions per forward; auto chooses while drawing what is fastest here, and only gumbel_exact then gives the "
         "same picture for a seed every time (default: the checkpoint's own)",
     )
+    group.add_argument(
+        "--trajectories",
+        type=int,
+        default=1,
+        metavar="M",
+        help="drafts of the window that compete in every forward, with gumbel_exact: fewer forwards, each of them dearer; the "
+        "picture stays the same (default: %(default)s)",
+    )
     add_initialiser_argument(group, list(INITIALISERS), None)
 
 
@@ -155,6 +163,7 @@ def _settings(arguments: argparse.Namespace, model: Family) -> DecodeSettings:
         initialiser=arguments.initialiser or ("warm" if arguments.warm_tokens else "random"),
         seed=arguments.seed,
         trace_detail=arguments.trace_detail,
+        trajectories=arguments.trajectories,
     )
 
 
