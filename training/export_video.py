@@ -14,16 +14,18 @@ import shutil
 from pathlib import Path
 
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
 from mcsjd_core.models.cosmos import LAYER_NAMES, TOP_NAMES
 
 from . import video_captions
-from .motion_data import FRAMES, Sprites
+from .motion_data import FRAMES, Sprites, motions
 from .train_video_encoder import CONFIG as CODEC
 from .train_video_transformer import CONFIG, ROPE_THETA, SIDE, VOCABULARY, VideoModel
 from .train_video_transformer import FRAMES as CODE_FRAMES
+from .video_examples import held_out
 
 FRAME_RATE = 8
 # The settings that the project's figures are made with.
@@ -92,6 +94,14 @@ def write_part(directory: Path, tensors: dict[str, Tensor], config: dict) -> Non
     (directory / "config.json").write_text(json.dumps(config, indent=1) + "\n")
 
 
+def write_start_frames(directory: Path, sprites: Sprites) -> None:
+    """First frames of held-out clips, one for every motion, each named by its caption."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for example in held_out(sprites, len(motions())):
+        file = directory / f"{example.caption.replace(' ', '_')}.png"
+        Image.fromarray(example.frames[0]).save(file, optimize=True)
+
+
 def export(sprites: Path, transformer: Path, codec: Path, out: Path) -> None:
     """Write `out` from the folders of train_video_transformer and train_video_codec, with their reports beside the weights."""
     model = VideoModel(Sprites.load(sprites).names, seed=0)
@@ -100,6 +110,7 @@ def export(sprites: Path, transformer: Path, codec: Path, out: Path) -> None:
     write_part(out / "tokenizer", torch.load(codec / "training.pt", weights_only=True)["model"], codec_config())
     model.encoder.half().save_pretrained(out / "t5")
     model.tokenizer.save(str(out / "t5" / "tokenizer.json"))
+    write_start_frames(out / "start_frames", Sprites.load(sprites))
     (out / "generation_config.json").write_text(json.dumps(GENERATION, indent=1) + "\n")
     for name, part in (("transformer", transformer), ("codec", codec)):
         if (part / "report.json").exists():

@@ -30,8 +30,9 @@ from .train_video_encoder import CONFIG
 @dataclass
 class Settings:
     seed: int = 0
-    batch: int = 5
-    learning_rate: float = 1e-3
+    batch: int = 8
+    matrix_lr: float = 3e-3
+    vector_lr: float = 1e-3
     warmup_steps: int = 50
     chunks: int = 2  # frames of codes in a sample after its first
     window: int = 40  # pixels, side of a sample while samples are cut
@@ -85,13 +86,41 @@ def evaluate(model: FSQVideoCodec, sprites: Sprites, clips: list[Clip], batch: i
     return {"psnr": sum(psnr) / len(psnr), "clips": len(psnr), "codes_used": len(used)}
 
 
-def build_optimizer(model: FSQVideoCodec, settings: Settings) -> torch.optim.Optimizer:
-    # A pixel is a sum over all bands of its Haar patch: what the last layers step too far adds up.
-    last = list(model.decoder.conv_out.parameters())
-    chosen = set(map(id, last))
-    rest = [p for part in (model.post_quant_conv, model.decoder) for p in part.parameters() if id(p) not in chosen]
-    groups = [{"params": rest}, {"params": last, "lr": settings.learning_rate / CONFIG.patch_size}]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
+class DecoderOptimizer:
+    """Muon for the convolutions, each taken for a matrix [out, in x kernel]; AdamW for vectors and the last layers."""
+
+    def __init__(self, model: FSQVideoCodec, settings: Settings):
+        self.parameters = [*model.post_quant_conv.parameters(), *model.decoder.parameters()]
+        # A pixel is a sum over all bands of its Haar patch: what the last layers step too far adds up.
+        last = list(model.decoder.conv_out.parameters())
+        outer = set(map(id, [*last, *model.post_quant_conv.parameters()]))
+        self.kernels = [p for p in self.parameters if p.ndim == 5 and id(p) not in outer]
+        self.matrices = [nn.Parameter(kernel.data.flatten(1)) for kernel in self.kernels]  # views of the same numbers
+        chosen = set(map(id, [*last, *self.kernels]))
+        rest = [p for p in self.parameters if id(p) not in chosen]
+        groups = [{"params": rest}, {"params": last, "lr": settings.vector_lr / CONFIG.patch_size}]
+        self.parts = (
+            torch.optim.Muon(self.matrices, lr=settings.matrix_lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(groups, lr=settings.vector_lr, betas=(0.9, 0.95), weight_decay=0.01),
+        )
+
+    def step(self, factor: float) -> None:
+        """Step at `factor` of the learning rates, and forget the gradients."""
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        for matrix, kernel in zip(self.matrices, self.kernels, strict=True):
+            matrix.grad = kernel.grad.flatten(1)
+        for part in self.parts:
+            set_learning_rate(part, factor)
+            part.step()
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def state(self) -> list[dict]:
+        return [part.state_dict() for part in self.parts]
+
+    def restore(self, states: list[dict]) -> None:
+        for part, state in zip(self.parts, states, strict=True):
+            part.load_state_dict(state)
 
 
 def some(clips: list[Clip], count: int, seed: int) -> list[Clip]:
@@ -104,27 +133,24 @@ def train(sprites_file: Path, encoder: Path, out: Path, minutes: float, settings
     torch.manual_seed(settings.seed)
     sprites = Sprites.load(sprites_file)
     drawer, model = Drawer(len(sprites.names), settings.seed), read_encoder(encoder)
-    optimizer = build_optimizer(model, settings)
+    optimizer = DecoderOptimizer(model, settings)
     out.mkdir(parents=True, exist_ok=True)
     checkpoint, log = out / "training.pt", Log(out / "log.jsonl")
     step, budget = 0, Budget(minutes)
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        optimizer.restore(state["optimizers"])
         step, budget = state["step"], Budget(minutes, state["seconds"])
     losses: list[float] = []
     while budget.progress < 1:
         rng = np.random.default_rng((settings.seed, step))  # keyed by step: a resumed run repeats nothing
-        set_learning_rate(optimizer, min(1.0, (step + 1) / settings.warmup_steps) * cosine(budget.progress))
         whole = budget.progress >= settings.whole_from
         clips = drawer.draw(settings.batch, rng)
         pixels = pixels_of([sample(sprites, clip, settings, whole, rng) for clip in clips])
         loss = decoder_loss(model, pixels)
-        optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
-        optimizer.step()
+        optimizer.step(min(1.0, (step + 1) / settings.warmup_steps) * cosine(budget.progress))
         losses.append(loss.item())
         step += 1
         if step % 25 == 0:
@@ -132,7 +158,7 @@ def train(sprites_file: Path, encoder: Path, out: Path, minutes: float, settings
             log(step=step, seconds=budget.seconds, loss=sum(losses) / len(losses), **measured)
             losses.clear()
         if step % 100 == 0 or budget.progress >= 1:
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            state = {"model": model.state_dict(), "optimizers": optimizer.state()}
             save(checkpoint, state | {"step": step, "seconds": budget.seconds})
     report = {"steps": step, "seconds": budget.seconds, "settings": asdict(settings), "config": asdict(CONFIG)}
     report |= evaluate(model, sprites, some(drawer.held_out, 200, settings.seed))
