@@ -18,6 +18,7 @@ from .grid import Grid
 from .iteration import Iteration, Shape, coupling_of
 from .ledger import Ledger
 from .models.interface import Prompt, TokenModel
+from .runners import Eager, runner
 from .schedule import schedule_of
 from .settings import AUTO, AUTOREGRESSIVE, METHODS, DecodeSettings
 from .state import State
@@ -76,12 +77,13 @@ def decode(
     Raises InputError for arguments that do not fit, DecodingError if the model's logits are unusable.
     """
     started = time.perf_counter()
+    run = runner(settings.execution, prompt.embeddings.device)
     schedule, iteration, ledger = prepare(model, prompt, grid, settings, first_tokens, earlier_tokens)
     state, prefilled = iteration.state, time.perf_counter()
-    while ledger.active:
-        shape = next_shape(ledger, schedule.next(len(ledger.active)), iteration)
+    while not ledger.is_complete:
+        shape = next_shape(ledger, schedule.next(len(ledger.active)), iteration, run)
         began = time.perf_counter()
-        iteration(shape)
+        run(iteration, shape)
         usable, *moved = to_host(state.report[: shape.rows + 1])
         ended = time.perf_counter()
         ledger.add(shape.window, moved, ended - prefilled, state.details)
@@ -90,10 +92,10 @@ def decode(
                 f"The model gave NaN or infinite logits at forward {ledger.iteration}; "
                 "its weights are damaged or its dtype is too narrow: load it as float32 or bfloat16."
             )
-        schedule.observe(shape.window, moved, ended - began)
+        schedule.observe(shape.window, [count for count in moved if count], ended - began)
         if on_step is not None:
             on_step(Step(ledger.iteration, state.tokens(grid.num_tokens), list(ledger.done), list(ledger.drafted)))
-        drop_finished(ledger, iteration)
+        drop_finished(ledger, iteration, run)
     finished = time.perf_counter()
     tokens = state.tokens(grid.num_tokens).clone()
     return Decoded(tokens, ledger.finish_traces(), prefilled - started, finished - started, ledger.iteration)
@@ -116,7 +118,7 @@ def prepare(model, prompt: Prompt, grid: Grid, settings: DecodeSettings, first_t
     cache = model.new_cache(prompt, slots + settings.side_slots)
     prefill(model, prompt, first_tokens, cache)
     kind = Iteration if settings.trajectories == 1 else TrajectoryIteration
-    iteration = kind(model, cache, state, prompt, grid, settings)
+    iteration = kind(model, cache, slots, state, prompt, grid, settings)
     return schedule, iteration, Ledger(prompt.batch, given, grid.num_tokens)
 
 
@@ -137,15 +139,17 @@ def prefill(model: TokenModel, prompt: Prompt, first_tokens: Tensor, cache) -> N
         model.hidden(embeddings[:, start:end], slots[:, start:end], cache, end)
 
 
-def next_shape(ledger: Ledger, window: int, iteration: Iteration) -> Shape:
-    """All rows at work, no place behind the last one that is still to be drawn, no cache slot behind the last window's."""
-    window = min(window, ledger.total - ledger.least_done)
-    return Shape(len(ledger.active), window, iteration.prompt_slots + ledger.most_done + window - 1)
+def next_shape(ledger: Ledger, wanted: int, iteration: Iteration, run: Eager) -> Shape:
+    """No place behind the last one that is still to be drawn, no cache slot behind the last window's, or what `run` makes
+    of that."""
+    window = run.window(wanted, ledger.total - ledger.least_done)
+    extent = iteration.prompt_slots + ledger.most_done + window - 1
+    return Shape(len(ledger.active), window, run.extent(extent, iteration.slots))
 
 
-def drop_finished(ledger: Ledger, iteration: Iteration) -> None:
+def drop_finished(ledger: Ledger, iteration: Iteration, run: Eager) -> None:
     """Go on without the rows that are complete: they cost nothing more."""
-    order = ledger.drop_finished()
+    order = ledger.drop_finished(run.rows)
     if order:
         iteration.state.swap_rows([(place, row) for place, row in enumerate(order) if place != row])
         branches = iteration.state.start.shape[1]

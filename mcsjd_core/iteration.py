@@ -39,8 +39,10 @@ class Iteration:
     `trajectories.py` has the one in which several drafts of a window compete.
     """
 
-    def __init__(self, model: TokenModel, cache, state: State, prompt: Prompt, grid: Grid, settings: DecodeSettings):
-        self.model, self.cache, self.state, self.grid, self.settings = model, cache, state, grid, settings
+    def __init__(self, model: TokenModel, cache, slots: int, state: State, prompt: Prompt, grid: Grid,
+                 settings: DecodeSettings):  # fmt: skip
+        self.model, self.cache, self.slots, self.state = model, cache, slots, state  # of the cache, `slots` in all
+        self.grid, self.settings = grid, settings
         self.prompt_slots, self.guided = prompt.embeddings.shape[1], prompt.guided
         self.coupling = coupling_of(settings)
         device = state.sequence.device
@@ -129,8 +131,8 @@ class Iteration:
         state.known[:rows] = committed + window
         if state.law is not None:
             state.keep_law(p)
-        committed += moved
-        state.step += 1
+        committed.add_(moved)
+        state.step.add_(1)
         state.report[: rows + 1] = torch.cat((sound.long()[None], moved))
 
     def codes(self, tokens: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,10 @@ from .trace import DETAILS, RowTrace
 
 
 class Ledger:
-    """`active[a]` is the batch row at place a of the state; done[b] tokens of row b are final, drafted[b] are drafted."""
+    """`active[a]` is the batch row at place a of the state; done[b] tokens of row b are final, drafted[b] are drafted.
+
+    A runner may carry rows along that are complete; they commit nothing.
+    """
 
     def __init__(self, batch: int, given: int, total: int):
         self.total, self.iteration = total, 0
@@ -19,12 +24,17 @@ class Ledger:
         self._details: list[tuple[list[int], Tensor]] = []
 
     @property
+    def is_complete(self) -> bool:
+        return self.least_done == self.total
+
+    @property
     def least_done(self) -> int:
         return min(self.done)
 
     @property
     def most_done(self) -> int:
-        return max(self.done[row] for row in self.active)
+        """Of the rows that are not complete."""
+        return max(done for done in self.done if done < self.total)
 
     def add(self, window: int, moved: list[int], seconds: float, details: Tensor | None) -> None:
         """An iteration committed `moved[a]` tokens for the row at place a, `seconds` after prefill."""
@@ -32,6 +42,8 @@ class Ledger:
         if details is not None:
             self._details.append((list(self.active), details[:, : len(moved), :window].clone()))
         for row, count in zip(self.active, moved, strict=True):
+            if self.done[row] == self.total:
+                continue
             trace = self.traces[row]
             trace.starts.append(self.done[row])
             trace.windows.append(window)
@@ -40,12 +52,17 @@ class Ledger:
             self.drafted[row] = min(self.done[row] + window, self.total)
             self.done[row] += count
 
-    def drop_finished(self) -> list[int]:
-        """Take the complete rows off; the old places of those that stay, in their new order, [] if nothing changed."""
-        kept = [place for place, row in enumerate(self.active) if self.done[row] < self.total]
-        if len(kept) == len(self.active):
+    def drop_finished(self, carried: Callable[[int], int]) -> list[int]:
+        """Take complete rows off until `carried(at work)` are left; the old places of those, in their new order.
+
+        [] if all stay where they are.
+        """
+        at_work = [place for place, row in enumerate(self.active) if self.done[row] < self.total]
+        count = carried(len(at_work)) if at_work else 0
+        if count >= len(self.active) or not at_work:
             return []
-        order = fill_holes(kept)
+        complete = sorted(set(range(len(self.active))) - set(at_work))
+        order = fill_holes(sorted(at_work + complete[: count - len(at_work)]))
         self.active = [self.active[place] for place in order]
         return order
 
@@ -58,6 +75,8 @@ class Ledger:
         for iteration, ((active, detail), part) in enumerate(zip(self._details, parts, strict=True)):
             for values, row in zip(part.view(detail.shape).unbind(1), active, strict=True):
                 trace = self.traces[row]
+                if iteration >= trace.nfe:
+                    continue
                 # The window of a row that is ahead reaches past the end, and its places there are no tokens.
                 inside = values[:, : self.total - trace.starts[iteration]]
                 for name, value in zip(DETAILS, inside, strict=True):

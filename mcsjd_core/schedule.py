@@ -48,6 +48,6 @@ def schedule_of(settings: DecodeSettings, model: TokenModel, prompt: Prompt, tok
         return FixedWindow(largest)
     law, embeddings = settings.law, prompt.embeddings
     truncation = (law.temperature == 0, law.top_k, law.top_p < 1)
-    method = (settings.coupling, settings.trajectories, settings.trace_detail, prompt.guided)
-    kind = (*method, *truncation, tokens, str(embeddings.device), embeddings.dtype)
+    how = (settings.coupling, settings.trajectories, settings.execution, settings.trace_detail, prompt.guided)
+    kind = (*how, *truncation, tokens, str(embeddings.device), embeddings.dtype)
     return AutoWindow(ForwardTimes(model, kind), largest)

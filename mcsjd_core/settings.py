@@ -14,6 +14,7 @@ AUTOREGRESSIVE = "autoregressive"
 METHODS = (AUTOREGRESSIVE, *COUPLINGS)
 AUTO = "auto"
 SIDE_PLACES = 16  # of a window, in which side trajectories compete; acceptance rarely reaches further
+EXECUTIONS = ("eager", "compiled", "captured")  # see `runners`
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class DecodeSettings:
 
     `trajectories` drafts of every window compete, the main one over all of its places, the others over SIDE_PLACES; this
     takes `gumbel_exact`, and changes what is committed a forward, never the tokens.
+
+    `execution` is one of EXECUTIONS: how iterations are run, which changes what they cost and nothing else.
     """
 
     coupling: str = "maximal"
@@ -35,12 +38,15 @@ class DecodeSettings:
     seed: int = 0
     trace_detail: bool = False
     trajectories: int = 1
+    execution: str = "eager"
 
     def __post_init__(self):
         if self.coupling not in METHODS:
             raise InputError(f"coupling must be one of {', '.join(METHODS)}, got {self.coupling!r}.")
         if self.initialiser not in INITIALISERS:
             raise InputError(f"initialiser must be one of {', '.join(INITIALISERS)}, got {self.initialiser!r}.")
+        if self.execution not in EXECUTIONS:
+            raise InputError(f"execution must be one of {', '.join(EXECUTIONS)}, got {self.execution!r}.")
         if self.window == 0:
             object.__setattr__(self, "window", AUTO)
         if self.window != AUTO and not isinstance(self.window, int):

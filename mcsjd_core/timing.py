@@ -11,6 +11,7 @@ from .decode import DecodeSettings, drop_finished, next_shape, prepare, to_host
 from .grid import Grid
 from .iteration import Iteration
 from .models.interface import Prompt, TokenModel
+from .runners import Eager
 
 PARTS = ("forward", "law", "coupling", "bookkeeping", "transfer")
 _METHODS = {"forward": "forward", "target": "law", "couple": "coupling"}  # the rest of an iteration keeps books
@@ -33,22 +34,22 @@ def part_seconds(
     other work shares the processor; it then counts one thread.
     """
     schedule, iteration, ledger = prepare(model, prompt, grid, settings, None, None)
-    seconds = dict.fromkeys(PARTS, 0.0)
+    run, seconds = Eager(), dict.fromkeys(PARTS, 0.0)
     _clock_methods(iteration, seconds, clock)
     whole, counted = 0.0, 0
-    while ledger.active and (iterations is None or counted < iterations):
+    while not ledger.is_complete and (iterations is None or counted < iterations):
         if ledger.iteration == warm_up:
             seconds.update(dict.fromkeys(PARTS, 0.0))
             whole, counted = 0.0, 0
         began = clock()
-        shape = next_shape(ledger, schedule.next(len(ledger.active)), iteration)
-        iteration(shape)
+        shape = next_shape(ledger, schedule.next(len(ledger.active)), iteration, run)
+        run(iteration, shape)
         _wait(iteration)
         asked = clock()
         _, *moved = to_host(iteration.state.report[: shape.rows + 1])
         seconds["transfer"] += clock() - asked
         ledger.add(shape.window, moved, 0.0, None)
-        drop_finished(ledger, iteration)
+        drop_finished(ledger, iteration, run)
         whole, counted = whole + clock() - began, counted + 1
     seconds["bookkeeping"] = whole - sum(seconds.values())
     return {name: value / counted for name, value in seconds.items()}

@@ -164,6 +164,7 @@ def _settings(arguments: argparse.Namespace, model: Family) -> DecodeSettings:
         seed=arguments.seed,
         trace_detail=arguments.trace_detail,
         trajectories=arguments.trajectories,
+        execution=arguments.execution,
     )
 
 

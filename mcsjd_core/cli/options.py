@@ -40,6 +40,19 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: a GPU where there is one)"
     )
+    how = group.add_mutually_exclusive_group()
+    how.add_argument(
+        "--compile",
+        dest="execution",
+        action="store_const",
+        const="compiled",
+        default="eager",
+        help="run forward and coupling through torch.compile: worth the minutes that it takes for many pictures in a row",
+    )
+    how.add_argument(
+        "--capture", dest="execution", action="store_const", const="captured",
+        help="record them as CUDA graphs and replay those: needs a CUDA device",
+    )  # fmt: skip
 
 
 def add_law_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +94,7 @@ def open_model(arguments: argparse.Namespace) -> Family:
         dtype=DTYPES[arguments.dtype],
         device=pick_device(arguments.device),
         weights=arguments.weights,
-        packed=True,
+        packed=arguments.execution != "compiled",  # torch.compile chooses layouts of its own
     )
 
 

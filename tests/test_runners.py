@@ -1,0 +1,182 @@
+"""Compiled and captured iterations: one graph a shape, no values looked at, nothing moved, the same tokens.
+
+What a CUDA graph asks of an iteration is shown without a GPU: it runs to its end on tensors that have no values, meets none
+of another device, and the addresses of all it works on stay the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from mcsjd_core import COUPLINGS, INITIALISERS, METHODS, DecodeSettings, Grid, InputError, LawSettings, runners
+from mcsjd_core.cli.options import add_model_arguments
+from mcsjd_core.decode import drop_finished, next_shape, prepare, to_host
+from mcsjd_core.iteration import Shape
+from mcsjd_core.ledger import Ledger
+from mcsjd_core.models.interface import Prompt
+from mcsjd_core.runners import Compiled, Eager
+from tiny import prompt, run, transformer
+
+decode_module = importlib.import_module("mcsjd_core.decode")  # the package's `decode` is the function
+
+CODES = 16
+MODEL = transformer(CODES)
+GRID = Grid(4, 6, row_end=CODES, forbidden=torch.eye(CODES)[:2] > 0, forbidden_row=torch.arange(28) % 3 - 1)
+LAW = LawSettings(cfg_scale=2.0, temperature=0.9, top_k=8, top_p=0.95)
+EARLIER = torch.zeros(1, GRID.num_tokens, dtype=torch.long)
+
+
+def settings_of(coupling="maximal", law=LAW, initialiser="random", **more) -> DecodeSettings:
+    return DecodeSettings(coupling, 5, law, initialiser, **more)
+
+
+def prepared(settings: DecodeSettings, batch: int = 3, model=MODEL, given: Prompt | None = None):
+    earlier = EARLIER if settings.initialiser == "warm" else None
+    return prepare(model, given or prompt(model, batch, settings.law.guided), GRID, settings, None, earlier)
+
+
+# -- compiled ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def counting(monkeypatch):
+    """A runner whose graphs are counted and run as they are; torch.compile raises where a graph would break."""
+    torch._dynamo.reset()
+    backend = CompileCounterWithBackend("eager")
+    compiled = Compiled(backend)
+    monkeypatch.setattr(decode_module, "runner", lambda name, device: compiled if name == "compiled" else Eager())
+    yield backend
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("coupling", METHODS)
+def test_a_run_of_one_shape_compiles_one_graph_and_the_next_run_none(coupling, counting):
+    eager = run(MODEL, GRID, 1, True, coupling=coupling, window=5, law=LAW, seed=1)
+    compiled = run(MODEL, GRID, 1, True, coupling=coupling, window=5, law=LAW, seed=1, execution="compiled")
+    assert counting.frame_count == 1
+    assert torch.equal(compiled.tokens, eager.tokens)
+    assert compiled.traces[0].committed == eager.traces[0].committed
+    run(MODEL, GRID, 1, True, coupling=coupling, window=5, law=LAW, seed=2, execution="compiled")
+    assert counting.frame_count == 1
+
+
+def test_as_many_graphs_as_shapes_and_rows_that_end_change_nothing(counting, monkeypatch):
+    monkeypatch.setattr(runners, "SMALLEST_EXTENT", 16)
+    shapes = []
+    monkeypatch.setattr(decode_module, "next_shape", lambda *args: shapes.append(next_shape(*args)) or shapes[-1])
+    arguments = {"coupling": "maximal", "window": 5, "law": LAW, "trace_detail": True}
+    compiled = run(MODEL, GRID, 5, True, execution="compiled", **arguments)
+    assert counting.frame_count == len(set(shapes))
+    assert {shape.window for shape in shapes} == {5} and {shape.extent for shape in shapes} == {16, 32, 37}
+    assert len({shape.rows for shape in shapes}) > 1
+    eager = run(MODEL, GRID, 5, True, **arguments)
+    assert torch.equal(compiled.tokens, eager.tokens) and compiled.nfe == eager.nfe
+    for ours, theirs in zip(compiled.traces, eager.traces, strict=True):
+        assert ours.committed == theirs.committed and ours.starts == theirs.starts
+        assert [len(v) for v in ours.details["tv"]] == [min(5, GRID.num_tokens - start) for start in ours.starts]
+
+
+def test_few_shapes_serve_a_long_run():
+    compiled = Compiled("eager")
+    assert {compiled.extent(needed, 4200) for needed in range(1, 4201)} == {256, 512, 1024, 2048, 4096, 4200}
+    assert [compiled.rows(count) for count in (1, 2, 3, 4, 5, 8)] == [1, 2, 4, 4, 8, 8]
+    assert compiled.window(64, 3) == 64
+
+
+def test_complete_rows_are_carried_until_few_enough_are_left():
+    ledger = Ledger(6, 0, 10)
+    for counts, order in (([10, 1, 1, 10, 1, 1], []), ([0, 9, 1, 0, 9, 1], [0, 2]), ([0, 1], [])):
+        ledger.add(10, counts, 0.0, None)
+        carried = ledger.drop_finished(lambda at_work: {4: 6, 2: 2}[at_work])
+        assert len(carried) == len(order)
+        if carried:
+            assert sorted(ledger.active) == [2, 5]
+            break
+    assert [trace.nfe for trace in ledger.traces] == [1, 2, 2, 1, 2, 2]
+
+
+# -- what a capture asks for -----------------------------------------------------------------------------------------------
+
+
+def addresses(iteration) -> dict[str, int]:
+    state, cache = iteration.state, iteration.cache
+    tensors = {name: value for name, value in vars(state).items() if isinstance(value, torch.Tensor)}
+    tensors |= {f"keys {i}": t for i, t in enumerate(cache.keys)} | {
+        f"values {i}": t for i, t in enumerate(cache.values)
+    }
+    tensors |= {"padding": cache.padding}
+    if state.law is not None:
+        tensors |= {"law": state.law.probs}
+        if state.law.codes is not None:
+            tensors |= {"law's codes": state.law.codes}
+    return {name: tensor.data_ptr() for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize(
+    "law", [LAW, LawSettings(), LawSettings(temperature=0.0)], ids=["truncated", "whole", "greedy"]
+)
+@pytest.mark.parametrize("coupling", METHODS)
+def test_all_state_keeps_its_address_for_the_whole_run(coupling, law):
+    schedule, iteration, ledger = prepared(settings_of(coupling, law, trace_detail=True))
+    before, eager = addresses(iteration), Eager()
+    assert len(before) > 12
+    with torch.no_grad():
+        while not ledger.is_complete:
+            shape = next_shape(ledger, schedule.next(len(ledger.active)), iteration, eager)
+            eager(iteration, shape)
+            ledger.add(shape.window, to_host(iteration.state.report[: shape.rows + 1])[1:], 0.0, None)
+            drop_finished(ledger, iteration, eager)
+            assert addresses(iteration) == before
+
+
+@pytest.mark.parametrize("initialiser", INITIALISERS)
+@pytest.mark.parametrize("coupling", COUPLINGS)
+def test_an_iteration_looks_at_no_value_and_moves_nothing_between_devices(coupling, initialiser):
+    model = transformer(CODES).to("meta")
+    given = Prompt(torch.zeros(4, 4, 16, device="meta"), torch.zeros(4, dtype=torch.long, device="meta"), True)
+    settings = settings_of(coupling, initialiser=initialiser, trace_detail=True)
+    _, iteration, _ = prepared(settings, model=model, given=given)
+    with Moves() as moves:
+        iteration(Shape(2, 5, 20))
+        iteration(Shape(2, 3, 24))
+    assert moves.count > 100 and not moves.between_devices
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+        to_host(iteration.state.report)
+
+
+class Moves(torch.utils._python_dispatch.TorchDispatchMode):
+    """Counts operations, and lists those that join tensors of two devices."""
+
+    def __init__(self):
+        super().__init__()
+        self.count, self.between_devices = 0, []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        self.count += 1
+        leaves = torch.utils._pytree.tree_leaves((args, kwargs, result))
+        devices = {leaf.device.type for leaf in leaves if isinstance(leaf, torch.Tensor)}
+        if len(devices) > 1:
+            self.between_devices.append(str(function))
+        return result
+
+
+def test_an_unknown_execution_and_a_capture_on_the_cpu_are_refused():
+    with pytest.raises(InputError, match="execution must be one of eager, compiled, captured, got 'fast'"):
+        DecodeSettings(execution="fast")
+    with pytest.raises(InputError, match="captured on a CUDA device only, got cpu"):
+        run(MODEL, GRID, 1, execution="captured")
+
+
+@pytest.mark.parametrize(
+    ("flags", "execution"), [([], "eager"), (["--compile"], "compiled"), (["--capture"], "captured")]
+)
+def test_the_command_line_tells_how_iterations_are_run(flags, execution):
+    parser = argparse.ArgumentParser()
+    add_model_arguments(parser)
+    assert parser.parse_args(flags).execution == execution
