@@ -17,6 +17,7 @@ from tiny_checkpoint import randomise
 DIM, LAYERS, HEADS, KV_HEADS, HEAD_DIM, FFN = 40, 2, 4, 2, 16, 48  # heads are wider than dim / heads, as in the 12B
 CONTEXT_DIM, CONTEXT_TOKENS = 20, 7
 FRAMES, ROWS, COLUMNS = 3, 2, 3
+FRAME = ROWS * COLUMNS  # codes of a frame
 CODEC = FSQVideoConfig(
     channels=4, channel_multipliers=(1, 2, 2), res_blocks=1, z_channels=4, levels=(5, 4, 3), patch_size=4,
     spatial_compression=16, temporal_compression=8,
