@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .errors import InputError
+from .grid import Grid
 from .trace import RowTrace
 
 NAN = float("nan")
@@ -56,3 +57,14 @@ def committed_together(trace: RowTrace) -> Tensor:
     """For every place [first + num_tokens] how many tokens its forward committed; 0 for the places that were given."""
     counts = torch.tensor(trace.committed)
     return torch.cat((torch.zeros(trace.starts[0], dtype=torch.long), counts.repeat_interleave(counts)))
+
+
+def compression_by_frame(trace: RowTrace, grid: Grid) -> Tensor:
+    """Step compression [frames] of every code frame of a video; NaN for those that were given whole.
+
+    A forward counts for a frame by the share of its tokens that lie in it, so that the frames' forwards add up to the NFE.
+    """
+    counts = committed_together(trace)[: grid.frames * grid.frame_tokens].view(grid.frames, grid.frame_tokens)
+    drawn = counts > 0
+    forwards = torch.where(drawn, 1 / counts.clamp_min(1), 0).sum(1)
+    return drawn.sum(1) / forwards

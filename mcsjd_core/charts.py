@@ -16,6 +16,8 @@ from .report import METHOD_LABELS, Report
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+BY_FRAME = "compression by frame"
+WITHOUT_DETAILS = ("tokens per forward", BY_FRAME)
 WIDTH, HEIGHT, DPI = 640, 480, 100  # pixels; a node shows a chart at about this size
 LINES = 40  # single trajectories drawn behind their mean
 LEAST_PLACES = 5  # that a mean is drawn of: where fewer grew so old, it says nothing
@@ -31,17 +33,20 @@ def chart(name: str, report: Report, baseline: Report | None = None) -> Tensor:
     """One of CHARTS as [HEIGHT, WIDTH, 3] float32 in 0..1. `baseline` is drawn beside the run where the chart has room."""
     if name not in CHARTS:
         raise InputError(f"chart must be one of {', '.join(CHARTS)}, got {name!r}.")
+    if name == BY_FRAME and report.grid.frames == 1:
+        raise InputError(f"The chart {BY_FRAME!r} is of videos, and these stats are of pictures; choose another chart.")
     return _draw(lambda axes: CHARTS[name](axes, report, baseline), WIDTH, HEIGHT)
 
 
 def needs_details(name: str) -> bool:
-    return name != "tokens per forward"
+    return name not in WITHOUT_DETAILS
 
 
 def available(report: Report) -> list[str]:
-    """Names of the charts that can be drawn of a run: most need the details of its drafts."""
+    """Names of the charts that can be drawn of a run: most need the details of its drafts, one needs a video."""
     detailed = all(trace.details for trace in report.traces)
-    return [name for name in CHARTS if detailed or not needs_details(name)]
+    names = [name for name in CHARTS if detailed or not needs_details(name)]
+    return [name for name in names if name != BY_FRAME or report.grid.frames > 1]
 
 
 def _draw(paint: Callable[[Axes], None], width: int, height: int) -> Tensor:
@@ -153,6 +158,21 @@ def _nfe_against_difference(axes: Axes, report: Report, baseline: Report | None)
     axes.legend()
 
 
+def _compression_by_frame(axes: Axes, report: Report, baseline: Report | None) -> None:
+    """Bars of a video's code frames: the first drawn one has nothing like it in front, so it takes most forwards."""
+    for run, colour, offset in ((report, BLUE, 0.0), (baseline, ORANGE, 0.4)):
+        if run is None or run.grid.frames == 1:
+            continue
+        numbers, means = zip(*run.compression_by_frame(), strict=True)
+        name = METHOD_LABELS[run.settings.coupling]
+        places = [number + offset for number in numbers]
+        axes.bar(places, means, width=0.4, color=colour, alpha=0.8, label=f"{name}, {run.step_compression:.2f} in all")
+    axes.set(xlabel="code frame", ylabel="tokens per forward", title=f"By frame: {_label(report)}")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_ylim(0, 1.25 * axes.get_ylim()[1])  # room for the legend
+    axes.legend(loc="upper left")
+
+
 # Names are in saved graphs: add, do not change.
 CHARTS: dict[str, Callable[[Axes, Report, Report | None], None]] = {
     "tokens per forward": _tokens_per_forward,
@@ -160,6 +180,7 @@ CHARTS: dict[str, Callable[[Axes, Report, Report | None], None]] = {
     "collision histogram": _collision_histogram,
     "collision against TV": _collision_against_tv,
     "NFE against token difference": _nfe_against_difference,
+    BY_FRAME: _compression_by_frame,
 }
 
 
@@ -175,13 +196,15 @@ def _padded(tables: list[Tensor]) -> list[Tensor]:
 def acceptance_map(report: Report, pictures: Tensor | None = None) -> Tensor:
     """[B, H, W, 3] float32: every place of the pictures [B, h, w, 3] coloured by how many tokens its forward committed.
 
-    Without pictures the colours lie on grey. A legend is put below; small pictures are enlarged.
+    Without pictures the colours lie on grey. A legend is put below; small pictures are enlarged. Of videos, B counts the
+    frames of all, each coloured by its code frame.
     """
     grid = report.grid
     used = [window for trace in report.traces for window in trace.windows]
     most = max(2, max(used) if report.settings.adapts else report.settings.effective_window)
-    counts = torch.stack([committed_together(trace) for trace in report.traces])
-    counts = grid.codes(counts).flatten(0, -3)  # frames beside one another in the batch
+    counts = grid.codes(torch.stack([committed_together(trace) for trace in report.traces]))
+    if grid.frames > 1:
+        counts = _for_each_frame(counts, len(counts) if pictures is None else len(pictures))
     if pictures is None:
         side = max(1, LEAST_MAP_SIDE // max(grid.rows, grid.columns))
         pictures = torch.full((len(counts), grid.rows * side, grid.columns * side, 3), 0.5)
@@ -191,6 +214,19 @@ def acceptance_map(report: Report, pictures: Tensor | None = None) -> Tensor:
             f"{list(pictures.shape)}; connect the decoded tokens of the same run."
         )
     return _with_legend(_tint(_enlarged(pictures.float().cpu()), counts, most), most)
+
+
+def _for_each_frame(counts: Tensor, frames: int) -> Tensor:
+    """counts [B, code frames, rows, columns] as [n, rows, columns]: one for each of `frames` frames of all videos.
+
+    The first code frame holds one frame, every later one equally many; where that does not fit, one a code frame.
+    """
+    videos, code_frames = counts.shape[:2]
+    each, rest = divmod(frames - videos, videos * (code_frames - 1))
+    if not each or rest:
+        return counts.flatten(0, 1)
+    lengths = torch.tensor([1] + [each] * (code_frames - 1))
+    return counts.repeat_interleave(lengths, 1).flatten(0, 1)
 
 
 def _enlarged(pictures: Tensor) -> Tensor:

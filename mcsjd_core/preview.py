@@ -47,13 +47,13 @@ def drafted_code_frames(step: Step, grid: Grid, count: int) -> int:
 
 
 @torch.no_grad()
-def unfinished_frames(model: Family, grid: Grid, step: Step, count: int) -> Tensor:
+def unfinished_frames(model: Family, grid: Grid, step: Step, count: int, now: int) -> Tensor:
     """The newest frame of the first `count` videos [count, 3, H, W] in 0..1: committed tokens decoded, drafts dimmed.
 
-    It is the last frame of the code frame that is being drawn. The codec is causal, so the code frames up to there are
+    It is the last frame of the code frame `now`, counted from 1. The codec is causal, so the code frames up to there are
     enough; where nothing is drafted yet the picture is blank.
     """
-    shape, now = (count, grid.frames, grid.rows, -1), drafted_code_frames(step, grid, count)
+    shape = (count, grid.frames, grid.rows, -1)
     codes = grid.codes(step.tokens[:count]).view(shape)[:, :now].to(model.codec.input_device, copy=True)
     opacity = grid.codes(_opacity(step, grid, count)).view(shape)[:, now - 1].to(model.codec.input_device)
     if now > 1:  # what nobody sees shows through at the edge of what is seen: the frame before is the best guess

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import torch
+
+from .analysis import compression_by_frame
 from .coupling import COUPLINGS
 from .decode import AUTOREGRESSIVE, Decoded, DecodeSettings
 from .grid import Grid
@@ -83,6 +87,8 @@ class Report:
         measured = [self._picture(index, trace) for index, trace in enumerate(self.traces)]
         if len(self.traces) > 1:
             measured.append(self._batch())
+        if self.grid.frames > 1:
+            measured.append(self._frames())
         speedup = self.speedup(baseline)
         over = METHOD_LABELS[AUTOREGRESSIVE if baseline is None else baseline.settings.coupling]
         kind = "measured" if speedup.measured else "estimated from the forwards"
@@ -106,6 +112,15 @@ class Report:
             f"all {len(self.traces)} together: {self.num_tokens} tokens, {self.nfe} shared forwards, "
             f"{self.seconds:.2f} s, {self.tokens_per_second:.0f} tokens/s"
         )
+
+    def compression_by_frame(self) -> list[tuple[int, float]]:
+        """(code frame, counted from 1; step compression, mean of the videos) of the frames that were drawn."""
+        means = torch.stack([compression_by_frame(trace, self.grid) for trace in self.traces]).mean(0).tolist()
+        return [(number, mean) for number, mean in enumerate(means, 1) if not math.isnan(mean)]
+
+    def _frames(self) -> str:
+        figures = ", ".join(f"{number}: {mean:.1f}" for number, mean in self.compression_by_frame())
+        return f"step compression by code frame: {figures}"
 
     def _comparison(self, baseline: Report) -> str:
         """What was compared, and in what the two runs differ that they should not."""

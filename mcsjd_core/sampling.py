@@ -12,7 +12,7 @@ from .errors import InputError
 from .models.interface import Family
 from .pixels import fit
 from .sizes import choose_size, side_lengths
-from .video import check_start, video_grid
+from .video import check_start, token_grid
 
 
 def sample(
@@ -40,7 +40,7 @@ def sample(
     if negatives is not None and len(negatives) != len(texts):
         raise InputError(f"There are {len(negatives)} negative prompts for {len(texts)} prompts; give one for each.")
     guided = settings.law.guided
-    grid = model.grid(size) if frames is None else video_grid(model, size, frames)
+    grid = token_grid(model, size, frames)
     first = None if first_codes is None else grid.tokens(first_codes)
     if model.video is not None:
         check_start(model.video, grid, first)

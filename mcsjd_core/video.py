@@ -12,8 +12,13 @@ from .pixels import fit
 from .sizes import choose_size, side_lengths
 
 
-def video_grid(model: Family, size: str | None, frames: int) -> Grid:
-    """The grid of a video of so many frames; raises InputError for models of pictures."""
+def token_grid(model: Family, size: str | None, frames: int | None = None) -> Grid:
+    """The grid of a picture, or of a video of `frames` frames; None is as many as the model was made for.
+
+    Raises InputError if a model of pictures is asked for frames.
+    """
+    if frames is None:
+        return model.grid(size)
     if model.video is None:
         raise InputError(f"This model draws pictures, no video of {frames} frames; leave their number out.")
     return model.grid(size, frames)

@@ -11,8 +11,19 @@ from .downloads import GetModel
 from .images import CropTokens, Decode, Encode
 from .loaders import LoadModel
 from .sampling import Sampler
+from .video import DecodeVideo
 
-NODES: list[type[io.ComfyNode]] = [LoadModel, Sampler, Decode, Encode, CropTokens, Stats, GetModel, ImageNetClass]
+NODES: list[type[io.ComfyNode]] = [
+    LoadModel,
+    Sampler,
+    Decode,
+    DecodeVideo,
+    Encode,
+    CropTokens,
+    Stats,
+    GetModel,
+    ImageNetClass,
+]
 
 
 class Pack(ComfyExtension):

@@ -13,7 +13,14 @@ from torch import Tensor
 
 from ..mcsjd_core import Grid, Step
 from ..mcsjd_core.models.interface import Family
-from ..mcsjd_core.preview import BLANK, Budget, drafted_rows, unfinished_pictures
+from ..mcsjd_core.preview import (
+    BLANK,
+    Budget,
+    drafted_code_frames,
+    drafted_rows,
+    unfinished_frames,
+    unfinished_pictures,
+)
 
 PREVIEW_SIDE = 512  # pixels; larger pictures are sent smaller
 PREVIEWED = 4  # pictures of a batch that a preview shows
@@ -45,7 +52,11 @@ class LivePreview:
 
     def __init__(self, family: Family, grid: Grid, budget: Budget | None = None):
         self.family, self.grid, self.budget = family, grid, budget or Budget()
-        self.enabled = grid.frames == 1
+        self.enabled = True
+        # What a preview is counted in: token rows of pictures, code frames of videos.
+        self.drafted, self.draw = (
+            (drafted_rows, unfinished_pictures) if grid.frames == 1 else (drafted_code_frames, unfinished_frames)
+        )
 
     @property
     def seconds(self) -> float:
@@ -55,14 +66,14 @@ class LivePreview:
     def picture(self, step: Step) -> Image.Image | None:
         """How the run stands, if it is time for a picture and memory allows one."""
         count = min(PREVIEWED, len(step.done))
-        wanted = drafted_rows(step, self.grid, count)
+        wanted = self.drafted(step, self.grid, count)
         is_last = min(step.done) == self.grid.num_tokens
         rows = self.budget.rows(wanted, is_last) if self.enabled else 0
         if not rows:
             return None
         try:
             with self.budget.spend(rows):
-                pixels = unfinished_pictures(self.family, self.grid, step, count, rows)
+                pixels = self.draw(self.family, self.grid, step, count, rows)
                 picture = sheet(pixels)
         except getattr(mm, "OOM_EXCEPTION", torch.cuda.OutOfMemoryError):
             logging.info("MC-SJD: no memory is left for live previews, the run goes on without them.")

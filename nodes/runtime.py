@@ -14,8 +14,10 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from .. import mcsjd_core
-from ..mcsjd_core import Decoded, DecodeSettings, InputError, Step
+from ..mcsjd_core import Decoded, DecodeSettings, Grid, InputError, Step, video
+from ..mcsjd_core.models.interface import Family, Prompt, Video
 from ..mcsjd_core.sizes import choose_size
+from ..mcsjd_core.video import token_grid
 from ..mcsjd_core.weight_error import logits_moved
 from .folders import find_checkpoint, identity
 from .memory import codec_bytes, decode_bytes
@@ -100,18 +102,37 @@ def describe(model: LoadedModel) -> str:
     family, settings = model.family, DecodeSettings(window=model.family.defaults.window)
     parameters = sum(p.numel() for p in family.token_model.parameters())
     weights, codec = (patcher.model_size() for patcher in (model.token_patcher, model.codec_patcher))
-    prompt = family.prompt([""], None, True)  # needs no class, and no text encoder
-    run = decode_bytes(family, prompt, settings)
+    prompt, grid = empty_prompt(family), family.grid()
+    run = decode_bytes(family, prompt, settings, grid)
+    drawn = "picture" if family.video is None else "video"
     error = "" if model.logits_moved is None else f", which move its logits by {model.logits_moved:.1%} (rms)"
     return "\n".join(
         (
             f"{family.name} family, draws {', '.join(family.sizes)}",
+            *video_lines(family.video),
             f"{count_name(parameters)} parameters, {model.dtype}{error}",
             f"weights {bytes_name(weights)}, codec {bytes_name(codec)}",
-            f"one picture, guided, window {settings.window}: {bytes_name(run)} more",
-            f"decoding it: {bytes_name(codec_bytes(family, 1))}",
+            f"one {drawn}, guided, window {settings.window}: {bytes_name(run)} more",
+            f"decoding it: {bytes_name(codec_bytes(family, 1, grid))}",
         )
     )
+
+
+def empty_prompt(family: Family) -> Prompt:
+    """As long a prompt as a run needs at least, made without a class and without a text encoder."""
+    if family.video is None:
+        return family.prompt([""], None, True)
+    if not family.video.reads_text:
+        return family.prompt([""], None, False)
+    return family.prompt([""], None, True, encoded={"": torch.zeros(0, family.token_model.model.config.context_dim)})
+
+
+def video_lines(clip: Video | None) -> list[str]:
+    """What a video of the model is, as people read it; nothing for models of pictures."""
+    if clip is None:
+        return []
+    given = " or ".join(map(str, clip.start_frames))
+    return [f"videos of {clip.frames} frames at {clip.frame_rate:g} a second, {given} of them given as start_frames"]
 
 
 def count_name(count: int) -> str:
@@ -132,6 +153,8 @@ def sample(
     *,
     negatives: list[str] | None = None,
     size: str | None = None,
+    frames: int | None = None,
+    encoded: dict[str, Tensor] | None = None,
     first: ImageTokens | None = None,
     warm: ImageTokens | None = None,
     live_preview: bool = True,
@@ -140,15 +163,18 @@ def sample(
 
     Also gives the seconds that live previews took.
     """
-    family, grid = model.family, model.family.grid(size)
+    family, grid = model.family, token_grid(model.family, size, frames)
     given = 0 if first is None else first.rows * grid.stride
     _follow_weights(model.token_patcher)
-    prompt = family.prompt(texts, negatives if settings.law.guided else None, settings.law.guided, size)
-    needed = decode_bytes(family, prompt, settings, size, given)
+    options = {} if encoded is None else {"encoded": encoded}
+    if options and family.video is None:
+        raise InputError(f"{model.name!r} reads its prompts itself; disconnect text_encoder.")
+    prompt = family.prompt(texts, negatives if settings.law.guided else None, settings.law.guided, size, **options)
+    needed = decode_bytes(family, prompt, settings, grid, given)
     mm.load_models_gpu([model.token_patcher], memory_required=needed)
     _follow_weights(model.token_patcher)
     preview = LivePreview(family, grid)
-    preview.enabled &= live_preview and _make_room_for_previews(model, needed, min(PREVIEWED, len(texts)), size)
+    preview.enabled &= live_preview and _make_room_for_previews(model, needed, min(PREVIEWED, len(texts)), grid)
     progress = Progress(len(texts) * grid.num_tokens)
 
     def on_step(step: Step) -> None:
@@ -160,7 +186,9 @@ def sample(
             texts,
             settings,
             size=size,
+            frames=frames,
             negatives=negatives,
+            encoded=encoded,
             first_codes=None if first is None else first.codes(),
             earlier_tokens=None if warm is None else warm.tokens,
             on_step=on_step,
@@ -173,10 +201,10 @@ def _follow_weights(patcher: ModelPatcher) -> None:
     patcher.model.compute_device = getattr(patcher.model, "device", None)
 
 
-def _make_room_for_previews(model: LoadedModel, needed: int, count: int, size: str | None) -> bool:
+def _make_room_for_previews(model: LoadedModel, needed: int, count: int, grid: Grid) -> bool:
     """Put the codec beside the transformer if there is room without pushing anything out; says whether there is."""
     codec = model.codec_patcher
-    needed += codec_bytes(model.family, count, size)
+    needed += codec_bytes(model.family, count, grid)
     reserve = max(mm.minimum_inference_memory(), needed + mm.extra_reserved_memory())
     if mm.get_free_memory(codec.load_device) < 1.1 * codec.model_size() + reserve:
         return False
@@ -188,21 +216,26 @@ def _make_room_for_previews(model: LoadedModel, needed: int, count: int, size: s
 
 
 def pictures(model: LoadedModel, tokens: ImageTokens) -> Tensor:
-    """IMAGE [B, H, W, 3] float32 on the CPU of whole tokens."""
-    _load_codec(model, len(tokens.tokens), tokens.size)
-    progress, parts = Progress(len(tokens.tokens)), []
-    for part in tokens.tokens.split(PICTURES_AT_ONCE):
-        parts.append(mcsjd_core.pictures(model.family, part, tokens.size).movedim(1, -1).float().cpu())
-        progress.update(sum(map(len, parts)))
+    """IMAGE [B, H, W, 3] float32 on the CPU of whole tokens; of videos [B T, H, W, 3], one after the other."""
+    _load_codec(model, len(tokens.tokens), tokens.grid)
+    decode, at_once = (mcsjd_core.pictures, PICTURES_AT_ONCE) if model.family.video is None else (video.videos, 1)
+    progress, parts, done = Progress(len(tokens.tokens)), [], 0
+    for part in tokens.tokens.split(at_once):
+        parts.append(decode(model.family, part, tokens.size).flatten(0, -4).movedim(1, -1).float().cpu())
+        done += len(part)
+        progress.update(done)
     return torch.cat(parts).contiguous()
 
 
 def encode(model: LoadedModel, images: Tensor, size: str | None) -> ImageTokens:
     """Tokens of an IMAGE [B, H, W, C], scaled and cropped to `size`."""
-    if images.ndim != 4 or 0 in images.shape:
-        raise InputError(f"The image to encode has no pixels, its shape is {list(images.shape)}; connect a picture.")
+    if model.family.video is not None:
+        raise InputError(
+            f"{model.name!r} draws videos; connect the frames to the sampler's start_frames, which encodes them itself."
+        )
+    _check_pixels(images)
     size = choose_size(size, model.family.sizes)
-    _load_codec(model, len(images), size)
+    _load_codec(model, len(images), model.family.grid(size))
     progress, parts = Progress(len(images)), []
     for part in images.movedim(-1, 1).split(PICTURES_AT_ONCE):
         parts.append(mcsjd_core.encode(model.family, part, size).cpu())
@@ -210,7 +243,22 @@ def encode(model: LoadedModel, images: Tensor, size: str | None) -> ImageTokens:
     return ImageTokens.of(torch.cat(parts), size, model)
 
 
-def _load_codec(model: LoadedModel, count: int, size: str) -> None:
-    needed = codec_bytes(model.family, min(count, PICTURES_AT_ONCE), size)
+def start_of_video(model: LoadedModel, clip: Tensor, size: str, frames: int | None) -> ImageTokens:
+    """Tokens of the last frames of an IMAGE [T, H, W, C], as many as the model may be given, for `sample` to continue."""
+    grid = token_grid(model.family, size, frames)
+    _check_pixels(clip)
+    if model.family.video is not None:
+        _load_codec(model, 1, model.family.grid(size, model.family.video.start_of(len(clip))))
+    codes = video.start_codes(model.family, clip.movedim(-1, 1), size)
+    return ImageTokens.of(grid.tokens(codes), size, model, frames)
+
+
+def _check_pixels(images: Tensor) -> None:
+    if images.ndim != 4 or 0 in images.shape:
+        raise InputError(f"The image to encode has no pixels, its shape is {list(images.shape)}; connect a picture.")
+
+
+def _load_codec(model: LoadedModel, count: int, grid: Grid) -> None:
+    needed = codec_bytes(model.family, min(count, PICTURES_AT_ONCE), grid)
     # A codec is small; in one piece it lies where its codebook lies.
     mm.load_models_gpu([model.codec_patcher], memory_required=needed, force_full_load=True)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..mcsjd_core import INITIALISERS, DecodeSettings, InputError, LawSettings
 from ..mcsjd_core.report import METHOD_LABELS, Report
 from ..mcsjd_core.sizes import choose_size
 from . import runtime
 from .types import CATEGORY, ImageTokens, LoadedModel, ModelSocket, StatsSocket, TokensSocket, size_input
+from .video import encoded_texts, start_tokens, video_inputs
 
 METHODS = {label: name for name, label in METHOD_LABELS.items()}
-STARTS = [name for name in INITIALISERS if name != "previous_frame"]  # which needs a video
 PROMPT = "red apple"
 
 
@@ -110,11 +111,12 @@ class Sampler(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "initialiser",
-                    options=STARTS,
+                    options=list(INITIALISERS),
                     default="random",
                     tooltip="First guess for a token, before the model has seen it: a random one, the token to its "
-                    "left, the one above, or (warm) the one in the connected warm_tokens. It changes how many "
-                    "forwards are needed, never what can be drawn.",
+                    "left, the one above, the one at its place in the frame before (previous_frame, for videos), or "
+                    "(warm) the one in the connected warm_tokens. It changes how many forwards are needed, never what "
+                    "can be drawn.",
                 ),
                 io.String.Input(
                     "negative",
@@ -156,6 +158,7 @@ class Sampler(io.ComfyNode):
                     tooltip="Record how likely every guess was to be kept, which most charts of Stats need. It costs "
                     "time and memory, and changes no picture; leave it off to measure seconds.",
                 ),
+                *video_inputs(),
             ],
             outputs=[
                 TokensSocket.Output(display_name="tokens", tooltip="The drawn tokens, for decode."),
@@ -168,7 +171,7 @@ class Sampler(io.ComfyNode):
         cls, model: LoadedModel, prompt: str, seed: int, coupling: str, window: int, cfg: float, temperature: float,
         top_k: int, top_p: float, batch_size: int, initialiser: str, negative: str = "", size: str = "",
         first_tokens: ImageTokens | None = None, warm_tokens: ImageTokens | None = None, live_preview: bool = True,
-        record_details: bool = False,
+        record_details: bool = False, start_frames: Tensor | None = None, frames: int = 0, text_encoder=None,
     ) -> io.NodeOutput:  # fmt: skip
         if coupling not in METHODS:
             raise InputError(f"coupling must be one of {', '.join(METHODS)}, got {coupling!r}.")
@@ -177,7 +180,8 @@ class Sampler(io.ComfyNode):
         law = LawSettings(cfg_scale=cfg, temperature=temperature, top_k=top_k, top_p=top_p)
         settings = DecodeSettings(METHODS[coupling], window, law, initialiser, seed, record_details)
         warm_tokens = warm_tokens if initialiser == "warm" else None
-        size = common_size(model, size, first_tokens, warm_tokens)
+        size, frames = common_size(model, size, first_tokens, warm_tokens), frames or None
+        first_tokens = start_tokens(model, start_frames, first_tokens, size, frames)
         if warm_tokens is not None:
             warm_tokens.require_whole("the warm initialiser")
         decoded, preview_seconds = runtime.sample(
@@ -186,11 +190,13 @@ class Sampler(io.ComfyNode):
             settings,
             negatives=[negative] * batch_size,
             size=size,
+            frames=frames,
+            encoded=encoded_texts(text_encoder, [prompt, negative]),
             first=first_tokens,
             warm=warm_tokens,
             live_preview=live_preview,
         )
-        tokens = ImageTokens.of(decoded.tokens, size, model)
+        tokens = ImageTokens.of(decoded.tokens, size, model, frames)
         names = {"model": model.name, "device": decoded.tokens.device, "dtype": model.dtype}
         report = Report.of(decoded, settings, **names, grid=tokens.grid, preview_seconds=preview_seconds)
         return io.NodeOutput(tokens, report)

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..mcsjd_core.errors import InputError
 from ..mcsjd_core.grid import Grid
 from ..mcsjd_core.models.interface import Family
+from ..mcsjd_core.video import token_grid
 
 CATEGORY = "MC-SJD"
 
@@ -59,8 +60,9 @@ class ImageTokens:
     model_identity: str
 
     @classmethod
-    def of(cls, tokens: Tensor, size: str, model: LoadedModel) -> ImageTokens:
-        return cls(tokens.cpu(), size, model.family.grid(size), model.name, model.identity)
+    def of(cls, tokens: Tensor, size: str, model: LoadedModel, frames: int | None = None) -> ImageTokens:
+        """Tokens of pictures, or of videos of `frames` frames (None: as many as the model was made for)."""
+        return cls(tokens.cpu(), size, token_grid(model.family, size, frames), model.name, model.identity)
 
     @property
     def rows(self) -> int:

@@ -94,7 +94,7 @@ ALLOWED = {
     "pixels": {"errors"},
     "video": {"errors", "grid", "models.interface", "pixels", "sizes"},
     "preview": {"decode", "grid", "models.interface"},
-    "analysis": {"errors", "trace"},
+    "analysis": {"errors", "grid", "trace"},
     "charts": {"analysis", "errors", "matplotlib", "report"},
 }
 FOR_FAMILIES = {

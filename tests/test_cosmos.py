@@ -370,7 +370,7 @@ def test_the_newest_frame_is_shown_while_a_video_is_drawn(families):
     family = families["base, model.pt"]
     grid, tokens = family.grid(), some_tokens(2)
     done, drafted = FRAME + 2, FRAME + 4
-    shown = unfinished_frames(family, grid, Step(1, tokens, [done, FRAME], [drafted, FRAME + 1]), 2)
+    shown = unfinished_frames(family, grid, Step(1, tokens, [done, FRAME], [drafted, FRAME + 1]), 2, 2)
     codes = grid.codes(tokens)[0, :2].clone()
     codes[1].view(-1)[4:] = codes[0].view(-1)[4:]
     frame = family.codec.decode(codes[None])[0, :, -1]
@@ -379,5 +379,5 @@ def test_the_newest_frame_is_shown_while_a_video_is_drawn(families):
         cell, expected = shown[0, :, y : y + 16, x : x + 16], frame[:, y : y + 16, x : x + 16]
         opacity = 1.0 if place < 2 else DRAFT_OPACITY if place < 4 else 0.0
         torch.testing.assert_close(cell, BLANK + (expected - BLANK) * opacity)
-    whole = unfinished_frames(family, grid, Step(1, tokens, [TOKENS] * 2, [TOKENS] * 2), 2)
+    whole = unfinished_frames(family, grid, Step(1, tokens, [TOKENS] * 2, [TOKENS] * 2), 2, FRAMES)
     torch.testing.assert_close(whole, mcsjd_core.videos(family, tokens)[:, -1])

@@ -16,6 +16,7 @@ NODE_IDS = [
     "MCSJD_LoadModel",
     "MCSJD_Sampler",
     "MCSJD_Decode",
+    "MCSJD_DecodeVideo",
     "MCSJD_Encode",
     "MCSJD_CropTokens",
     "MCSJD_Stats",

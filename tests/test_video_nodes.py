@@ -1,0 +1,176 @@
+"""Videos in ComfyUI: start frames in, frames and a video out, with a tiny model of the Cosmos family."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import tiny_cosmos
+from comfy_host import draw, sentence
+from test_node_memory import LiveBytes
+
+SIZE = (tiny_cosmos.COLUMNS * 16, tiny_cosmos.ROWS * 16)  # width, height
+FRAMES = 1 + (tiny_cosmos.FRAMES - 1) * 8
+FRAME_TOKENS = tiny_cosmos.ROWS * tiny_cosmos.COLUMNS
+
+
+@pytest.fixture
+def video_model(pack, model_folder):
+    """A model that continues videos of 1 or 9 frames and reads no text."""
+    tiny_cosmos.write_checkpoint(model_folder / "cosmos", reads_text=False, frame_rate=12.5)
+    return pack.run("MCSJD_LoadModel", model="cosmos", dtype="fp32")[0]
+
+
+def clip(frames: int, seed: int = 0) -> torch.Tensor:
+    """IMAGE [frames, 50, 70, 3] of noise."""
+    return torch.rand(frames, 50, 70, 3, generator=torch.Generator().manual_seed(seed))
+
+
+def film(pack, model, **changes) -> tuple:
+    return draw(pack, model, **{"prompt": "", "cfg": 1.0, "start_frames": clip(1)} | changes)
+
+
+def test_the_start_stays_and_the_rest_is_drawn(pack, video_model):
+    tokens, stats = film(pack, video_model, start_frames=clip(9))
+    frames = pack.core.start_codes(video_model.family, clip(9).movedim(-1, 1))
+    assert tokens.tokens[:, : 2 * FRAME_TOKENS].equal(frames.flatten(1))
+    assert tokens.tokens.shape == (1, tiny_cosmos.FRAMES * FRAME_TOKENS)
+    assert stats.traces[0].num_tokens == FRAME_TOKENS
+    (image,) = pack.run("MCSJD_Decode", model=video_model, tokens=tokens)
+    expected = pack.core.videos(video_model.family, tokens.tokens)[0].movedim(1, -1)
+    assert image.shape == (FRAMES, SIZE[1], SIZE[0], 3)
+    torch.testing.assert_close(image, expected)
+
+
+def test_of_a_longer_clip_the_last_frames_count(pack, video_model):
+    long = clip(12)
+    drawn = [film(pack, video_model, start_frames=part)[0].tokens for part in (long, long[-9:], long[:9])]
+    assert drawn[0].equal(drawn[1]) and not drawn[0].equal(drawn[2])
+
+
+def test_fewer_frames_are_the_beginning_of_more_with_seed_exact(pack, video_model):
+    short, long = (
+        film(pack, video_model, frames=frames, coupling="seed-exact (Gumbel)")[0].tokens for frames in (9, 0)
+    )
+    assert short.shape[1] == 2 * FRAME_TOKENS and long[:, : short.shape[1]].equal(short)
+
+
+def test_the_video_has_the_model_s_frame_rate(pack, video_model, monkeypatch):
+    made = []
+    module = pack.part("nodes.video")
+    monkeypatch.setattr(module, "Types", type("Types", (), {"VideoComponents": dict}))
+    maker = {"VideoFromComponents": staticmethod(lambda parts: made.append(parts) or "video")}
+    monkeypatch.setattr(module, "InputImpl", type("InputImpl", (), maker))
+    tokens, _ = film(pack, video_model, batch_size=2)
+    frames, video, rate = pack.run("MCSJD_DecodeVideo", model=video_model, tokens=tokens)
+    assert rate == 12.5 and video == "video" and made[0]["frame_rate"] == 12.5
+    assert frames.shape[0] == 2 * FRAMES and made[0]["images"] is frames
+    second = pack.core.videos(video_model.family, tokens.tokens[1:])[0].movedim(1, -1)
+    torch.testing.assert_close(frames[FRAMES:], second)
+    assert pack.run("MCSJD_DecodeVideo", model=video_model, tokens=tokens, frame_rate=24.0)[2] == 24.0
+
+
+def test_previews_show_every_video_s_newest_frame(pack, video_model, monkeypatch):
+    shown = []
+    progress = pack.part("nodes.progress")
+    monkeypatch.setattr(progress.Budget, "rows", lambda self, wanted, is_last=False: wanted)
+    update = progress.Progress.update
+    monkeypatch.setattr(
+        progress.Progress, "update", lambda self, done, picture=None: (shown.append(picture), update(self, done))
+    )
+    film(pack, video_model, batch_size=2)
+    assert shown and all(picture.size == (2 * SIZE[0], SIZE[1]) for picture in shown if picture is not None)
+    assert sum(picture is not None for picture in shown) > 1
+
+
+def test_stats_tell_code_frames_apart(pack, video_model):
+    tokens, stats = film(pack, video_model, batch_size=2)
+    by_frame = stats.compression_by_frame()
+    assert [number for number, _ in by_frame] == [2, 3]
+    # Forwards add up over the frames to the NFE of the picture.
+    analysis = pack.part("mcsjd_core.analysis")
+    for trace in stats.traces:
+        each = analysis.compression_by_frame(trace, stats.grid)
+        assert each[0].isnan()
+        assert (FRAME_TOKENS / each[1:]).sum().item() == pytest.approx(trace.nfe)
+    (image,) = pack.run("MCSJD_Decode", model=video_model, tokens=tokens)
+    report, drawn, overlay, *_ = pack.run("MCSJD_Stats", stats=stats, image=image)
+    assert f"step compression by code frame: 2: {by_frame[0][1]:.1f}, 3: {by_frame[1][1]:.1f}" in report
+    assert len(drawn) == 2 and overlay.shape[0] == 2 * FRAMES
+
+
+def test_the_map_gives_every_frame_the_colours_of_its_code_frame(pack, video_model):
+    tokens, stats = film(pack, video_model)
+    flat = torch.full((FRAMES, SIZE[1], SIZE[0], 3), 0.5)
+    overlay = pack.part("mcsjd_core.charts").acceptance_map(stats, flat)
+    assert overlay[1].equal(overlay[8]) and overlay[9].equal(overlay[16]) and not overlay[8].equal(overlay[0])
+    assert len(pack.part("mcsjd_core.charts").acceptance_map(stats)) == tiny_cosmos.FRAMES
+
+
+def test_memory_asked_for_covers_a_video(pack, video_model, monkeypatch):
+    import comfy.model_management as mm
+
+    asked = []
+    monkeypatch.setattr(mm, "load_models_gpu", lambda models, memory_required, **_: asked.append(memory_required))
+    with LiveBytes() as live:
+        tokens, _ = film(pack, video_model, live_preview=False)
+    assert live.peak <= max(asked) < 8 * live.peak
+    with LiveBytes() as live:
+        pack.run("MCSJD_Decode", model=video_model, tokens=tokens)
+    assert live.peak <= asked[-1] < 8 * live.peak
+
+
+def test_the_loader_says_what_a_video_is(pack, video_model):
+    text = pack.runtime.describe(video_model)
+    assert f"videos of {FRAMES} frames at 12.5 a second, 1 or 9 of them given as start_frames" in text
+
+
+@pytest.mark.parametrize("kind", ["none", "few", "frames", "both", "encode", "crop"])
+def test_what_does_not_fit_is_told_in_a_sentence(pack, video_model, kind):
+    tokens, _ = film(pack, video_model)
+    faults = {
+        "none": lambda: film(pack, video_model, start_frames=None),
+        "few": lambda: film(pack, video_model, start_frames=clip(1)[:0]),
+        "frames": lambda: film(pack, video_model, frames=10),
+        "both": lambda: film(pack, video_model, first_tokens=pack.run("MCSJD_CropTokens", tokens=tokens, rows=2)[0]),
+        "encode": lambda: pack.run("MCSJD_Encode", model=video_model, image=clip(1)),
+        "crop": lambda: pack.run("MCSJD_CropTokens", tokens=tokens, rows=99),
+    }
+    with pytest.raises(pack.core.InputError) as error:
+        faults[kind]()
+    sentence(error)
+    assert film(pack, video_model)[0].tokens.equal(tokens.tokens)
+
+
+@pytest.mark.parametrize("name", ["start_frames", "frames", "text_encoder"])
+def test_models_of_pictures_have_no_use_for_a_video_s_inputs(pack, model, name):
+    changes = {name: {"start_frames": clip(1), "frames": 9, "text_encoder": Encoder()}[name]}
+    with pytest.raises(pack.core.InputError) as error:
+        draw(pack, model, **changes)
+    sentence(error)
+    with pytest.raises(pack.core.InputError) as error:
+        pack.run("MCSJD_DecodeVideo", model=model, tokens=draw(pack, model)[0])
+    assert "MC-SJD Decode" in sentence(error)
+
+
+class Encoder:
+    """A stand-in for ComfyUI's CLIP object: states that depend on the text."""
+
+    def __init__(self):
+        self.seen = []
+
+    def tokenize(self, text: str) -> str:
+        self.seen.append(text)
+        return text
+
+    def encode_from_tokens(self, tokens: str) -> torch.Tensor:
+        return torch.full((1, 3, tiny_cosmos.CONTEXT_DIM), float(len(tokens)))
+
+
+def test_a_text_encoder_of_comfyui_replaces_the_model_s_own(pack, model_folder):
+    tiny_cosmos.write_checkpoint(model_folder / "world", reads_text=True)
+    model = pack.run("MCSJD_LoadModel", model="world", dtype="fp32")[0]
+    encoder = Encoder()
+    texts = {"prompt": "the ball", "cfg": 3.0}
+    drawn = [film(pack, model, **texts | extra)[0].tokens for extra in ({"text_encoder": encoder}, {})]
+    assert set(encoder.seen) == {"the ball", ""} and not drawn[0].equal(drawn[1])
