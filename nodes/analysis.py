@@ -41,8 +41,8 @@ class Stats(io.ComfyNode):
                     options=CHARTS,
                     default=ALL,
                     optional=True,
-                    tooltip="Which chart to draw. All but tokens per forward need record_details to be on in the "
-                    "sampler.",
+                    tooltip="Which chart to draw. All but tokens per forward and, of videos, compression by frame need "
+                    "record_details to be on in the sampler.",
                 ),
             ],
             outputs=[

@@ -100,7 +100,7 @@ def test_stats_tell_code_frames_apart(pack, video_model):
 
 
 def test_the_map_gives_every_frame_the_colours_of_its_code_frame(pack, video_model):
-    tokens, stats = film(pack, video_model)
+    _, stats = film(pack, video_model)
     flat = torch.full((FRAMES, SIZE[1], SIZE[0], 3), 0.5)
     overlay = pack.part("mcsjd_core.charts").acceptance_map(stats, flat)
     assert overlay[1].equal(overlay[8]) and overlay[9].equal(overlay[16]) and not overlay[8].equal(overlay[0])
