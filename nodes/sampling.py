@@ -13,6 +13,8 @@ from .types import CATEGORY, ImageTokens, LoadedModel, ModelSocket, StatsSocket,
 from .video import encoded_texts, start_tokens, video_inputs
 
 METHODS = {label: name for name, label in METHOD_LABELS.items()}
+# In the order of saved graphs: what came later stands last.
+STARTS = [*(name for name in INITIALISERS if name != "previous_frame"), "previous_frame"]
 PROMPT = "red apple"
 
 
@@ -111,7 +113,7 @@ class Sampler(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "initialiser",
-                    options=list(INITIALISERS),
+                    options=STARTS,
                     default="random",
                     tooltip="First guess for a token, before the model has seen it: a random one, the token to its "
                     "left, the one above, the one at its place in the frame before (previous_frame, for videos), or "

@@ -9,7 +9,7 @@ import torch
 
 import tiny
 from mcsjd_core import DecodeSettings, Grid, InputError
-from mcsjd_core.charts import CHARTS, HEIGHT, LEGEND_HEIGHT, WIDTH, acceptance_map, available, chart
+from mcsjd_core.charts import BY_FRAME, CHARTS, HEIGHT, LEGEND_HEIGHT, WIDTH, acceptance_map, available, chart
 from mcsjd_core.report import Report
 from mcsjd_core.trace import RowTrace
 
@@ -21,29 +21,41 @@ def report(batch: int = 1, grid: Grid = Grid(4, 4), **settings) -> Report:
     return Report.of(decoded, DecodeSettings(**settings), model="tiny", device="cpu", dtype="float32", grid=grid)
 
 
+def subject(name: str) -> Grid:
+    """A grid of what the chart is of: one is of videos alone."""
+    return Grid(2, 4, frames=2) if name == BY_FRAME else Grid(4, 4)
+
+
 @pytest.mark.parametrize("name", CHARTS)
 @pytest.mark.parametrize(
     "settings", [{"window": 8}, {"coupling": "autoregressive"}, {"batch": 3, "coupling": "gumbel"}], ids=str
 )
 def test_every_chart_is_drawn_of_every_kind_of_run(name, settings):
-    run, baseline = report(trace_detail=True, **settings), report(coupling="independent", trace_detail=True)
+    grid = subject(name)
+    run = report(trace_detail=True, grid=grid, **settings)
+    baseline = report(coupling="independent", trace_detail=True, grid=grid)
     for drawn in (chart(name, run), chart(name, run, baseline)):
         assert drawn.shape == (HEIGHT, WIDTH, 3) and drawn.dtype == torch.float32
         assert 0 <= drawn.min() < 0.3 and drawn.max() == 1.0  # ink on white
 
 
 def test_a_baseline_is_seen_in_the_chart():
-    run, baseline = report(trace_detail=True), report(coupling="independent", trace_detail=True)
     for name in CHARTS:
+        run, baseline = (
+            report(coupling=coupling, trace_detail=True, grid=subject(name)) for coupling in ("maximal", "independent")
+        )
         if name != "collision against TV":  # which is of one run
             assert not torch.equal(chart(name, run), chart(name, run, baseline)), name
 
 
 def test_without_details_only_counts_can_be_drawn():
     assert available(report()) == ["tokens per forward"]
-    assert available(report(trace_detail=True)) == list(CHARTS)
+    assert available(report(trace_detail=True)) == [name for name in CHARTS if name != BY_FRAME]
+    assert available(report(grid=subject(BY_FRAME))) == ["tokens per forward", BY_FRAME]
     with pytest.raises(InputError, match="record_details"):
         chart("acceptance trajectories", report())
+    with pytest.raises(InputError, match="videos"):
+        chart(BY_FRAME, report())
 
 
 def test_a_baseline_without_details_is_left_out():
