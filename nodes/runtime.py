@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .. import mcsjd_core
 from ..mcsjd_core import Decoded, DecodeSettings, Grid, InputError, Step, video
-from ..mcsjd_core.models.interface import Family, Prompt, Video
+from ..mcsjd_core.models.interface import Video, empty_prompt
 from ..mcsjd_core.sizes import choose_size
 from ..mcsjd_core.video import token_grid
 from ..mcsjd_core.weight_error import logits_moved
@@ -102,7 +102,7 @@ def describe(model: LoadedModel) -> str:
     family, settings = model.family, DecodeSettings(window=model.family.defaults.window)
     parameters = sum(p.numel() for p in family.token_model.parameters())
     weights, codec = (patcher.model_size() for patcher in (model.token_patcher, model.codec_patcher))
-    prompt, grid = empty_prompt(family), family.grid()
+    prompt, grid = empty_prompt(family, guided=True), family.grid()
     run = decode_bytes(family, prompt, settings, grid)
     drawn = "picture" if family.video is None else "video"
     error = "" if model.logits_moved is None else f", which move its logits by {model.logits_moved:.1%} (rms)"
@@ -116,15 +116,6 @@ def describe(model: LoadedModel) -> str:
             f"decoding it: {bytes_name(codec_bytes(family, 1, grid))}",
         )
     )
-
-
-def empty_prompt(family: Family) -> Prompt:
-    """As long a prompt as a run needs at least, made without a class and without a text encoder."""
-    if family.video is None:
-        return family.prompt([""], None, True)
-    if not family.video.reads_text:
-        return family.prompt([""], None, False)
-    return family.prompt([""], None, True, encoded={"": torch.zeros(0, family.token_model.model.config.context_dim)})
 
 
 def video_lines(clip: Video | None) -> list[str]:

@@ -120,6 +120,14 @@ def test_memory_asked_for_covers_a_video(pack, video_model, monkeypatch):
     assert live.peak <= asked[-1] < 8 * live.peak
 
 
+def test_the_loader_needs_no_text_encoder(pack, model_folder):
+    tiny_cosmos.write_checkpoint(model_folder / "world", reads_text=True)
+    (model_folder / "world" / "t5" / "tokenizer.json").unlink()
+    for dtype in ("fp32", "fp8 weights"):
+        model = pack.run("MCSJD_LoadModel", model="world", dtype=dtype)[0]
+        assert "one video, guided" in pack.runtime.describe(model)
+
+
 def test_the_loader_says_what_a_video_is(pack, video_model):
     text = pack.runtime.describe(video_model)
     assert f"videos of {FRAMES} frames at 12.5 a second, 1 or 9 of them given as start_frames" in text

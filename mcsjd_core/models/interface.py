@@ -152,3 +152,16 @@ class Family(Protocol):
 
         Video: `prompt(texts, negatives, guided, size, encoded=None)`.
         """
+
+
+def empty_prompt(model: Family, guided: bool) -> Prompt:
+    """The prompt that says nothing, for one picture or video: made without a class and without a text encoder.
+
+    A model that reads no text has no guidance, and gets none.
+    """
+    if model.video is None:
+        return model.prompt([""], None, guided)
+    if not model.video.reads_text:
+        return model.prompt([""], None, False)
+    no_states = torch.zeros(0, model.token_model.model.config.context_dim)
+    return model.prompt([""], None, guided, encoded={"": no_states})
