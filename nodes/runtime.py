@@ -26,7 +26,7 @@ from .types import ImageTokens, LoadedModel
 
 SMALL = {"fp8 weights": "fp8", "int8 weights": "int8"}  # the core's names of how matrices are held in 8 bits
 DTYPES = {"auto": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, **dict.fromkeys(SMALL)}
-LAYERS = ("Linear", "Embedding", "RMSNorm", "Conv2d", "GroupNorm")  # what the core builds its models from
+LAYERS = ("Linear", "Embedding", "RMSNorm", "Conv2d", "Conv3d", "GroupNorm")  # what the core builds its models from
 PICTURES_AT_ONCE = 4  # decoded together; cancel is looked at in between
 
 # Newer versions leave a layer without weights until a file is loaded, but the core needs to see their shapes. Layers with
