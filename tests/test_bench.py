@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -25,6 +26,7 @@ from mcsjd_core.bench import (
     peer,
     shapes,
     stopwatch,
+    trajectories,
     transfers,
 )
 from mcsjd_core.bench.janus_checkpoint import JanusSize
@@ -36,7 +38,7 @@ from tiny_checkpoint import write_tiny_checkpoint
 ROOT = Path(__file__).resolve().parent.parent
 KEYS = {
     "step_compression", "speedup", "overhead_share", "transfers_per_iteration", "ar_ratio_to_transformers",
-    "auto_window_slowdown", "forward_cost", "memory", "peak_bytes", "machine", "plan", "sections",
+    "auto_window_slowdown", "trajectories", "forward_cost", "memory", "peak_bytes", "machine", "plan", "sections",
 }  # fmt: skip
 PLAN = replace(
     bench.QUICK, prompts=3, windows=(3, 5), batches=(1, 2), repeats=3, auto_repeats=3, auto_windows=(3, 5), rows=3,
@@ -82,6 +84,8 @@ def test_all_figures_are_there(result):
     assert set(result["speedup"]["maximal"]) == {"3", "5", "auto"} and set(result["speedup"]["gumbel"]) == {"3", "5"}
     assert set(result["auto_window_slowdown"]) == {"1", "2"}
     assert set(result["overhead_share"]) == {"tiny", *(f"Janus-Pro-1B, {law}" for law in breakdown.LAWS)}
+    assert set(result["trajectories"]) == set(trajectories.LAWS)
+    assert all(set(counts) == {"1", "2"} for counts in result["trajectories"].values())
     assert set(result["forward_cost"]) == set(shapes.SHAPES)
 
 
@@ -127,6 +131,13 @@ def test_slowdowns_of_the_automatic_window_follow_from_the_seconds(result):
             )
 
 
+def test_compression_by_trajectories_follows_from_the_forwards(result):
+    for law, found in result["sections"]["trajectories"]["laws"].items():
+        for count, runs in found["runs"].items():
+            assert len(runs) == 2
+            assert result["trajectories"][law][count] == pytest.approx(mean(r["tokens"] / r["nfe"] for r in runs))
+
+
 def test_the_overhead_is_what_is_not_the_forward(result):
     cases = [case for case in result["sections"]["breakdown"]["cases"] if case["coupling"] == "maximal"]
     assert len(cases) == 1 + len(breakdown.LAWS)
@@ -145,6 +156,14 @@ def test_the_cost_of_a_window_is_in_forwards_of_ar(result):
             assert spread["low"] <= spread["median"] <= spread["high"]
         # As many tokens a forward as the forward costs: no gain.
         assert forward.predicted_speedup(found, "4", result["forward_cost"][name]["4"]) == pytest.approx(1)
+
+
+def test_trajectories_cost_the_places_that_they_add():
+    found = {"seconds": {str(w): {"median": 1.0 + w} for w in (1, 16, 32, 64)}}
+    assert forward.trajectory_cost(found, 16, 2) == pytest.approx(33 / 17)
+    assert forward.trajectory_cost(found, 32, 3) == pytest.approx(65 / 33)
+    assert forward.seconds_at(found, 40) == pytest.approx(41)
+    assert math.isnan(forward.trajectory_cost(found, 64, 2))
 
 
 def test_a_forward_of_fewer_layers_is_scaled_to_all_of_them(monkeypatch, small_shapes):

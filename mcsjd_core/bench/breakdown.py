@@ -8,7 +8,7 @@ from ..coupling import COUPLINGS
 from ..decode import DecodeSettings
 from ..grid import Grid
 from ..laws import LawSettings
-from ..timing import PARTS, part_seconds
+from ..timing import PARTS, overhead_share, part_seconds
 from .drawing import checkpoint_law, texts, upper
 from .plan import Bench
 from .shapes import SHAPES, ShapedModel
@@ -61,15 +61,10 @@ def _case(shape: str, coupling: str, law: LawSettings, parts: dict[str, float], 
     return {"shape": shape, "coupling": coupling, "law": asdict(law), "seconds": parts, "timed_and_all_layers": layers}
 
 
-def share(seconds: dict[str, float]) -> float:
-    """Of an iteration that is not the forward."""
-    return 1 - seconds["forward"] / sum(seconds.values())
-
-
 def headline(data: dict) -> dict:
     return {
         "overhead_share": {
-            case["shape"]: share(case["seconds"]) for case in data["cases"] if case["coupling"] == COUPLING
+            case["shape"]: overhead_share(case["seconds"]) for case in data["cases"] if case["coupling"] == COUPLING
         }
     }
 
@@ -81,7 +76,7 @@ def tables(data: dict) -> list[Table]:
             case["shape"],
             case["coupling"],
             *(f"{1000 * case['seconds'][part]:.2f}" for part in PARTS),
-            f"{100 * share(case['seconds']):.1f} %",
+            f"{100 * overhead_share(case['seconds']):.1f} %",
         ]
         for case in data["cases"]
     ]

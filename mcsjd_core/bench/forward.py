@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
+
+from ..decode import DecodeSettings
+from ..settings import SIDE_PLACES
 from .plan import Bench
 from .shapes import SHAPES, ShapedModel
 from .tables import Table, milliseconds
@@ -29,9 +34,24 @@ def _measure_shape(bench: Bench, name: str) -> dict:
     }
 
 
+def seconds_at(found: dict, width: int) -> float:
+    """Median seconds of a forward; between two measured widths on a line from one to the other, beyond the last none."""
+    measured = sorted((int(window), spread["median"]) for window, spread in found["seconds"].items())
+    for (left, before), (right, after) in pairwise(measured):
+        if left <= width <= right:
+            return before + (after - before) * (width - left) / (right - left)
+    return math.nan
+
+
 def cost(found: dict, window: int | str) -> float:
     """How many forwards of one token a forward of the window costs."""
-    return found["seconds"][str(window)]["median"] / found["seconds"]["1"]["median"]
+    return seconds_at(found, int(window)) / seconds_at(found, 1)
+
+
+def trajectory_cost(found: dict, window: int, count: int) -> float:
+    """How much dearer than with one trajectory a forward with `count` is: the factor that step compression has to grow by."""
+    settings = DecodeSettings("gumbel_exact", window, trajectories=count)
+    return seconds_at(found, window + settings.side_slots) / seconds_at(found, window)
 
 
 def predicted_speedup(found: dict, window: int | str, compression: float) -> float:
@@ -77,19 +97,15 @@ def _times(data: dict) -> Table:
 
 
 def _trajectories(data: dict) -> Table:
-    """M trajectories of W tokens as a forward of M W tokens; the block mask over the shared prefix only takes work away."""
-    header = ["shape", "W", *(f"M = {count} pays above" for count in TRAJECTORIES)]
     rows = []
     for name, found in data["shapes"].items():
-        for window in found["seconds"]:
-            wider = [str(count * int(window)) for count in TRAJECTORIES]
-            if window != "1" and any(each in found["seconds"] for each in wider):
-                base = cost(found, window)
-                rows.append(
-                    [name, window, *(f"{cost(found, w) / base:.2f}" if w in found["seconds"] else "-" for w in wider)]
-                )
+        for window in (window for window in found["seconds"] if int(window) >= SIDE_PLACES):
+            factors = [trajectory_cost(found, int(window), count) for count in TRAJECTORIES]
+            if not math.isnan(factors[0]):
+                rows.append([name, window, *("-" if math.isnan(factor) else f"{factor:.2f}" for factor in factors)])
     note = (
-        "M trajectories of W tokens pay where they raise step compression by more than this factor: the time of a forward of "
-        "M W tokens over that of W."
+        f"M trajectories pay where they raise step compression by more than this factor: the time of a forward of the window "
+        f"and {SIDE_PLACES} places for each side trajectory, over that of the window."
     )
+    header = ["shape", "W", *(f"M = {count} pays above" for count in TRAJECTORIES)]
     return Table("Where parallel trajectories would pay", header, rows, note)
