@@ -22,18 +22,28 @@ def to_image(pixels: Tensor) -> Image.Image:
     return Image.fromarray((pixels * 255).round().byte().movedim(0, -1).cpu().numpy())
 
 
+def on_white(image: Image.Image) -> Image.Image:
+    """In RGB, with white behind what is transparent."""
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+def to_pixels(image: Image.Image) -> Tensor:
+    """Pixels [3, H, W] in 0..1 of an RGB image."""
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return pixels.view(image.height, image.width, 3).movedim(-1, 0).float() / 255
+
+
 def read_codes(path: Path, model: Family, size: str | None = None) -> Tensor:
     """Codes [1, rows, columns] of the picture in a file, on white where it is transparent, resized to `size`."""
     try:
         with Image.open(path) as file:
-            image = file.convert("RGBA")
+            image = on_white(file)
     except (OSError, Image.DecompressionBombError) as error:
         raise InputError(f"{path} cannot be read as a picture ({error}); give a PNG or JPEG file.") from None
     grid, factor = model.grid(size), model.codec.config.downsampling
-    on_white = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    resized = on_white.resize((grid.columns * factor, grid.rows * factor), Image.Resampling.LANCZOS)
-    pixels = torch.frombuffer(bytearray(resized.tobytes()), dtype=torch.uint8).view(1, resized.height, resized.width, 3)
-    return model.codec.encode(pixels.movedim(-1, 1).to(model.codec.input_device).float() / 255)
+    resized = image.resize((grid.columns * factor, grid.rows * factor), Image.Resampling.LANCZOS)
+    return model.codec.encode(to_pixels(resized)[None].to(model.codec.input_device))
 
 
 def write_tokens(path: Path, tokens: Tensor) -> None:

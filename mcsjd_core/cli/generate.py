@@ -1,4 +1,4 @@
-"""`generate`: one picture for every prompt and seed."""
+"""`generate`: one picture, or one video, for every prompt and seed."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from ..errors import InputError
 from ..models.interface import Family
 from ..sampling import pictures, sample
 from ..sizes import choose_size
+from ..video import start_codes, token_grid, videos
+from .clips import VIDEO_SUFFIXES, check_writable, read_clip, write_clip
 from .files import TOKEN_SUFFIXES, read_codes, read_tokens, to_image, write_tokens
 from .options import (
     add_initialiser_argument,
@@ -32,16 +34,16 @@ from .progress import advance, token_bar
 def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "generate",
-        help="draw pictures",
-        description="Draw a picture for every prompt, and write it as PNG.",
+        help="draw pictures, or go on with videos",
+        description="Draw a picture for every prompt, and write it as PNG; models of video write MP4 or animated WebP.",
     )
-    parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="what to draw")
+    parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="what to draw; '' where a model reads no text")
     parser.add_argument(
         "--out",
         type=Path,
-        default=Path("picture.png"),
-        metavar="PNG",
-        help="file to write; several pictures become NAME-1.png, NAME-2.png ... (default: %(default)s)",
+        metavar="FILE",
+        help="file to write: .png, for videos .mp4 (needs the package av) or .webp; several become NAME-1.png, "
+        "NAME-2.png ... (default: picture.png, or video.webp)",
     )
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="pictures of each prompt (default: 1)")
     parser.add_argument(
@@ -95,6 +97,16 @@ def _add_start_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--continue-from", type=Path, metavar="IMAGE", help="picture whose upper rows are kept")
     group.add_argument("--keep-rows", type=int, metavar="R", help="grid rows to keep of it (default: half of them)")
     group.add_argument(
+        "--start-frames",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="for models of video: pictures, a folder of them, or a video; the last frames are gone on from",
+    )
+    group.add_argument(
+        "--frames", type=int, metavar="N", help="length of a video with its start (default: the model's)"
+    )
+    group.add_argument(
         "--warm-tokens",
         type=Path,
         metavar="FILE",
@@ -107,10 +119,10 @@ def run(arguments: argparse.Namespace) -> None:
     model = open_model(arguments)
     settings = _settings(arguments, model)
     texts = [prompt for prompt in arguments.prompts for _ in range(arguments.batch)]
-    grid = model.grid(arguments.size)
-    first, given = _first_codes(arguments, model), 0
-    if first is not None:
-        given = first.shape[1] * grid.stride
+    grid = token_grid(model, arguments.size, arguments.frames)
+    out = _out_file(arguments.out, model)
+    first = _first_codes(arguments, model)
+    given = 0 if first is None else grid.tokens(first).shape[1]
     earlier = None if arguments.warm_tokens is None else read_tokens(arguments.warm_tokens)
     with token_bar(len(texts) * (grid.num_tokens - given), arguments.quiet) as bar:
         decoded = sample(
@@ -118,14 +130,14 @@ def run(arguments: argparse.Namespace) -> None:
             texts,
             settings,
             size=arguments.size,
+            frames=arguments.frames,
             negatives=[arguments.negative] * len(texts),
             first_codes=first,
             earlier_tokens=earlier,
             on_step=advance(bar, given),
         )
-    files = _picture_files(arguments.out, len(texts))
-    for file, pixels in zip(files, pictures(model, decoded.tokens, arguments.size), strict=True):
-        to_image(pixels).save(file)
+    files = _numbered(out, len(texts))
+    _write(files, model, decoded.tokens, arguments.size)
     if arguments.save_tokens:
         write_tokens(arguments.save_tokens, decoded.tokens)
     if arguments.trace:
@@ -138,6 +150,8 @@ def _check(arguments: argparse.Namespace) -> None:
     """Everything that can be said before the model is loaded."""
     if arguments.batch < 1:
         raise InputError(f"--batch must be at least 1, got {arguments.batch}.")
+    if arguments.start_frames is not None and arguments.continue_from is not None:
+        raise InputError("Both --start-frames and --continue-from say how to begin; give one of them.")
     if arguments.keep_rows is not None and arguments.continue_from is None:
         raise InputError("--keep-rows says how much of a picture to keep; name the picture with --continue-from.")
     if arguments.warm_tokens is not None and arguments.initialiser not in (None, "warm"):
@@ -148,7 +162,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise InputError("The warm initialiser needs the tokens of an earlier result; give them with --warm-tokens.")
     if arguments.trace_detail and arguments.trace is None:
         raise InputError("--trace-detail adds to the trace; name the trace's file with --trace.")
-    output_file(arguments.out, ".png")
+    if arguments.out is not None:
+        output_file(arguments.out, ".png", *VIDEO_SUFFIXES)
     if arguments.trace:
         output_file(arguments.trace, ".json")
     if arguments.save_tokens:
@@ -169,9 +184,13 @@ def _settings(arguments: argparse.Namespace, model: Family) -> DecodeSettings:
 
 
 def _first_codes(arguments: argparse.Namespace, model: Family) -> Tensor | None:
-    """Codes [1, R, columns] of the rows to keep, None to draw the whole picture."""
+    """Codes of what is kept: [1, R, columns] of a picture's rows, [1, f, rows, columns] of start frames, or None."""
+    if arguments.start_frames is not None:
+        return start_codes(model, read_clip(arguments.start_frames), arguments.size)
     if arguments.continue_from is None:
         return None
+    if model.video is not None:
+        raise InputError("This model draws video: give it --start-frames in place of --continue-from.")
     rows = model.grid(arguments.size).rows
     keep = rows // 2 if arguments.keep_rows is None else arguments.keep_rows
     if not 1 <= keep < rows:
@@ -181,7 +200,24 @@ def _first_codes(arguments: argparse.Namespace, model: Family) -> Tensor | None:
     return read_codes(arguments.continue_from, model, arguments.size)[:, :keep]
 
 
-def _picture_files(out: Path, count: int) -> list[Path]:
+def _out_file(out: Path | None, model: Family) -> Path:
+    """The file asked for, if the model's pictures or videos can be written to such a one."""
+    default, suffixes = ("picture.png", (".png",)) if model.video is None else ("video.webp", VIDEO_SUFFIXES)
+    out = output_file(Path(default) if out is None else out, *suffixes)
+    check_writable(out)
+    return out
+
+
+def _write(files: list[Path], model: Family, tokens: Tensor, size: str | None) -> None:
+    if model.video is None:
+        for file, pixels in zip(files, pictures(model, tokens, size), strict=True):
+            to_image(pixels).save(file)
+        return
+    for file, frames in zip(files, videos(model, tokens, size), strict=True):
+        write_clip(file, frames, model.video.frame_rate)
+
+
+def _numbered(out: Path, count: int) -> list[Path]:
     if count == 1:
         return [out]
     digits = len(str(count))
@@ -190,7 +226,7 @@ def _picture_files(out: Path, count: int) -> list[Path]:
 
 def _trace(arguments, model: Family, settings: DecodeSettings, texts, files, decoded: Decoded) -> dict:
     """The trace file's content; `pictures` holds one row trace a picture."""
-    grid = model.grid(arguments.size)
+    grid = token_grid(model, arguments.size, arguments.frames)
     return {
         "model": arguments.model.name,
         "family": model.name,

@@ -1,0 +1,112 @@
+"""Videos on the command line: frames in from files, MP4 and animated WebP out, read back by the libraries themselves."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+import tiny_cosmos
+from mcsjd_core.cli import FAILED, clips, main
+
+WIDTH, HEIGHT = tiny_cosmos.COLUMNS * 16, tiny_cosmos.ROWS * 16
+FRAMES = 1 + (tiny_cosmos.FRAMES - 1) * 8
+FRAME_TOKENS = tiny_cosmos.ROWS * tiny_cosmos.COLUMNS
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return tiny_cosmos.write_checkpoint(tmp_path_factory.mktemp("world") / "tiny", reads_text=False, frame_rate=12.5)
+
+
+@pytest.fixture
+def cli(world, tmp_path, monkeypatch):
+    """Runs `generate` in tmp_path with a tiny model of video; gives its exit code."""
+    monkeypatch.chdir(tmp_path)
+    for number in range(9):
+        colour = (20 * number, 255 - 20 * number, 90)
+        Image.new("RGB", (70, 50), colour).save(f"{number}.png")
+    return lambda *argv: main(["generate", "", *map(str, argv), "--cfg", "1", "--model", str(world), "--quiet"])
+
+
+def test_a_webp_has_every_frame_and_the_rate(cli, tmp_path):
+    assert cli("--start-frames", "0.png") == 0
+    with Image.open(tmp_path / "video.webp") as video:
+        assert (video.n_frames, video.size, video.info["loop"]) == (FRAMES, (WIDTH, HEIGHT), 0)
+        video.load()
+        assert video.info["duration"] == 80
+
+
+def test_an_mp4_has_every_frame_and_the_rate(cli, tmp_path):
+    av = pytest.importorskip("av")
+    assert cli("--start-frames", "0.png", "--out", "new/v.mp4", "--batch", 2) == 0
+    for name in ("v-1.mp4", "v-2.mp4"):
+        with av.open(str(tmp_path / "new" / name)) as container:
+            stream = container.streams.video[0]
+            assert stream.average_rate == 12.5 and (stream.width, stream.height) == (WIDTH, HEIGHT)
+            assert sum(1 for _ in container.decode(video=0)) == FRAMES
+
+
+def test_frames_come_from_pictures_a_folder_an_animation_or_a_video(cli, tmp_path):
+    pytest.importorskip("av")
+    files = [tmp_path / f"{number}.png" for number in range(9)]
+    frames = clips.read_clip(files)
+    assert frames.shape == (9, 3, 50, 70) and frames[3, 0].mean().item() == pytest.approx(60 / 255)
+    assert clips.read_clip([tmp_path]).equal(frames)
+    for name, tolerance in (("clip.webp", 0.03), ("clip.mp4", 0.06)):  # both lose a little
+        clips.write_clip(tmp_path / name, frames, 25)
+        torch.testing.assert_close(clips.read_clip([tmp_path / name]), frames, atol=tolerance, rtol=0)
+
+
+def test_nine_frames_are_more_of_a_start_than_one(cli, tmp_path):
+    for name, start, length in (("one", ["8.png"], FRAMES), ("nine", ["."], FRAMES), ("short", ["8.png"], 9)):
+        arguments = (
+            "--start-frames",
+            *start,
+            "--frames",
+            length,
+            "--trace",
+            f"{name}.json",
+            "--out",
+            f"../{name}.webp",
+        )
+        assert cli(*arguments) == 0
+    drawn = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "nine", "short")}
+    starts = {name: trace["pictures"][0]["starts"][0] for name, trace in drawn.items()}
+    assert starts == {"one": FRAME_TOKENS, "nine": 2 * FRAME_TOKENS, "short": FRAME_TOKENS}
+    assert [drawn[name]["grid"]["frames"] for name in ("one", "short")] == [tiny_cosmos.FRAMES, 2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "1 or 9 start frames"),
+        (("--start-frames", "0.png", "--frames", "10"), "1 + 8 k"),
+        (("--start-frames", "0.png", "--frames", "99"), "at most"),
+        (("--start-frames", "none.png"), "none.png cannot be read as a picture"),
+        (("--start-frames", "none.mp4"), "none.mp4 cannot be read as a video"),
+        (("--start-frames", "text.mp4"), "text.mp4 cannot be read as a video"),
+        (("--start-frames", "empty"), "holds no pictures"),
+        (("--start-frames", "0.png", "other.png"), "one size"),
+        (("--start-frames", "0.png", "--out", "x.png"), "must end in .mp4 or .webp"),
+        (("--start-frames", "0.png", "--continue-from", "0.png"), "give one of them"),
+        (("--continue-from", "0.png"), "--start-frames"),
+    ],
+)
+def test_mistakes_are_answered_with_a_sentence(cli, tmp_path, capsys, arguments, says):
+    pytest.importorskip("av")
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "empty").mkdir()
+    Image.new("RGB", (8, 8)).save("other.png")
+    assert cli(*arguments) == FAILED
+    error = capsys.readouterr().err.strip()
+    assert says in error and "\n" not in error and error.endswith(".")
+    assert not (tmp_path / "video.webp").exists()
+
+
+def test_without_av_an_mp4_is_refused_before_anything_is_drawn(cli, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "av", None)
+    assert cli("--start-frames", "0.png", "--out", "x.mp4") == FAILED
+    assert "pip install av" in capsys.readouterr().err
