@@ -67,7 +67,8 @@ def test_generate_takes_every_sampler_setting(cli, tmp_path, coupling):
     assert cli("generate", "x", "--coupling", coupling, *settings, "--initialiser", "left", "--trace", "t.json") == 0
     recorded = json.loads((tmp_path / "t.json").read_text())["settings"]
     assert recorded.pop("law") == {"cfg_scale": 1.5, "temperature": 0.8, "top_k": 9, "top_p": 0.95}
-    assert recorded == {"coupling": coupling, "window": 5, "initialiser": "left", "seed": 3, "trace_detail": False}
+    given = {"coupling": coupling, "window": 5, "initialiser": "left", "seed": 3}
+    assert recorded == given | {"trace_detail": False, "trajectories": 1, "execution": "eager"}
 
 
 def test_settings_left_out_are_the_checkpoints_own(cli, tmp_path):
@@ -221,7 +222,7 @@ def test_the_law_is_described_by_what_is_switched_on():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("generate", "x", "--window", "0"), "window must be at least 1, got 0"),
+        (("generate", "x", "--window", "-1"), "window must be at least 1"),
         (("generate", "x", "--top-k", "-1"), "top_k must be 0"),
         (("generate", "x", "--temperature", "nan"), "temperature must be"),
         (("generate", "x", "--batch", "0"), "--batch must be at least 1"),
@@ -238,7 +239,7 @@ def test_the_law_is_described_by_what_is_switched_on():
         (("generate", "x", "--warm-tokens", "short.json", "--initialiser", "left"), "warm initialiser"),
         (("generate", "x", "--device", "nowhere"), "nowhere"),
         (("generate", "x", "--size", "9x9"), f"its sizes are {WIDTH}x{HEIGHT}"),
-        (("compare", "x", "--windows", "4,0"), "window must be at least 1, got 0"),
+        (("compare", "x", "--windows", "4,-1"), "window must be at least 1"),
         (("compare", "x", "--seeds", "-1"), "seed must be between 0"),
         (("compare", "x", "--size", "9x9"), f"its sizes are {WIDTH}x{HEIGHT}"),
         (("compare", "x", "--json", "records.txt"), "must end in .json"),
