@@ -17,6 +17,7 @@ sys.path.insert(0, str(ROOT))
 
 from mcsjd_core import bench  # noqa: E402
 from mcsjd_core.bench.machine import sentence  # noqa: E402
+from mcsjd_core.bench.tables import wrapped  # noqa: E402
 from mcsjd_core.report import METHOD_LABELS  # noqa: E402
 
 README, JSON = ROOT / "README.md", ROOT / "docs" / "bench.json"
@@ -45,7 +46,7 @@ def replaced(page: str, text: str) -> str:
 
 def _introduction(result: dict) -> str:
     plan = "" if result["plan"]["name"] == "full" else f" A {result['plan']['name']} run: few pictures, not all tokens."
-    return (
+    return wrapped(
         f"Measured in one run on {sentence(result['machine'])}. Written by `scripts/make_how_fast.py` from "
         f"[`docs/bench.json`](docs/bench.json), which `python3 dev.py bench --json docs/bench.json` makes.{plan}"
     )
@@ -68,7 +69,7 @@ def _highlights(result: dict) -> list[str]:
         lines.append(f"- Plain AR against transformers' `generate`, in tokens per second: {parts}.")
     for shape, share in result.get("overhead_share", {}).items():
         lines.append(f"- Share of an iteration that is not the forward, {shape}: {100 * share:.1f} %.")
-    return ["\n".join(lines)] if lines else []
+    return ["\n".join(map(wrapped, lines))] if lines else []
 
 
 def _folded(title: str, text: str) -> str:

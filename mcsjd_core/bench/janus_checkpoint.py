@@ -23,7 +23,7 @@ class JanusSize:
     heads: int = 6
     ffn_dim: int = 2112
     codes: int = 16384
-    side: int = 12
+    side: int = 8
 
 
 def write(directory: Path, size: JanusSize) -> Path:

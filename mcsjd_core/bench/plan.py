@@ -29,10 +29,10 @@ class Plan:
     rows: int | None = None
     trajectories: tuple[int, ...] = (1, 2, 4, 8)
     trajectory_window: int = 64
-    trajectory_prompts: int = 8
+    trajectory_prompts: int = 6
     forward_windows: tuple[int, ...] = (1, 4, 8, 16, 32, 64, 128, 192)
     iterations: int = 16  # of a decode whose parts are clocked
-    peer_side: int = 12  # tokens in a row and in a column
+    peer_side: int = 8  # tokens in a row and in a column
     timed_layers: int = 2  # of a model of 7 billion parameters; four times as many of one of 1 billion
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
+
+WIDTH = 125  # of lines of text
 
 
 @dataclass(frozen=True)
@@ -15,13 +18,19 @@ class Table:
     note: str = ""
 
     def text(self) -> str:
-        parts = [self.title, aligned(self.header, self.rows), self.note]
+        parts = [self.title, aligned(self.header, self.rows), wrapped(self.note)]
         return "\n".join(part for part in parts if part)
 
     def markdown(self) -> str:
         lines = [self.header, ["---"] * len(self.header), *self.rows]
-        parts = [f"**{self.title}**", "\n".join(f"| {' | '.join(cells)} |" for cells in lines), self.note]
+        parts = [f"**{self.title}**", "\n".join(f"| {' | '.join(cells)} |" for cells in lines), wrapped(self.note)]
         return "\n\n".join(part for part in parts if part)
+
+
+def wrapped(text: str) -> str:
+    """Lines of WIDTH at most; those of a list begin below its first."""
+    indent = "  " if text.startswith("- ") else ""
+    return textwrap.fill(text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def aligned(header: list[str], rows: list[list[str]], left: tuple[int, ...] = (0,)) -> str:

@@ -57,11 +57,14 @@ def compression(runs: list[dict]) -> float:
 def tables(data: dict) -> list[Table]:
     found = headline(data)["trajectories"]
     counts = list(next(iter(found.values())))
-    rows = [[label, *(f"{values[count]:.2f}" for count in counts)] for label, values in found.items()]
+    rows = [
+        [label, *(f"{values[count]:.2f} (x {values[count] / values[counts[0]]:.2f})" for count in counts)]
+        for label, values in found.items()
+    ]
     tokens = next(iter(next(iter(data["laws"].values()))["runs"].values()))[0]["tokens"]
     prompts = f"{data['prompts']} prompt{'s' if data['prompts'] > 1 else ''}"
     note = (
-        f"Step compression, coupling {data['coupling']}, W {data['window']}, {tokens} tokens, mean of {prompts}. Side "
-        f"trajectories take part in the window's first {SIDE_PLACES} places, and make the forward wider by these."
+        f"Step compression and its gain, coupling {data['coupling']}, W {data['window']}, {tokens} tokens, mean of {prompts}. "
+        f"Side trajectories take part in the window's first {SIDE_PLACES} places, and make the forward wider by these."
     )
     return [Table("Parallel trajectories", ["law", *(f"M = {count}" for count in counts)], rows, note)]
