@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from . import folders, runtime
+from .speed import EXECUTIONS, execution_input
 from .types import CATEGORY, ModelSocket, in_node
 
 
@@ -36,18 +37,19 @@ class LoadModel(io.ComfyNode):
                     "slightly other pictures (int8 ones less so; they need the package torchao). The codec, which turns "
                     "tokens into pictures, always runs in fp32.",
                 ),
+                execution_input(),
             ],
             outputs=[ModelSocket.Output(display_name="model", tooltip="For the sampler and for decode.")],
             is_output_node=True,  # so that it can run alone, and shows its text again when ComfyUI remembers the model
         )
 
     @classmethod
-    def fingerprint_inputs(cls, model: str, dtype: str) -> str:
+    def fingerprint_inputs(cls, model: str, dtype: str, execution: str = EXECUTIONS[0]) -> str:
         """Changed files are read again."""
         directory = folders.checkpoints().get(model)
         return "" if directory is None else folders.identity(directory)
 
     @classmethod
-    def execute(cls, model: str, dtype: str) -> io.NodeOutput:
-        loaded = runtime.load_model(model, dtype)
+    def execute(cls, model: str, dtype: str, execution: str = EXECUTIONS[0]) -> io.NodeOutput:
+        loaded = runtime.load_model(model, dtype, execution)
         return io.NodeOutput(loaded, ui=in_node(runtime.describe(loaded)))

@@ -22,6 +22,7 @@ from ..mcsjd_core.weight_error import logits_moved
 from .folders import find_checkpoint, identity
 from .memory import codec_bytes, decode_bytes
 from .progress import PREVIEWED, LivePreview, Progress, check_cancelled
+from .speed import EXECUTIONS, check_execution, compiler_errors
 from .types import ImageTokens, LoadedModel
 
 SMALL = {"fp8 weights": "fp8", "int8 weights": "int8"}  # the core's names of how matrices are held in 8 bits
@@ -78,9 +79,10 @@ def check_fp8(device: torch.device, dtype: torch.dtype) -> None:
         raise InputError(f"{device} cannot hold fp8 weights ({reason}); choose bf16, fp16 or fp32.") from None
 
 
-def load_model(name: str, dtype_choice: str) -> LoadedModel:
+def load_model(name: str, dtype_choice: str, execution: str = EXECUTIONS[0]) -> LoadedModel:
     """Read a checkpoint into ordinary memory; it moves to the device when it is used. Stop works between tensors."""
     path = find_checkpoint(name)
+    check_execution(execution, mm.get_torch_device())
     device, offload_device = mm.get_torch_device(), mm.unet_offload_device()
     dtype, weights = choose_dtype(dtype_choice, device), SMALL.get(dtype_choice, "full")
     if weights == "fp8":
@@ -94,7 +96,7 @@ def load_model(name: str, dtype_choice: str) -> LoadedModel:
         ModelPatcher(m, load_device=device, offload_device=offload_device) for m in (family.token_model, family.codec)
     ]
     dtype_name = str(dtype).removeprefix("torch.") + (f" with {dtype_choice}" if dtype_choice in SMALL else "")
-    return LoadedModel(name, identity(path), family, dtype_name, *patchers, moved)
+    return LoadedModel(name, identity(path), family, dtype_name, *patchers, execution, moved)
 
 
 def describe(model: LoadedModel) -> str:
@@ -171,7 +173,7 @@ def sample(
     def on_step(step: Step) -> None:
         progress.update(sum(step.done), preview.picture(step))
 
-    with memory_freed_on_error():
+    with memory_freed_on_error(), compiler_errors(settings.execution):
         decoded = mcsjd_core.sample(
             family,
             texts,

@@ -9,6 +9,7 @@ from ..mcsjd_core import INITIALISERS, DecodeSettings, InputError, LawSettings
 from ..mcsjd_core.report import METHOD_LABELS, Report
 from ..mcsjd_core.sizes import choose_size
 from . import runtime
+from .speed import check_trajectories, trajectories_input
 from .types import CATEGORY, ImageTokens, LoadedModel, ModelSocket, StatsSocket, TokensSocket, size_input
 from .video import encoded_texts, start_tokens, video_inputs
 
@@ -161,6 +162,7 @@ class Sampler(io.ComfyNode):
                     "time and memory, and changes no picture; leave it off to measure seconds.",
                 ),
                 *video_inputs(),
+                trajectories_input(),
             ],
             outputs=[
                 TokensSocket.Output(display_name="tokens", tooltip="The drawn tokens, for decode."),
@@ -174,13 +176,17 @@ class Sampler(io.ComfyNode):
         top_k: int, top_p: float, batch_size: int, initialiser: str, negative: str = "", size: str = "",
         first_tokens: ImageTokens | None = None, warm_tokens: ImageTokens | None = None, live_preview: bool = True,
         record_details: bool = False, start_frames: Tensor | None = None, frames: int = 0, text_encoder=None,
+        trajectories: int = 1,
     ) -> io.NodeOutput:  # fmt: skip
         if coupling not in METHODS:
             raise InputError(f"coupling must be one of {', '.join(METHODS)}, got {coupling!r}.")
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {batch_size}.")
         law = LawSettings(cfg_scale=cfg, temperature=temperature, top_k=top_k, top_p=top_p)
-        settings = DecodeSettings(METHODS[coupling], window, law, initialiser, seed, record_details)
+        check_trajectories(trajectories, METHODS[coupling], record_details)
+        settings = DecodeSettings(
+            METHODS[coupling], window, law, initialiser, seed, record_details, trajectories, model.execution
+        )
         warm_tokens = warm_tokens if initialiser == "warm" else None
         size, frames = common_size(model, size, first_tokens, warm_tokens), frames or None
         first_tokens = start_tokens(model, start_frames, first_tokens, size, frames)

@@ -43,6 +43,7 @@ class LoadedModel:
     dtype: str  # as people read it, of the transformer's weights
     token_patcher: ModelPatcher
     codec_patcher: ModelPatcher
+    execution: str = "eager"  # of the iterations, one of the core's EXECUTIONS
     logits_moved: float | None = None  # by weights of 8 bits, see the core's weight_error.py
 
 

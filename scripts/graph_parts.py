@@ -28,7 +28,7 @@ class Workflow:
     thumbnail: tuple[int, ...]
 
 
-SAMPLER, LOADER = (340, 720), (320, 196)  # width and height in the browser; a live preview needs the lower 200
+SAMPLER, LOADER = (340, 810), (320, 220)  # width and height in the browser; a live preview needs the lower 200
 EXACT, MAXIMAL, SJD, PLAIN = "seed-exact (Gumbel)", "MC-SJD (maximal)", "SJD (independent)", "plain AR"
 
 
@@ -40,7 +40,7 @@ def loader(id: int = 1) -> Node:
     return Node(id, "MCSJD_LoadModel", (0, 0), LOADER)
 
 
-def prompt_and_seed(prompt: str, seed: int, y: int = 246) -> list[Node]:
+def prompt_and_seed(prompt: str, seed: int, y: int = 270) -> list[Node]:
     """Nodes 2 and 3: one prompt and one seed for every sampler of a graph."""
     return [
         Node(2, "PrimitiveStringMultiline", (0, y), (320, 110), {"value": prompt}, title="Prompt"),
@@ -53,8 +53,8 @@ def method(first: int, x: int, title: str, values: dict, links: dict | None = No
     links = {"model": (1, 0), "prompt": (2, 0), "seed": (3, 0)} | (links or {})
     return [
         Node(first, "MCSJD_Sampler", (x, 0), SAMPLER, values, links, title=title),
-        Node(first + 1, "MCSJD_Decode", (x, 770), (340, 46), {}, {"model": (1, 0), "tokens": (first, 0)}),
-        Node(first + 2, "PreviewImage", (x, 866), (340, 340), {}, {"images": (first + 1, 0)}),
+        Node(first + 1, "MCSJD_Decode", (x, SAMPLER[1] + 50), (340, 46), {}, {"model": (1, 0), "tokens": (first, 0)}),
+        Node(first + 2, "PreviewImage", (x, SAMPLER[1] + 146), (340, 340), {}, {"images": (first + 1, 0)}),
     ]
 
 
@@ -67,7 +67,7 @@ def text_to_image(model: str, values: dict, text: str, note_height: int) -> Work
             Node(3, "MCSJD_Decode", (760, 0), (300, 46), {}, {"model": (1, 0), "tokens": (2, 0)}),
             Node(4, "PreviewImage", (1110, 0), (460, 480), {}, {"images": (3, 0)}),
             Node(5, "MCSJD_Stats", (760, 100), (300, 420), {}, {"stats": (2, 1), "image": (3, 0)}),
-            note(6, (0, 250), (320, note_height), text),
+            note(6, (0, 274), (320, note_height), text),
         ],
         thumbnail=(),
     )

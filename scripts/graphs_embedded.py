@@ -44,7 +44,7 @@ Every input explains itself when the mouse rests on it. Other models go below *m
             Node(3, "MCSJD_Decode", (760, 0), (300, 46), {}, {"model": (1, 0), "tokens": (2, 0)}),
             Node(4, "PreviewImage", (1110, 0), (460, 480), {}, {"images": (3, 0)}),
             Node(5, "MCSJD_Stats", (760, 100), (300, 420), {}, {"stats": (2, 1), "image": (3, 0)}),
-            note(6, (0, 246), (320, 474), text),
+            note(6, (0, 270), (320, 474), text),
             Node(7, "PreviewImage", (1620, 0), (460, 480), {}, {"images": (5, 2)}, title="Acceptance map"),
         ],
         thumbnail=(4,),
@@ -77,7 +77,7 @@ time; turn it off to compare seconds.
         *method(10, 370, "plain AR", {"coupling": PLAIN}),
         *method(20, 760, "SJD", {"coupling": SJD} | detailed),
         *method(30, 1150, "MC-SJD", {"coupling": MAXIMAL} | detailed),
-        note(4, (0, 540), (320, 560), text),
+        note(4, (0, 564), (320, 560), text),
     ]
     for x, first in ((1540, 20), (2240, 30)):
         stats = {"stats": (first, 1), "baseline": (10, 1), "image": (first + 1, 0)}
@@ -122,7 +122,7 @@ forwards changes. With **coupling** *MC-SJD (maximal)* it becomes another one.
             ),
             Node(33, "PreviewImage", (1540, 0), (520, 440), {}, {"images": (32, 1)}, title="Tokens per forward"),
             Node(34, "PreviewImage", (1540, 490), (520, 616), {}, {"images": (32, 2)}, title="Acceptance map"),
-            note(4, (0, 540), (320, 430), text),
+            note(4, (0, 564), (320, 430), text),
         ],
         thumbnail=(12, 22, 31, 33),
     )  # fmt: skip
@@ -146,8 +146,8 @@ scaled and cropped to the model's size.
         [
             loader(),
             Node(2, "MCSJD_Sampler", (370, 0), SAMPLER, {"prompt": "cat face", "seed": 2}, {"model": (1, 0)}, title="A picture"),
-            Node(3, "MCSJD_Decode", (370, 770), (340, 46), {}, {"model": (1, 0), "tokens": (2, 0)}),
-            Node(4, "PreviewImage", (370, 866), (340, 340), {}, {"images": (3, 0)}, title="Picture to continue"),
+            Node(3, "MCSJD_Decode", (370, SAMPLER[1] + 50), (340, 46), {}, {"model": (1, 0), "tokens": (2, 0)}),
+            Node(4, "PreviewImage", (370, SAMPLER[1] + 146), (340, 340), {}, {"images": (3, 0)}, title="Picture to continue"),
             Node(5, "MCSJD_Encode", (760, 0), (300, 80), {}, {"model": (1, 0), "image": (3, 0)}),
             Node(6, "MCSJD_CropTokens", (760, 130), (300, 60), {"rows": 8}, {"tokens": (5, 0)}),
             Node(
@@ -158,7 +158,7 @@ scaled and cropped to the model's size.
             Node(9, "PreviewImage", (1500, 96), (520, 540), {}, {"images": (8, 0)}, title="Four continuations"),
             Node(10, "MCSJD_Stats", (2070, 0), (320, 420), {"chart": "tokens per forward"}, {"stats": (7, 1), "image": (8, 0)}),
             Node(11, "PreviewImage", (2070, 470), (520, 540), {}, {"images": (10, 2)}, title="Acceptance map"),
-            note(12, (0, 246), (320, 480), text),
+            note(12, (0, 270), (320, 480), text),
         ],
         thumbnail=(9,),
     )  # fmt: skip
@@ -194,7 +194,7 @@ One setting of this graph at a time: what has not changed is not drawn again.
                 title="One chart alone",
             ),
             Node(9, "PreviewImage", (1760, 920), (560, 460), {}, {"images": (8, 1)}, title="NFE against token difference"),
-            note(10, (0, 246), (320, 440), text),
+            note(10, (0, 270), (320, 440), text),
         ],
         thumbnail=(4,),
     )  # fmt: skip
@@ -229,7 +229,7 @@ two right samplers does not draw the left one again.
             ),
             Node(41, "PreviewImage", (1540, 470), (420, 370), {}, {"images": (40, 1)}, title="Tokens per forward"),
             Node(42, "PreviewImage", (2010, 0), (480, 580), {}, {"images": (40, 2)}, title="Acceptance map"),
-            note(4, (0, 540), (320, 520), text),
+            note(4, (0, 564), (320, 520), text),
         ],
         thumbnail=(12, 32, 41, 42),
     )  # fmt: skip

@@ -68,7 +68,7 @@ goes into *LlamaGen-t2i/flan-t5-xl*; it is read for new captions only, runs on t
     return Workflow(
         [
             Node(1, "MCSJD_LoadModel", (0, 0), LOADER, {"model": "LlamaGen-c2i/c2i_B_256.pt"}),
-            Node(2, "MCSJD_ImageNetClass", (0, 250), (320, 60)),
+            Node(2, "MCSJD_ImageNetClass", (0, 274), (320, 60)),
             Node(
                 3, "MCSJD_Sampler", (370, 0), SAMPLER, {"cfg": 4.0, "top_k": 2000, "batch_size": 4},
                 {"model": (1, 0), "prompt": (2, 0)},
@@ -76,7 +76,7 @@ goes into *LlamaGen-t2i/flan-t5-xl*; it is read for new captions only, runs on t
             Node(4, "MCSJD_Decode", (760, 0), (300, 46), {}, {"model": (1, 0), "tokens": (3, 0)}),
             Node(5, "PreviewImage", (1110, 0), (460, 480), {}, {"images": (4, 0)}),
             Node(6, "MCSJD_Stats", (760, 100), (300, 420), {}, {"stats": (3, 1), "image": (4, 0)}),
-            note(7, (0, 360), (320, 640), text),
+            note(7, (0, 384), (320, 640), text),
         ],
         thumbnail=(),
     )  # fmt: skip

@@ -40,6 +40,34 @@ def test_numbers_out_of_range_are_named(pack, model, changes):
     sentence(error)
 
 
+@pytest.mark.parametrize("changes", [{"coupling": "MC-SJD (maximal)"}, {"record_details": True}])
+def test_where_several_trajectories_cannot_be_is_told_in_the_words_of_the_node(pack, model, changes):
+    with pytest.raises(pack.core.InputError) as error:
+        draw(pack, model, **{"coupling": "seed-exact (Gumbel)", "trajectories": 2} | changes)
+    assert ("record_details" if "record_details" in changes else "seed-exact (Gumbel)") in sentence(error)
+
+
+@pytest.mark.parametrize("execution", ["fast", "captured"])
+def test_iterations_that_cannot_be_run_so_are_told_before_anything_is_read(pack, model_folder, execution):
+    with pytest.raises(pack.core.InputError) as error:
+        pack.run("MCSJD_LoadModel", model="tiny", dtype="auto", execution=execution)
+    assert "set execution to eager" in sentence(error) or "'fast'" in sentence(error)
+
+
+def test_what_a_compiler_raises_is_one_sentence(pack, model_folder, monkeypatch):
+    from torch._dynamo.exc import Unsupported
+
+    def fail(*_):
+        raise Unsupported("no compiler\nwith a long story")
+
+    monkeypatch.setattr(pack.part("mcsjd_core.runners").Compiled, "__call__", fail)
+    (model,) = pack.run("MCSJD_LoadModel", model="tiny", dtype="auto", execution="compiled")
+    with pytest.raises(pack.core.InputError) as error:
+        draw(pack, model)
+    assert "no compiler" in sentence(error)
+    draw(pack, pack.run("MCSJD_LoadModel", model="tiny", dtype="auto")[0])
+
+
 def test_unknown_dtype_is_named(pack, model_folder):
     with pytest.raises(pack.core.InputError) as error:
         pack.run("MCSJD_LoadModel", model="tiny", dtype="int4")

@@ -366,6 +366,11 @@ def test_window_0_is_chosen_while_drawing(pack, model):
     assert tokens.tokens.equal(plain.tokens) and "window auto" in stats.text()
 
 
+def test_competing_trajectories_draw_the_picture_of_one(pack, model):
+    one, many = (draw(pack, model, coupling="seed-exact (Gumbel)", trajectories=count) for count in (1, 3))
+    assert many[0].tokens.equal(one[0].tokens) and many[1].nfe <= one[1].nfe
+
+
 # -- stats -------------------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,81 @@
+"""Inputs that change what a run costs, and nothing that it draws."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from comfy_api.latest import io
+
+from ..mcsjd_core import InputError
+from ..mcsjd_core.report import METHOD_LABELS
+from ..mcsjd_core.settings import EXECUTIONS
+
+MOST_TRAJECTORIES = 16
+
+
+def trajectories_input() -> io.Int.Input:
+    return _advanced(
+        io.Int.Input(
+            "trajectories",
+            optional=True,
+            default=1,
+            min=1,
+            max=MOST_TRAJECTORIES,
+            tooltip="How many series of guesses compete in every forward, with seed-exact only. More: fewer forwards, each of "
+            "them dearer, and the same picture. 1 is usual; more is worth a try on a device that a window leaves idle.",
+        )
+    )
+
+
+def execution_input() -> io.Combo.Input:
+    return _advanced(
+        io.Combo.Input(
+            "execution",
+            optional=True,
+            options=list(EXECUTIONS),
+            default=EXECUTIONS[0],
+            tooltip="How the iterations of this model are run; no picture depends on it but for rounding. eager: at once. "
+            "compiled: by torch.compile, which takes minutes in the first run of every size and needs a C++ compiler, or Triton "
+            "on a graphics card. captured: recorded as CUDA graphs, on NVIDIA cards only.",
+        )
+    )
+
+
+def check_execution(execution: str, device: torch.device) -> None:
+    """Raise InputError if iterations cannot be run so on the device; whether a compiler is there, the first run tells."""
+    if execution not in EXECUTIONS:
+        raise InputError(f"execution must be one of {', '.join(EXECUTIONS)}, got {execution!r}.")
+    if execution == "captured" and device.type != "cuda":
+        raise InputError(f"Iterations can be captured on NVIDIA cards only, not on {device}; set execution to eager.")
+
+
+@contextmanager
+def compiler_errors(execution: str) -> Iterator[None]:
+    """What torch's compiler raises, as one sentence."""
+    try:
+        yield
+    except RuntimeError as error:
+        if execution == EXECUTIONS[0] or not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"Iterations cannot be {execution} here ({reason}); set execution to eager.") from None
+
+
+def check_trajectories(count: int, method: str, details: bool) -> None:
+    """Raise InputError, in the words of the node, where several trajectories cannot be."""
+    if count > 1 and method != "gumbel_exact":
+        raise InputError(
+            f"Several trajectories need the coupling {METHOD_LABELS['gumbel_exact']}: choose it, or set trajectories to 1."
+        )
+    if count > 1 and details:
+        raise InputError(
+            "Details are recorded of one trajectory only: turn record_details off, or set trajectories to 1."
+        )
+
+
+def _advanced(entry):
+    """The same, folded away by versions of ComfyUI that can; others know no argument for it."""
+    entry.extra_dict["advanced"] = True
+    return entry
