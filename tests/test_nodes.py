@@ -69,9 +69,10 @@ def test_order_of_inputs_that_saved_graphs_rely_on_does_not_change(pack, model_f
     required = ["model", "prompt", "seed", "coupling", "window", "cfg", "temperature", "top_k", "top_p"]
     required += ["batch_size", "initialiser"]
     optional = ["negative", "size", "first_tokens", "warm_tokens", "live_preview", "record_details"]
+    optional += ["start_frames", "frames", "text_encoder", "trajectories"]
     assert order["MCSJD_Sampler"][: len(required + optional)] == required + optional
     assert all(entry.optional for entry in pack.nodes["MCSJD_Sampler"].GET_SCHEMA().inputs[len(required) :])
-    assert order["MCSJD_LoadModel"][:2] == ["model", "dtype"]
+    assert order["MCSJD_LoadModel"][:3] == ["model", "dtype", "execution"]
     assert order["MCSJD_Decode"][:2] == ["model", "tokens"]
     assert order["MCSJD_Encode"][:3] == ["model", "image", "size"]
     assert order["MCSJD_CropTokens"][:2] == ["tokens", "rows"]
