@@ -54,7 +54,7 @@ class Iteration:
         state, rows = self.state, shape.rows
         positions = state.committed[:rows, None] + self.offsets[: shape.window]
         drafts, fresh = self.draft(positions)
-        logits = self.forward(self.tokens_before(positions), positions, shape)
+        logits = self.forward(self.tokens_before(positions), positions, shape.extent, self.cache)
         p, sound = self.target(logits, positions)
         tokens = self.couple(p, drafts, fresh, positions)
         self.commit(tokens, drafts, positions, p, sound)
@@ -79,7 +79,7 @@ class Iteration:
         """The token in front of every place, [A, L]; in front of the first it is not used."""
         return self.state.sequence[: len(positions)].gather(1, (positions - 1).clamp_min(0))
 
-    def forward(self, tokens: Tensor, positions: Tensor, shape: Shape) -> Tensor:
+    def forward(self, tokens: Tensor, positions: Tensor, extent: int, cache) -> Tensor:
         """Guided logits [A, L, V] for `positions` behind `tokens` [A, L]; forbidden codes are minus infinity."""
         state, rows = self.state, len(positions)
         before = positions - 1
@@ -88,7 +88,7 @@ class Iteration:
         embeddings = torch.where((before < 0)[:, None, :, None], state.start[:rows], embeddings[:, None])
         branches = embeddings.shape[1]
         slots, at = (t[:, None].expand(-1, branches, -1).flatten(0, 1) for t in (before + self.prompt_slots, positions))
-        hidden = self.model.hidden(embeddings.flatten(0, 1), slots, self.cache, shape.extent)
+        hidden = self.model.hidden(embeddings.flatten(0, 1), slots, cache, extent)
         logits = self.model.logits(hidden, at)
         if logits.shape[-1] != self.model.codebook_size:
             raise InputError(

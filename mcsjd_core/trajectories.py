@@ -11,7 +11,8 @@ closest, nearer places first.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -39,36 +40,24 @@ class Sides:
         return self.count * self.places
 
 
+@dataclass(frozen=True)
 class TrajectoryCache:
-    """A `KVCache` for forwards over L places of the main trajectory and, behind them, those of the side trajectories.
+    """A `KVCache` as one forward sees it that goes over `window` places and, behind them, those of the side trajectories.
 
-    Side trajectories lie in the slots from the forward's extent on, which no window has reached yet. `begin` tells the next
-    forward's shape; `adopt` moves what a side trajectory wrote to the slots of the places that it stood for.
+    These lie in the slots from `extent` on, which no window has reached yet. `adopt` moves what one of them wrote to the slots
+    of the places that it stood for.
     """
 
-    def __init__(self, cache: KVCache):
-        self.cache = cache
-        self.window, self.sides, self.extent = 1, Sides(0, 1), 1
-
-    @property
-    def rows(self) -> int:
-        return self.cache.rows
-
-    @property
-    def nbytes(self) -> int:
-        return self.cache.nbytes
-
-    def begin(self, window: int, sides: Sides, extent: int) -> None:
-        self.window, self.sides, self.extent = window, sides, extent
+    cache: KVCache
+    window: int
+    sides: Sides
+    extent: int
 
     def positions(self, slots: Tensor) -> Tensor:
         return self.cache.positions(slots)
 
     def context_of(self, layer: int):
         return self.cache.context_of(layer)
-
-    def keep_rows(self, order: list[int]) -> None:
-        self.cache.keep_rows(order)
 
     def places(self, slots: Tensor) -> Tensor:
         """As `KVCache.places` of slots [rows, L + sides], those behind the window standing for side trajectories."""
@@ -102,6 +91,18 @@ class TrajectoryCache:
             flat.index_copy_(0, to, flat.index_select(0, origin))
 
 
+@dataclass(frozen=True)
+class Race:
+    """The Gumbel race of every place: its winner, the runner-up, and the gap between the two in nats; of one shape."""
+
+    tokens: Tensor
+    second: Tensor
+    gap: Tensor
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Race:
+        return Race(change(self.tokens), change(self.second), change(self.gap))
+
+
 class TrajectoryIteration(Iteration):
     """An iteration of M trajectories. A, L and S are rows, window and the places of a side trajectory.
 
@@ -109,21 +110,24 @@ class TrajectoryIteration(Iteration):
     where a side trajectory has no draft of its own. The winner becomes the main trajectory.
     """
 
-    def __init__(self, model, cache: KVCache, *rest):
-        super().__init__(model, TrajectoryCache(cache), *rest)
-
     @torch.no_grad()
     def __call__(self, shape: Shape) -> None:
         positions = self.state.committed[: shape.rows, None] + self.offsets[: shape.window]
         sides = Sides(self.settings.trajectories - 1, min(SIDE_PLACES, shape.window))
         main, _ = self.draft(positions)
         side = self.draft_sides(positions[:, : sides.places], main)
-        self.cache.begin(shape.window, sides, shape.extent)
         everywhere = torch.cat((positions, positions[:, : sides.places].repeat(1, sides.count)), 1)
-        logits = self.forward(self.tokens_before(positions, main, side), everywhere, shape)
+        cache = TrajectoryCache(self.cache, shape.window, sides, shape.extent)
+        logits = self.forward(self.tokens_before_all(positions, main, side), everywhere, shape.extent, cache)
         p, sound = self.target(logits, everywhere)
         race = self.race(p, positions, sides)
-        self.choose(race, main, side, positions, p, sound)
+        winner, best, drafts, others = self.choose(race, main, side, positions)
+        branches = self.state.start.shape[1]
+        slots = (positions + self.prompt_slots - 1).repeat_interleave(branches, 0)
+        cache.adopt(winner.repeat_interleave(branches), slots)
+        self.commit(best.tokens, drafts, positions, p, sound)
+        others = self.renew(best, others, positions)
+        self.state.sides[: shape.rows].scatter_(2, positions[:, None].expand(-1, sides.count, -1), others)
 
     def draft_sides(self, near: Tensor, main: Tensor) -> Tensor:
         """Drafts [A, M - 1, S] at `near` [A, S]."""
@@ -131,17 +135,14 @@ class TrajectoryIteration(Iteration):
         known = self.state.known[: len(near), None, None]
         return torch.where(near[:, None] < known, own, main[:, None, : near.shape[1]])
 
-    def tokens_before(self, positions: Tensor, main: Tensor, side: Tensor) -> Tensor:
+    def tokens_before_all(self, positions: Tensor, main: Tensor, side: Tensor) -> Tensor:
         """The token in front of every place of the forward, [A, L + (M - 1) S]."""
         last = self.state.sequence[: len(positions)].gather(1, (positions[:, :1] - 1).clamp_min(0))
         beside = torch.cat((last[:, None].expand(-1, side.shape[1], -1), side[..., :-1]), -1)
         return torch.cat((last, main[:, :-1], beside.flatten(1)), 1)
 
-    def race(self, p: Law, positions: Tensor, sides: Sides) -> tuple[Tensor, Tensor, Tensor]:
-        """Gumbel maxima, their runners-up, and the gap between the two in nats, each [A, L + (M - 1) S].
-
-        As `gumbel_max`; positions share their noise between trajectories.
-        """
+    def race(self, p: Law, positions: Tensor, sides: Sides) -> Race:
+        """Of the whole forward, each [A, L + (M - 1) S]. As `gumbel_max`; trajectories share the noise of a position."""
         noise = Noise(self.state.seeds[: len(positions)], positions, self.state.step)
         if p.codes is None:
             times = noise.exponentials(p.stored_codes())
@@ -151,50 +152,43 @@ class TrajectoryIteration(Iteration):
             times = noise.at(everywhere).exponentials(p.codes)
         times = times / p.probs
         first = times.argmin(-1)
-        shortest = times.gather(-1, first[..., None])
-        second_time, second = times.scatter(-1, first[..., None], float("inf")).min(-1)
-        return p.pick(first), p.pick(second), (second_time / shortest.squeeze(-1)).log()
+        shortest = times.gather(-1, first[..., None]).squeeze(-1)
+        next_shortest, second = times.scatter(-1, first[..., None], float("inf")).min(-1)
+        return Race(p.pick(first), p.pick(second), (next_shortest / shortest).log())
 
-    def choose(self, race, main: Tensor, side: Tensor, positions: Tensor, p: Law, sound: Tensor) -> None:
-        """Commit from the trajectory with the longest accepted run, and make the next drafts of the others."""
-        (rows, window), (_, count, places) = main.shape, side.shape
-        tokens, second, gap = (_by_trajectory(t, window, count, places) for t in race)
+    def choose(self, race: Race, main: Tensor, side: Tensor, positions: Tensor):
+        """The trajectory with the longest accepted run: its number [A], race and drafts [A, L]; tokens of the others
+        [A, M - 1, L]."""
+        (window, (_, count, places)) = main.shape[1], side.shape
+        race = race.map(lambda values: _by_trajectory(values, window, count, places))
         if self.grid.has_forced:
             forced = self.state.forced[positions][:, None]
-            tokens = torch.where(forced == FREE, tokens, forced)
+            race = replace(race, tokens=torch.where(forced == FREE, race.tokens, forced))
         # A side trajectory's last place has no law behind it: its run ends there.
         side = torch.nn.functional.pad(side[..., : places - 1], (0, window - places + 1), value=-1)
         drafts = torch.cat((main[:, None], side), 1)  # A, M, L
-        winner = (tokens == drafts)[..., :-1].long().cumprod(-1).sum(-1).argmax(-1)
-        best, best_drafts, second, gap = (_take(t, winner) for t in (tokens, drafts, second, gap))
+        winner = (race.tokens == drafts)[..., :-1].long().cumprod(-1).sum(-1).argmax(-1)
         here = winner[:, None, None] == torch.arange(1, count + 1, device=winner.device)[:, None]
-        others = torch.where(here, tokens[:, :1], tokens[:, 1:])
-        branches = self.state.start.shape[1]
-        slots = (positions + self.prompt_slots - 1).repeat_interleave(branches, 0)
-        self.cache.adopt(winner.repeat_interleave(branches), slots)
-        self.commit(best, best_drafts, positions, p, sound)
-        moved = self.state.report[1 : rows + 1]
-        others = self.renew(best, others, second, gap, positions, moved)
-        self.state.sides[:rows].scatter_(2, positions[:, None].expand(-1, count, -1), others)
+        others = torch.where(here, race.tokens[:, :1], race.tokens[:, 1:])
+        return winner, race.map(lambda values: _take(values, winner)), _take(drafts, winner), others
 
-    def renew(
-        self, best: Tensor, others: Tensor, second: Tensor, gap: Tensor, positions: Tensor, moved: Tensor
-    ) -> Tensor:
-        """The `others` [A, M - 1, L]; one that begins as another trajectory does is `best` [A, L] with one runner-up."""
+    def renew(self, best: Race, others: Tensor, positions: Tensor) -> Tensor:
+        """The `others` [A, M - 1, L]; one that begins as another trajectory does is the `best` with one runner-up."""
         _, count, window = others.shape
-        offset = torch.arange(window, device=best.device)
-        near = (moved[:, None] + offset[:NEAR]).clamp_max(window - 1)
-        fronts = torch.cat((best[:, None], others), 1).gather(2, near[:, None].expand(-1, count + 1, -1))
+        ahead = positions - self.state.committed[: len(positions), None]  # of the tokens just committed
+        near = torch.arange(NEAR, device=ahead.device) - ahead[:, :1]
+        near = near.clamp_max(window - 1)[:, None].expand(-1, count + 1, -1)
+        fronts = torch.cat((best.tokens[:, None], others), 1).gather(2, near)
         alike = (fronts[:, :, None] == fronts[:, None]).all(-1).tril(-1).any(-1)[:, 1:]  # A, M - 1: as one in front
-        ahead = offset - moved[:, None]
         usable = (ahead >= 0) & (ahead < SIDE_PLACES) & (positions < self.grid.num_tokens)
         if self.grid.has_forced:
             usable = usable & (self.state.forced[positions] == FREE)
-        doubt = torch.where(usable, gap + SLOPE * ahead, float("inf"))
+        doubt = torch.where(usable, best.gap + SLOPE * ahead, float("inf"))
         closest = doubt.topk(min(count, window), largest=False).indices
         place = closest.gather(1, (alike.long().cumsum(-1) - 1).clamp(0, closest.shape[1] - 1))  # A, M - 1
         alike = alike & doubt.gather(1, place).isfinite()
-        changed = best[:, None].expand(-1, count, -1).scatter(2, place[..., None], second.gather(1, place)[..., None])
+        second = best.second.gather(1, place)[..., None]
+        changed = best.tokens[:, None].expand(-1, count, -1).scatter(2, place[..., None], second)
         return torch.where(alike[..., None], changed, others)
 
 

@@ -171,11 +171,12 @@ class AutoWindow:
         return self.times.seconds(rows, window) < 2 * plain * self.commits.promised(window)
 
     def observe(self, window: int, committed: list[int], seconds: float) -> None:
-        rows, mean = len(committed), sum(committed) / len(committed)
-        self.times.add(rows, window, seconds)
+        counts = [count for count in committed if count]  # a compiled iteration carries complete rows along for a while
+        mean = sum(counts) / len(counts)
+        self.times.add(len(committed), window, seconds)
         del self.refined[window:]
         # In a first window, and while a window grows, drafts in front have been refined less than its width says.
         self.refined += [min(place + self.moved, window) for place in range(len(self.refined) + 1, window + 1)]
-        self.commits.observe(min(self.refined[0], window), mean, rows)
+        self.commits.observe(min(self.refined[0], window), mean, len(counts))
         self.moved = max(round(mean), 1)
         del self.refined[: self.moved]

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from mcsjd_core import INITIALISERS, DecodeSettings, Grid, InputError, LawSettings
 from mcsjd_core import settings as settings_module
 from mcsjd_core import trajectories as trajectories_module
 from mcsjd_core.kv_cache import KVCache
+from mcsjd_core.runners import Compiled, Eager
 from mcsjd_core.trajectories import Sides, TrajectoryCache
 from tiny import prompt, run, transformer
+
+decode_module = importlib.import_module("mcsjd_core.decode")  # the package's `decode` is the function
 
 CODES, GRID = 16, Grid(6, 6)
 MODEL = transformer(CODES)
@@ -116,6 +121,28 @@ def test_runners_up_help_beyond_independent_trajectories(monkeypatch):
     assert renewed < forwards()
 
 
+@pytest.mark.parametrize("law", LAWS)
+def test_a_compiled_iteration_is_one_graph_a_shape(law, plain, monkeypatch):
+    torch._dynamo.reset()
+    expected = plain(LAWS[law])[:1]
+    backend = CompileCounterWithBackend("eager")
+    compiled = Compiled(backend)
+    monkeypatch.setattr(decode_module, "runner", lambda *_: compiled)
+    for _ in range(2):  # the second run compiles nothing
+        tokens = picture(1, law=LAWS[law], window=9, trajectories=3, execution="compiled").tokens
+        assert torch.equal(tokens, expected)
+        assert backend.frame_count == 1
+    torch._dynamo.reset()
+
+
+def test_complete_rows_that_are_carried_along_change_nothing(plain, monkeypatch):
+    plain(GUIDED)
+    carrying = Eager()
+    carrying.rows = lambda at_work: 1 << (at_work - 1).bit_length()
+    monkeypatch.setattr(decode_module, "runner", lambda *_: carrying)
+    assert same({"trajectories": 3, "window": 9}, GUIDED, plain, batch=7)
+
+
 # -- what each trajectory sees -------------------------------------------------------------------------------------------
 
 
@@ -140,8 +167,7 @@ def test_a_side_trajectory_sees_the_prefix_and_itself():
     tokens = torch.cat((drafts[0], drafts[1, :3], drafts[2, :3]))
     places = torch.arange(slots_of, extent)
     slots = torch.cat((places, places[:3], places[:3])).expand(2, -1)
-    cache = TrajectoryCache(prefilled(extent + sides.total))
-    cache.begin(window, sides, extent)
+    cache = TrajectoryCache(prefilled(extent + sides.total), window, sides, extent)
     together = model.hidden(model.embed(tokens.expand(2, -1), None), slots, cache, extent)
     alone = model.hidden(
         model.embed(drafts.repeat_interleave(2, 0), None), places.expand(6, -1), prefilled(extent, 3), extent
@@ -152,8 +178,7 @@ def test_a_side_trajectory_sees_the_prefix_and_itself():
 
 def test_an_adopted_trajectory_s_keys_lie_where_the_main_one_s_did():
     cache = KVCache(1, torch.zeros(2, dtype=torch.long), 2, 30, 3, dtype=torch.float64, device="cpu")
-    wrapped = TrajectoryCache(cache)
-    wrapped.begin(4, Sides(2, 3), 12)
+    wrapped = TrajectoryCache(cache, 4, Sides(2, 3), 12)
     slots = torch.tensor([[5, 6, 7, 8], [2, 3, 4, 5]])
     new = torch.randn(2, 2, 10, 3, dtype=torch.float64)
     wrapped.write(0, wrapped.places(torch.cat((slots, slots[:, :3], slots[:, :3]), 1)), new, -new, 12)

@@ -91,8 +91,8 @@ LAW = LawSettings(cfg_scale=2.0, top_k=8, top_p=0.95, temperature=0.9)
 
 
 @pytest.mark.parametrize("initialiser", INITIALISERS)
-@pytest.mark.parametrize("coupling", METHODS)
-def test_an_iteration_reads_from_the_device_once(coupling, initialiser, monkeypatch):
+@pytest.mark.parametrize(("coupling", "trajectories"), [*((coupling, 1) for coupling in METHODS), ("gumbel_exact", 4)])
+def test_an_iteration_reads_from_the_device_once(coupling, trajectories, initialiser, monkeypatch):
     reads, on_purpose = Counter(), []
     to_host = decode_module.to_host
 
@@ -109,7 +109,7 @@ def test_an_iteration_reads_from_the_device_once(coupling, initialiser, monkeypa
 
         return reader
 
-    settings = DecodeSettings(coupling, 9, LAW, initialiser, trace_detail=True)
+    settings = DecodeSettings(coupling, 9, LAW, initialiser, trace_detail=trajectories == 1, trajectories=trajectories)
     earlier = torch.zeros(1, 36, dtype=torch.long)
     arguments = (MODEL, prompt(MODEL, 3, True), GRID, settings)
     per_step = []
