@@ -14,7 +14,7 @@ from .drafts import INITIALISERS
 from .errors import InputError
 from .grid import Grid
 from .laws import LawSettings
-from .loading import EMBEDDED_MODEL, detect, load, places
+from .loading import EMBEDDED_MODEL, EMBEDDED_VIDEO_MODEL, detect, load, places
 from .models import FAMILIES
 from .sampling import encode, pictures, sample
 from .video import start_codes, videos
@@ -22,6 +22,7 @@ from .video import start_codes, videos
 __all__ = [
     "COUPLINGS",
     "EMBEDDED_MODEL",
+    "EMBEDDED_VIDEO_MODEL",
     "FAMILIES",
     "INITIALISERS",
     "METHODS",

@@ -14,7 +14,9 @@ from .models.interface import Family
 from .packing import pack
 from .weights import WEIGHTS
 
-EMBEDDED_MODEL = Path(__file__).resolve().parent.parent / "embedded" / "emoji-256"
+EMBEDDED = Path(__file__).resolve().parent.parent / "embedded"
+EMBEDDED_MODEL = EMBEDDED / "emoji-256"
+EMBEDDED_VIDEO_MODEL = EMBEDDED / "emoji-motion"
 
 
 def detect(path: Path | str) -> str | None:

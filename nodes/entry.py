@@ -8,6 +8,7 @@ from . import folders
 from .analysis import Stats
 from .classes import ImageNetClass
 from .downloads import GetModel
+from .example_frames import ExampleFrame
 from .images import CropTokens, Decode, Encode
 from .loaders import LoadModel
 from .sampling import Sampler
@@ -23,6 +24,7 @@ NODES: list[type[io.ComfyNode]] = [
     Stats,
     GetModel,
     ImageNetClass,
+    ExampleFrame,
 ]
 
 

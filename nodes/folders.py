@@ -15,6 +15,7 @@ MODEL_FOLDER = "mcsjd"
 SEARCH_DEPTH = 3  # folders below a model folder: organisation/model, and one to spare
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt")  # a family may keep a whole checkpoint in one such file
 EMBEDDED = f"embedded: {mcsjd_core.EMBEDDED_MODEL.name}"
+EMBEDDED_VIDEO = f"embedded: {mcsjd_core.EMBEDDED_VIDEO_MODEL.name}"
 
 
 def register_model_folder() -> None:
@@ -26,11 +27,12 @@ def register_model_folder() -> None:
 
 def checkpoints() -> dict[str, Path]:
     """Path of every checkpoint, by its name in the menu. Names are looked up here, never joined to a path."""
-    found = {EMBEDDED: mcsjd_core.EMBEDDED_MODEL}
+    embedded = {EMBEDDED: mcsjd_core.EMBEDDED_MODEL, EMBEDDED_VIDEO: mcsjd_core.EMBEDDED_VIDEO_MODEL}
+    found: dict[str, Path] = {}
     for root in map(Path, folder_paths.get_folder_paths(MODEL_FOLDER)):
         for path in _checkpoints_below(root):
             found.setdefault(path.relative_to(root).as_posix(), path)
-    return dict(sorted(found.items(), key=lambda item: (item[0] != EMBEDDED, item[0])))
+    return embedded | dict(sorted(found.items()))
 
 
 def _checkpoints_below(root: Path) -> list[Path]:

@@ -55,6 +55,7 @@ class Pack:
         self.module, self.nodes = module, nodes
         self.core, self.runtime = self.part("mcsjd_core"), self.part("nodes.runtime")
         self.folders = self.part("nodes.folders")
+        self.embedded = [self.folders.EMBEDDED, self.folders.EMBEDDED_VIDEO]  # what the menu of models begins with
 
     def part(self, name: str) -> ModuleType:
         return sys.modules[f"{self.module.__name__}.{name}"]

@@ -31,9 +31,9 @@ def llamagen(pack, model_folder, monkeypatch):
 
 def test_the_menu_has_the_models_and_not_their_parts(pack, llamagen):
     other = NAME.replace("_B_", "_L_")
-    assert list(pack.folders.checkpoints()) == [pack.folders.EMBEDDED, NAME, other, "tiny"]
+    assert list(pack.folders.checkpoints()) == [*pack.embedded, NAME, other, "tiny"]
     pack.folders.checkpoints()[other].unlink()
-    assert list(pack.folders.checkpoints()) == [pack.folders.EMBEDDED, NAME, "tiny"]  # of one file, too
+    assert list(pack.folders.checkpoints()) == [*pack.embedded, NAME, "tiny"]  # of one file, too
 
 
 def test_a_chosen_class_is_drawn(pack, llamagen):

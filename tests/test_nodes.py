@@ -22,6 +22,7 @@ NODE_IDS = [
     "MCSJD_Stats",
     "MCSJD_GetModel",
     "MCSJD_ImageNetClass",
+    "MCSJD_ExampleFrame",
 ]
 
 
@@ -60,7 +61,7 @@ def test_texts_that_saved_graphs_contain_do_not_change(pack, model_folder):
     assert inputs["coupling"].options[:5] == couplings
     assert inputs["initialiser"].options[:4] == ["random", "left", "above", "warm"]
     assert inputs["dtype"].options[:6] == ["auto", "bf16", "fp16", "fp32", "fp8 weights", "int8 weights"]
-    assert pack.folders.EMBEDDED == "embedded: emoji-256"
+    assert pack.folders.EMBEDDED == "embedded: emoji-256" and pack.folders.EMBEDDED_VIDEO == "embedded: emoji-motion"
 
 
 def test_order_of_inputs_that_saved_graphs_rely_on_does_not_change(pack, model_folder):
@@ -115,7 +116,7 @@ def test_menu_lists_models_of_subfolders_once(pack, model_folder, tiny_checkpoin
     (other / "empty").mkdir()
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "mcsjd", ([str(model_folder), str(other)], set()))
     found = pack.folders.checkpoints()
-    assert [name for name in found if "circle" not in name] == [pack.folders.EMBEDDED, "org/drawer", "tiny"]
+    assert [name for name in found if "circle" not in name] == [*pack.embedded, "org/drawer", "tiny"]
     assert found["tiny"] == model_folder / "tiny"  # the first folder wins
 
 
@@ -125,7 +126,7 @@ def test_menu_lists_files_and_directories_that_a_family_recognises(pack, model_f
         (model_folder / name).write_bytes(b"")
     recognised = {"one.safetensors", "two.pt"}
     monkeypatch.setattr(pack.core, "detect", lambda path: "family" if path.name in recognised else None)
-    assert list(pack.folders.checkpoints()) == [pack.folders.EMBEDDED, "loose/two.pt", "one.safetensors", "tiny"]
+    assert list(pack.folders.checkpoints()) == [*pack.embedded, "loose/two.pt", "one.safetensors", "tiny"]
 
 
 def test_loader_tells_family_sizes_and_memory(pack, model_folder):

@@ -62,7 +62,7 @@ def test_the_pack_loads_without_a_word(comfyui):
     assert known.keys() >= NODE_IDS
     assert "IMPORT FAILED" not in comfyui.log and "Traceback" not in comfyui.log
     models = known["MCSJD_LoadModel"]["input"]["required"]["model"][1]["options"]
-    assert models == ["embedded: emoji-256", "many-rows", "many-tokens", "tiny"]
+    assert models == ["embedded: emoji-256", "embedded: emoji-motion", "many-rows", "many-tokens", "tiny"]
 
 
 def test_texts_help_and_script_are_served(comfyui):

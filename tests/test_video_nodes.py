@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from PIL import Image
 
 import tiny_cosmos
 from comfy_host import draw, sentence
@@ -182,3 +183,38 @@ def test_a_text_encoder_of_comfyui_replaces_the_model_s_own(pack, model_folder):
     texts = {"prompt": "the ball", "cfg": 3.0}
     drawn = [film(pack, model, **texts | extra)[0].tokens for extra in ({"text_encoder": encoder}, {})]
     assert set(encoder.seen) == {"the ball", ""} and not drawn[0].equal(drawn[1])
+
+
+@pytest.fixture
+def example_frames(pack, tmp_path, monkeypatch):
+    """The folder of example frames, with one in it."""
+    monkeypatch.setattr(pack.core, "EMBEDDED_VIDEO_MODEL", tmp_path / "mover")
+    folder = tmp_path / "mover" / "start_frames"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (6, 4), (255, 0, 51)).save(folder / "the_ball_moves_left.png")
+    return folder
+
+
+def test_an_example_frame_is_an_image(pack, example_frames):
+    (entry,) = pack.nodes["MCSJD_ExampleFrame"].define_schema().inputs
+    assert entry.options == ["the ball moves left"] == [entry.default]
+    (image,) = pack.run("MCSJD_ExampleFrame", frame=entry.default)
+    assert image.shape == (1, 4, 6, 3) and image.dtype == torch.float32
+    torch.testing.assert_close(image[0, 3, 5], torch.tensor([1.0, 0.0, 0.2]))
+
+
+@pytest.mark.parametrize("name", ["../mover/start_frames/the ball moves left", "the moon", "broken"])
+def test_an_example_frame_that_is_not_there_is_one_sentence(pack, example_frames, name):
+    (example_frames / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(pack.core.InputError) as error:
+        pack.run("MCSJD_ExampleFrame", frame=name)
+    sentence(error)
+
+
+def test_the_menu_of_example_frames_is_never_empty(pack, tmp_path, monkeypatch):
+    monkeypatch.setattr(pack.core, "EMBEDDED_VIDEO_MODEL", tmp_path / "nowhere")
+    (entry,) = pack.nodes["MCSJD_ExampleFrame"].define_schema().inputs
+    assert entry.options == [entry.default]
+    with pytest.raises(pack.core.InputError) as error:
+        pack.run("MCSJD_ExampleFrame", frame=entry.default)
+    assert "Load Image" in sentence(error)

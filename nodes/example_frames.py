@@ -1,0 +1,66 @@
+"""Frames that the embedded video model can go on from, for graphs that run without a file of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from comfy_api.latest import io
+from PIL import Image
+
+from .. import mcsjd_core
+from ..mcsjd_core.errors import InputError
+from .types import CATEGORY
+
+FIRST = "the red apple moves right"
+NONE = "(the embedded video model is missing)"  # a menu must not be empty
+
+
+class ExampleFrame(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        names = list(example_frames()) or [NONE]
+        return io.Schema(
+            node_id="MCSJD_ExampleFrame",
+            display_name="MC-SJD Example Frame",
+            category=CATEGORY,
+            description="A first frame for the embedded video model, which comes with it: an emoji on a background. With "
+            "a picture of your own, use Load Image instead.",
+            inputs=[
+                io.Combo.Input(
+                    "frame",
+                    options=names,
+                    default=FIRST if FIRST in names else names[0],
+                    tooltip="Each is called what happens in the clip it was taken from; in the sampler's prompt you may "
+                    "say another motion.",
+                ),
+            ],
+            outputs=[io.Image.Output(display_name="image", tooltip="For the sampler's start_frames.")],
+        )
+
+    @classmethod
+    def execute(cls, frame: str) -> io.NodeOutput:
+        path = example_frames().get(frame)
+        if path is None:
+            raise InputError(
+                f"There is no example frame {frame!r} in embedded/{mcsjd_core.EMBEDDED_VIDEO_MODEL.name}/start_frames of "
+                "this pack; choose another one of the menu, or use Load Image."
+            )
+        return io.NodeOutput(read_frame(path))
+
+
+def example_frames() -> dict[str, Path]:
+    """Files of the example frames, by what the menu calls them."""
+    files = sorted((mcsjd_core.EMBEDDED_VIDEO_MODEL / "start_frames").glob("*.png"))
+    return {file.stem.replace("_", " "): file for file in files}
+
+
+def read_frame(path: Path) -> torch.Tensor:
+    """IMAGE [1, H, W, 3] of a picture's file."""
+    try:
+        with Image.open(path) as picture:
+            pixels = np.array(picture.convert("RGB"))
+    except OSError as error:
+        raise InputError(f"The example frame {path.name} cannot be read ({error}); choose another one.") from None
+    return torch.from_numpy(pixels)[None].float() / 255
