@@ -54,14 +54,15 @@ def counting(monkeypatch):
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("coupling", METHODS)
-def test_a_run_of_one_shape_compiles_one_graph_and_the_next_run_none(coupling, counting):
-    eager = run(MODEL, GRID, 1, True, coupling=coupling, window=5, law=LAW, seed=1)
-    compiled = run(MODEL, GRID, 1, True, coupling=coupling, window=5, law=LAW, seed=1, execution="compiled")
+@pytest.mark.parametrize(("coupling", "trajectories"), [*((name, 1) for name in METHODS), ("gumbel_exact", 3)])
+def test_a_run_of_one_shape_compiles_one_graph_and_the_next_run_none(coupling, trajectories, counting):
+    how = {"coupling": coupling, "trajectories": trajectories, "window": 5, "law": LAW}
+    eager = run(MODEL, GRID, 1, True, seed=1, **how)
+    compiled = run(MODEL, GRID, 1, True, seed=1, execution="compiled", **how)
     assert counting.frame_count == 1
     assert torch.equal(compiled.tokens, eager.tokens)
     assert compiled.traces[0].committed == eager.traces[0].committed
-    run(MODEL, GRID, 1, True, coupling=coupling, window=5, law=LAW, seed=2, execution="compiled")
+    run(MODEL, GRID, 1, True, seed=2, execution="compiled", **how)
     assert counting.frame_count == 1
 
 
