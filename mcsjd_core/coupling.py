@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .laws import Law
-from .noise import ACCEPT, RESAMPLE, Noise
+from .noise import RESAMPLE, Noise
 
 
 def draw(weights: Tensor, uniform: Tensor) -> Tensor:
@@ -26,11 +26,12 @@ def modified_rejection(p: Law, q: Law, drafts: Tensor, noise: Noise) -> Tensor:
 
     The result follows p, and equals the draft with probability 1 - TV(p, q); no coupling keeps more.
     """
-    accepted = noise.uniform(ACCEPT) * q.prob_of(drafts) < p.prob_of(drafts)
+    accept, resample = noise.accept_and_resample()
+    accepted = accept * q.prob_of(drafts) < p.prob_of(drafts)
     residual = (p.probs - q.probs_at(p)).clamp_min(0)
     # Rounding can leave nothing here; p itself is then the right law. An epsilon would revive cut codes.
     residual = torch.where(residual.sum(-1, keepdim=True) > 0, residual, p.probs)
-    return torch.where(accepted, drafts, p.pick(draw(residual, noise.uniform(RESAMPLE))))
+    return torch.where(accepted, drafts, p.pick(draw(residual, resample)))
 
 
 def gumbel_max(p: Law, noise: Noise) -> Tensor:

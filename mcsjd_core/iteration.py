@@ -18,7 +18,6 @@ from .errors import InputError
 from .grid import FREE, Grid
 from .laws import Law, guide, target_law, usable
 from .models.interface import Prompt, TokenModel
-from .noise import Noise
 from .settings import AUTOREGRESSIVE, DecodeSettings
 from .state import State
 from .trace import window_details
@@ -109,7 +108,7 @@ class Iteration:
         """New tokens [A, L] of the window."""
         state, codes = self.state, self.codes(drafts)
         q = None if state.law is None else state.draft_law(positions, fresh, codes)
-        noise = Noise(state.seeds[: len(positions)], positions, state.step)
+        noise = state.noise(positions)
         tokens = self.coupling.couple(p, q, codes, noise)
         if self.grid.has_forced:
             forced = state.forced[positions]

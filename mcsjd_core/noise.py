@@ -64,22 +64,36 @@ class Noise:
     seeds: Tensor
     positions: Tensor
     step: int | Tensor
+    keys: Tensor | None = None  # a run that asks for many windows computes them once, see `position_keys`
 
-    def _key(self, purpose: int) -> Tensor:
-        return mix(mix(mix(self.seeds, purpose), 0)[:, None], self.positions)  # [B, L]
+    def _keys(self, first: int, last: int) -> Tensor:
+        """[B, purposes, L] for the purposes `first` to `last`."""
+        if self.keys is None:
+            purposes = torch.arange(first, last + 1, device=self.seeds.device)
+            return mix(mix(mix(self.seeds[:, None], purposes), 0)[..., None], self.positions[:, None])
+        index = self.positions[:, None].expand(-1, last - first + 1, -1)
+        return self.keys[:, first - 1 : last].gather(2, index)
 
     def uniform(self, purpose: int) -> Tensor:
         """Fresh for every position and iteration; [B, L] float64 in (0, 1)."""
-        return to_uniform(mix(self._key(purpose), self.step))
+        return to_uniform(mix(self._keys(purpose, purpose).squeeze(1), self.step))
+
+    def accept_and_resample(self) -> tuple[Tensor, Tensor]:
+        """`uniform(ACCEPT)` and `uniform(RESAMPLE)`, in half the operations."""
+        return to_uniform(mix(self._keys(ACCEPT, RESAMPLE), self.step)).unbind(1)
 
     def exponentials(self, codes: Tensor) -> Tensor:
         """One per position and code, the same in every iteration; [B, L, K] for codes [B, L, K] or [K]."""
-        return to_exponential(mix(self._key(GUMBEL)[..., None], codes))
+        return to_exponential(mix(self._keys(GUMBEL, GUMBEL).squeeze(1)[..., None], codes))
 
     def random_codes(self, codebook_size: int) -> Tensor:
         """A code [B, L] for every position, uniform and the same in every iteration: first drafts."""
         # 2^52 equally likely numbers over at most 2^17 codes: no code is favoured by more than 2^-35.
-        return (to_uniform(self._key(INITIAL_DRAFT)) * codebook_size).long()
+        return (to_uniform(self._keys(INITIAL_DRAFT, INITIAL_DRAFT).squeeze(1)) * codebook_size).long()
 
     def at(self, positions: Tensor) -> Noise:
         return replace(self, positions=positions)
+
+    def position_keys(self) -> Tensor:
+        """`keys` for other windows over the same positions, which count from 0: [B, purposes, L]."""
+        return self._keys(ACCEPT, INITIAL_DRAFT)

@@ -21,9 +21,9 @@ class State:
     drawn there is never used. committed [B]: tokens that are final. known [B]: first place without a draft of its own; its
     draft will be that of guesses [B, N + W], or what an initialiser makes of the tokens before it. law [B, W + 1, ...]: the
     laws that the drafts follow, the first being that of place law_start [B]; the last of them is empty (all zero).
-    sides [B, M - 1, N + W]: drafts of the side trajectories (see `trajectories`), M - 1 of them. step []: iterations so far.
-    report [1 + B]: what the host reads after an iteration, whether the logits were usable and how many tokens each row
-    committed. details [5, B, W]: see `window_details`.
+    keys [B, purposes, N + W]: of the noise. sides [B, M - 1, N + W]: drafts of the side trajectories (see `trajectories`).
+    step []: iterations so far. report [1 + B]: what the host reads after an iteration, whether the logits were usable and how
+    many tokens each row committed. details [5, B, W]: see `window_details`.
     """
 
     def __init__(self, prompt: Prompt, grid: Grid, settings: DecodeSettings, codebook_size: int, window: int,
@@ -31,9 +31,12 @@ class State:
         (batch, given), device = first_tokens.shape, first_tokens.device
         places = grid.num_tokens + window
         self.seeds = row_seeds(settings.seed, batch, device)
+        every_place = torch.arange(places, device=device).expand(batch, -1)
+        noise = Noise(self.seeds, every_place, 0)
+        self.keys = noise.position_keys()
         self.start = prompt.embeddings[:, -1:].reshape(batch, -1, 1, prompt.embeddings.shape[-1]).clone()
         self.forced = torch.nn.functional.pad(grid.forced(), (0, window), value=FREE).to(device)
-        self.guesses = self._first_guesses(grid, settings, codebook_size, places, earlier)
+        self.guesses = self._first_guesses(grid, settings, codebook_size, noise, earlier)
         self.sequence = self.guesses.clone()
         self.sequence[:, :given] = first_tokens
         self.sides = self.sequence[:, None].repeat(1, settings.trajectories - 1, 1)
@@ -45,10 +48,9 @@ class State:
         self.details = torch.zeros(len(DETAILS), batch, window, device=device) if settings.trace_detail else None
         self.place = list(range(batch))  # where row b of the batch stands now
 
-    def _first_guesses(self, grid: Grid, settings: DecodeSettings, codebook_size: int, places: int, earlier) -> Tensor:
+    def _first_guesses(self, grid: Grid, settings: DecodeSettings, codebook_size: int, noise: Noise, earlier) -> Tensor:
         """A code [B, places] for every place: that of the initialiser if it looks at no tokens, else a random one."""
-        positions = torch.arange(places, device=self.seeds.device).expand(len(self.seeds), -1)
-        guesses = Noise(self.seeds, positions, 0).random_codes(codebook_size)
+        positions, guesses = noise.positions, noise.random_codes(codebook_size)
         if settings.initialiser not in READS_TOKENS:
             own = INITIALISERS[settings.initialiser](Places(guesses, positions[:, 0], positions, grid, earlier))
             guesses = torch.where((own >= 0) & (own < codebook_size), own, guesses)
@@ -59,6 +61,11 @@ class State:
         tokens = self.sequence[:, :count]
         moved = self.place != sorted(self.place)
         return tokens[torch.tensor(self.place, device=tokens.device)] if moved else tokens
+
+    def noise(self, positions: Tensor) -> Noise:
+        """The randomness of this iteration at `positions` [A, L]."""
+        rows = len(positions)
+        return Noise(self.seeds[:rows], positions, self.step, self.keys[:rows])
 
     def draft_law(self, positions: Tensor, fresh: Tensor, codes: Tensor) -> Law:
         """The laws [A, L] that drafts `codes` at `positions` follow; a `fresh` draft was chosen, so its law is a point."""
@@ -79,7 +86,16 @@ class State:
             return
         here, there = (list(side) for side in zip(*pairs, strict=True))
         to, origin = torch.tensor((here + there, there + here), device=self.seeds.device).unbind(0)
-        tensors = [self.seeds, self.start, self.guesses, self.sequence, self.sides, self.committed, self.known]
+        tensors = [
+            self.seeds,
+            self.keys,
+            self.start,
+            self.guesses,
+            self.sequence,
+            self.sides,
+            self.committed,
+            self.known,
+        ]
         tensors.append(self.law_start)
         if self.law is not None:
             tensors += [tensor for tensor in (self.law.probs, self.law.codes) if tensor is not None]

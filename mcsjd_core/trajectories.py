@@ -21,7 +21,6 @@ from .grid import FREE
 from .iteration import Iteration, Shape
 from .kv_cache import KVCache
 from .laws import Law
-from .noise import Noise
 from .settings import SIDE_PLACES
 
 NEAR = 8  # drafts in which trajectories have to differ somewhere
@@ -143,7 +142,7 @@ class TrajectoryIteration(Iteration):
 
     def race(self, p: Law, positions: Tensor, sides: Sides) -> Race:
         """Of the whole forward, each [A, L + (M - 1) S]. As `gumbel_max`; trajectories share the noise of a position."""
-        noise = Noise(self.state.seeds[: len(positions)], positions, self.state.step)
+        noise = self.state.noise(positions)
         if p.codes is None:
             times = noise.exponentials(p.stored_codes())
             times = torch.cat((times, times[:, : sides.places].repeat(1, sides.count, 1)), 1)

@@ -88,6 +88,18 @@ def test_a_number_depends_on_its_row_and_position_not_on_the_window_or_batch():
     assert torch.equal(whole.random_codes(11)[1:2, 6:9], part.random_codes(11))
 
 
+def test_keys_that_were_computed_before_give_the_same_numbers():
+    every, some = window(seeds=(3, 4, 5), positions=range(20)), torch.tensor([[4, 5, 6], [0, 1, 2], [17, 18, 19]])
+    anew, kept = Noise(every.seeds, some, 7), Noise(every.seeds, some, 7, every.position_keys())
+    for purpose in PURPOSES:
+        assert torch.equal(anew.uniform(purpose), kept.uniform(purpose))
+    for noise in (anew, kept):
+        both = (noise.uniform(ACCEPT), noise.uniform(RESAMPLE))
+        assert all(torch.equal(*pair) for pair in zip(noise.accept_and_resample(), both, strict=True))
+    assert torch.equal(anew.exponentials(torch.arange(9)), kept.exponentials(torch.arange(9)))
+    assert torch.equal(anew.random_codes(9), kept.random_codes(9))
+
+
 def test_exponentials_depend_on_the_code_not_on_which_others_are_asked_for():
     noise, some = window(), torch.tensor([7, 2, 5])
     assert torch.equal(noise.exponentials(torch.arange(9))[..., some], noise.exponentials(some.expand(1, 8, 3)))
