@@ -9,7 +9,7 @@ import folder_paths
 from comfy_api.latest import io
 from tqdm.auto import tqdm
 
-from ..mcsjd_core.downloads import DOWNLOADS, Listed, describe, fetch, listing
+from ..mcsjd_core.downloads import DOWNLOADS, PARTIAL, Listed, describe, fetch, listing
 from .folders import MODEL_FOLDER
 from .progress import Progress
 from .types import CATEGORY, in_node
@@ -84,12 +84,11 @@ def _is_done(work: Future) -> bool:
 
 
 def _bytes_there(listed: list[Listed], root: Path) -> int:
-    """Bytes of the needed files, also of those that are on their way in the hub's folder for them."""
+    """Bytes of the needed files, also of those that are on their way."""
     total = 0
     for folder in {root / one.source.folder for one in listed}:
-        hidden = folder / ".cache"
         names = {name for one in listed if root / one.source.folder == folder for name in one.files}
-        for file in (*(folder / name for name in names), *hidden.rglob("*.incomplete")):
+        for file in (*(folder / name for name in names), *folder.glob(f"*{PARTIAL}")):
             try:
                 total += file.stat().st_size
             except OSError:  # not there yet, or just renamed

@@ -88,7 +88,7 @@ def emu3() -> Workflow:
 
 Needs the directory **Emu3-Gen** below *models/mcsjd*, and in it **Emu3-VisionTokenizer** (35 GB together): add the node \
 **MC-SJD Get Model**, choose *Emu3-Gen*, and press **R** afterwards. `python -m mcsjd_core download Emu3-Gen` does the same. \
-Until then, any other model of the menu runs this graph. In bf16 the weights take 17 GB of memory.
+Until then, any other model of the menu runs this graph. In bf16 the weights take 15.7 GB of memory.
 
 A picture of 720x720 is 90 rows of 90 codes, each row with a separator that costs no guess: 8193 tokens. Guidance, top-k and the \
 ending of the prompt are those of the authors; the negative prompt has the same size in it.

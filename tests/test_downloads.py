@@ -1,6 +1,7 @@
 """Downloads: only what was asked for, after size and licence were shown; every failure is one sentence. No network is used."""
 
 import json
+import re
 import shutil
 from concurrent.futures import Future
 from types import SimpleNamespace
@@ -38,15 +39,16 @@ class FakeHub:
         siblings = [SimpleNamespace(rfilename=name, size=len(content)) for name, content in files.items()]
         return SimpleNamespace(sha="c0ffee", siblings=siblings)
 
-    def snapshot_download(self, repository, *, revision, allow_patterns, local_dir, tqdm_class=None):
-        assert revision == "c0ffee"
-        self.asked += [(repository, name) for name in allow_patterns]
-        local_dir.mkdir(parents=True, exist_ok=True)
-        for name in allow_patterns:
-            if tqdm_class:
-                tqdm_class(total=1).update(1)
-            content = self.repositories[repository][name]
-            (local_dir / name).write_bytes(content[: len(content) - self.broken_off])
+    def http_get(self, url, temp_file, *, resume_size, headers, expected_size, tqdm_class=None):
+        repository, name = re.fullmatch(r"https://huggingface.co/(.+)/resolve/c0ffee/(.+)", url).groups()
+        self.asked.append((repository, name))
+        if tqdm_class:
+            tqdm_class(total=1).update(1)
+        content = self.repositories[repository][name]
+        assert expected_size == len(content)
+        temp_file.write(content[resume_size : len(content) - self.broken_off])
+        if self.broken_off:
+            raise ConnectionError("the peer is gone")
 
 
 @pytest.fixture
@@ -70,7 +72,7 @@ def lumina(tmp_path) -> dict[str, dict[str, bytes]]:
 def fake(lumina, monkeypatch) -> FakeHub:
     fake = FakeHub(lumina)
     monkeypatch.setattr(hub, "HfApi", lambda: fake)
-    monkeypatch.setattr(hub, "snapshot_download", fake.snapshot_download)
+    monkeypatch.setattr(hub.file_download, "http_get", fake.http_get)
     return fake
 
 
@@ -99,10 +101,18 @@ def test_what_is_there_is_not_fetched_again(fake, tmp_path):
     assert sorted(fake.asked) == [(repository, "config.json"), (repository, "model-00002-of-00003.safetensors")]
 
 
-def test_a_download_that_broke_off_says_so(fake, tmp_path):
-    fake.broken_off = 1
-    with pytest.raises(InputError, match=r"did not come whole .* it goes on where it stopped\.$"):
+def test_a_download_that_broke_off_says_so_and_goes_on(fake, tmp_path):
+    fake.broken_off = 3
+    with pytest.raises(InputError, match=r"the peer is gone\); go online and start .* it goes on where it stopped"):
         fetch(listing(NAME), tmp_path)
+    (partial,) = tmp_path.rglob("*.part")
+    assert not partial.with_name(partial.name.split(".c0ffee")[0]).exists()
+    name = partial.name.split(".c0ffee")[0]
+    assert partial.read_bytes() == fake.repositories[f"Alpha-VLLM/{NAME}"][name][:-3]
+    fake.broken_off = 0
+    fetch(listing(NAME), tmp_path)
+    assert not list(tmp_path.rglob("*.part"))
+    assert (tmp_path / NAME / name).read_bytes() == fake.repositories[f"Alpha-VLLM/{NAME}"][name]
 
 
 def response_error(kind: type, status: int) -> Exception:
@@ -236,7 +246,7 @@ def test_stop_ends_a_download(pack, node_hub, monkeypatch):
 
 def test_what_the_download_raises_reaches_the_user(pack, node_hub):
     node_hub.broken_off = 1
-    with pytest.raises(pack.core.InputError, match="did not come whole"):
+    with pytest.raises(pack.core.InputError, match="it goes on where it stopped"):
         pack.run("MCSJD_GetModel", model=NAME, accept_licence=True)
 
 

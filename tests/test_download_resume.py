@@ -1,0 +1,105 @@
+"""A download that broke off goes on at the byte where it stopped: huggingface_hub itself against a hub on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
+
+import pytest
+
+from mcsjd_core import InputError, downloads
+from mcsjd_core.downloads import Download, Source, fetch, listing
+
+hub = pytest.importorskip("huggingface_hub")
+
+COMMIT, REPOSITORY, FILE = "c0ffee" + "0" * 34, "someone/some-model", "model.safetensors"
+CONTENT = random.Random(0).randbytes(3_000_000)
+ETAG = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Hub(BaseHTTPRequestHandler):
+    """One repository with one file. `left` bytes of it come before the line is dead; `ranges` are what was asked for."""
+
+    left = 0
+    ranges: ClassVar[list[str | None]] = []
+
+    def do_HEAD(self):
+        self._file_headers(200, len(CONTENT))
+
+    def do_GET(self):
+        if self.path.startswith("/api/"):
+            file = {"rfilename": FILE, "size": len(CONTENT)}
+            entry = {"type": "file", "path": FILE, "size": len(CONTENT), "oid": ETAG[:40]}
+            answer = [entry] if "/tree/" in self.path else {"id": REPOSITORY, "sha": COMMIT, "siblings": [file]}
+            body = json.dumps(answer).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+            return
+        asked = self.headers.get("Range")
+        Hub.ranges.append(asked)
+        start = int(re.match(r"bytes=(\d+)-", asked)[1]) if asked else 0
+        self._file_headers(206 if asked else 200, len(CONTENT) - start, start if asked else None)
+        sent = CONTENT[start : start + Hub.left]
+        Hub.left -= len(sent)
+        self.wfile.write(sent)
+        self.close_connection = True
+
+    def _file_headers(self, status: int, length: int, start: int | None = None) -> None:
+        self.send_response(status)
+        if start is not None:
+            self.send_header("Content-Range", f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}")
+        for name, value in (("ETag", f'"{ETAG}"'), ("X-Repo-Commit", COMMIT), ("Content-Length", str(length))):
+            self.send_header(name, value)
+        self.end_headers()
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def address(monkeypatch):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_address[1]}"
+    monkeypatch.setattr(hub.constants, "ENDPOINT", address)
+    monkeypatch.setattr(
+        hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    monkeypatch.setattr(hub.constants, "DOWNLOAD_CHUNK_SIZE", 50_000)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the hub's own tries
+    monkeypatch.setattr(hub.HfApi, "__init__", _with_endpoint(hub.HfApi.__init__, address))
+    yield address
+    server.shutdown()
+    server.server_close()
+
+
+def _with_endpoint(init, address):
+    def start(self, *arguments, **options):
+        init(self, *arguments, **options | {"endpoint": address})
+
+    return start
+
+
+def test_what_came_is_not_fetched_again(address, tmp_path, monkeypatch):
+    source = Source(REPOSITORY, ("*.safetensors",), "some-model")
+    monkeypatch.setitem(downloads.DOWNLOADS, "some", Download((source,), "none", 0.003))
+    Hub.ranges, Hub.left = [], 1_200_000
+    listed = listing("some")
+    with pytest.raises(InputError, match="it goes on where it stopped"):
+        fetch(listed, tmp_path)
+    assert not (tmp_path / "some-model" / FILE).exists()
+    (partial,) = tmp_path.rglob("*.part")
+    there = partial.stat().st_size
+    assert 1_000_000 < there <= 1_200_000 and partial.read_bytes() == CONTENT[:there]
+    Hub.ranges, Hub.left = [], len(CONTENT)
+    fetch(listed, tmp_path)
+    assert Hub.ranges == [f"bytes={there}-"] and not list(tmp_path.rglob("*.part"))
+    assert (tmp_path / "some-model" / FILE).read_bytes() == CONTENT
