@@ -40,7 +40,7 @@ def _shaped(bench: Bench) -> list[dict]:
     bench.tell(SHAPE)
     shape = SHAPES[SHAPE]
     model = ShapedModel(shape, shape.timed_layers * bench.plan.timed_layers, WINDOW, bench.device, bench.dtype)
-    layers = model.forward_seconds((WINDOW,), bench.plan.repeats)[WINDOW]["layers"]["median"]
+    layers = model.forward_seconds((WINDOW,), bench.plan.forward_repeats)[WINDOW]["layers"]["median"]
     missing = layers * (1 - model.layers / shape.config.layers)
     grid, cases = Grid(24, 24), []
     for label, law in LAWS.items():

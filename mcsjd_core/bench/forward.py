@@ -25,7 +25,7 @@ def _measure_shape(bench: Bench, name: str) -> dict:
     plan, shape = bench.plan, SHAPES[name]
     windows = plan.forward_windows
     model = ShapedModel(shape, shape.timed_layers * plan.timed_layers, max(windows), bench.device, bench.dtype)
-    seconds = model.forward_seconds(windows, plan.repeats)
+    seconds = model.forward_seconds(windows, plan.forward_repeats)
     return {
         "layers": shape.config.layers,
         "timed_layers": model.layers,

@@ -24,13 +24,14 @@ class Plan:
     windows: tuple[int, ...]
     batches: tuple[int, ...] = (1, 4, 8)
     repeats: int = 5  # of what is timed on its own
+    forward_repeats: int = 3  # of the forwards of large models, which take seconds
     auto_repeats: int = 3
     auto_windows: tuple[int, ...] = (4, 8, 16, 32)  # that the automatic one is held against
     rows: int | None = None
     trajectories: tuple[int, ...] = (1, 2, 4, 8)
     trajectory_window: int = 64
-    trajectory_prompts: int = 6
-    forward_windows: tuple[int, ...] = (1, 4, 8, 16, 32, 64, 128, 192)
+    trajectory_prompts: int = 4
+    forward_windows: tuple[int, ...] = (1, 4, 8, 16, 32, 64, 128)
     iterations: int = 16  # of a decode whose parts are clocked
     peer_side: int = 8  # tokens in a row and in a column
     timed_layers: int = 2  # of a model of 7 billion parameters; four times as many of one of 1 billion
@@ -38,7 +39,7 @@ class Plan:
 
 FULL = Plan("full", prompts=16, windows=(16, 32, 64))
 QUICK = Plan(
-    "quick", prompts=2, windows=(16,), repeats=2, auto_repeats=1, auto_windows=(8, 16), rows=6,
+    "quick", prompts=2, windows=(16,), repeats=2, forward_repeats=2, auto_repeats=1, auto_windows=(8, 16), rows=4,
     trajectories=(1, 2), trajectory_window=32, trajectory_prompts=1, forward_windows=(1, 16, 32), iterations=4,
     peer_side=4, timed_layers=1,
 )  # fmt: skip

@@ -110,5 +110,5 @@ def randomise(module: nn.Module, generator: torch.Generator) -> None:
     """Weights that keep activations near 1, so that no arithmetic on tiny numbers falsifies a time; embeddings of size 1."""
     for name, parameter in module.named_parameters():
         if parameter.dim() > 1:
-            scale = 1.0 if "embed" in name else parameter[0].numel() ** -0.5
-            parameter.uniform_(-scale, scale, generator=generator).mul_(3**0.5)
+            deviation = 1.0 if "embed" in name else parameter[0].numel() ** -0.5
+            parameter.uniform_(-deviation * 3**0.5, deviation * 3**0.5, generator=generator)

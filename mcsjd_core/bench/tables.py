@@ -50,5 +50,9 @@ def aligned(header: list[str], rows: list[list[str]], left: tuple[int, ...] = (0
 
 def milliseconds(seconds: dict[str, float]) -> str:
     """`12.3 (11.9 to 13.0)`: median and quartiles."""
-    median, low, high = (f"{1000 * seconds[name]:.3g}" for name in ("median", "low", "high"))
+    median, low, high = (_three_digits(1000 * seconds[name]) for name in ("median", "low", "high"))
     return median if low == high else f"{median} ({low} to {high})"
+
+
+def _three_digits(number: float) -> str:
+    return f"{number:.0f}" if number >= 100 else f"{number:.3g}"

@@ -58,7 +58,7 @@ def _count(bench: Bench, coupling: str) -> dict:
     seen: list[tuple[int, int]] = []
     settings = DecodeSettings(coupling, bench.plan.windows[0], checkpoint_law(bench))
     with Reads() as reads, Waits() as waits:
-        draw(bench, texts(0, 2), settings, rows=4, on_step=lambda step: seen.append((reads.count, waits.count)))
+        draw(bench, texts(0, 2), settings, rows=2, on_step=lambda step: seen.append((reads.count, waits.count)))
     (reads_before, waits_before), (reads_after, waits_after) = seen[0], seen[-1]
     return {
         "iterations": len(seen) - 1,
