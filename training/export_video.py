@@ -29,7 +29,7 @@ from .video_examples import held_out
 
 FRAME_RATE = 8
 # The settings that the project's figures are made with.
-GENERATION = {"temperature": 1.0, "top_k": 0, "top_p": 0.9}
+GENERATION = {"temperature": 1.0, "top_k": 0, "top_p": 0.8}
 
 
 def published_name(name: str) -> str:
