@@ -39,7 +39,8 @@ def gumbel_max(p: Law, noise: Noise) -> Tensor:
 
     Computed as a race of exponentials: argmin(exp(-g) / p).
     """
-    times = noise.exponentials(p.stored_codes()) / p.probs
+    codes = noise.every_code(p.codebook_size) if p.codes is None else p.codes
+    times = noise.exponentials(codes) / p.probs
     return p.pick(times.argmin(-1))
 
 

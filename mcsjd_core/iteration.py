@@ -126,7 +126,8 @@ class Iteration:
         accepted = (tokens == drafts)[:, :-1].long().cumprod(-1).sum(-1)
         moved = torch.minimum(accepted + 1, self.grid.num_tokens - committed)
         state.sequence[:rows].scatter_(1, positions, tokens)
-        state.law_start[:rows] = committed
+        # Not `committed`, though it is the same: torch's compiler takes a mere copy after what is added to it below.
+        state.law_start[:rows] = positions[:, 0]
         state.known[:rows] = committed + window
         if state.law is not None:
             state.keep_law(p)

@@ -72,9 +72,6 @@ class Law:
         """Tokens [B, L] of places [B, L] among the K stored codes."""
         return choice if self.codes is None else self.codes.gather(-1, choice[..., None]).squeeze(-1)
 
-    def stored_codes(self) -> Tensor:
-        return torch.arange(self.codebook_size, device=self.probs.device) if self.codes is None else self.codes
-
     def take_positions(self, offsets: Tensor) -> Law:
         """The laws at `offsets` [B', L'] along the window, of the first B' rows; a copy."""
         rows, window, size = len(offsets), self.probs.shape[1], self.probs.shape[2]

@@ -65,6 +65,7 @@ class Noise:
     positions: Tensor
     step: int | Tensor
     keys: Tensor | None = None  # a run that asks for many windows computes them once, see `position_keys`
+    codes: Tensor | None = None  # all of the codebook, [V]
 
     def _keys(self, first: int, last: int) -> Tensor:
         """[B, purposes, L] for the purposes `first` to `last`."""
@@ -85,6 +86,10 @@ class Noise:
     def exponentials(self, codes: Tensor) -> Tensor:
         """One per position and code, the same in every iteration; [B, L, K] for codes [B, L, K] or [K]."""
         return to_exponential(mix(self._keys(GUMBEL, GUMBEL).squeeze(1)[..., None], codes))
+
+    def every_code(self, codebook_size: int) -> Tensor:
+        """[V], for `exponentials`. A compiler that sees them counted up may do the hash in fewer bits: pass them as data."""
+        return torch.arange(codebook_size, device=self.seeds.device) if self.codes is None else self.codes
 
     def random_codes(self, codebook_size: int) -> Tensor:
         """A code [B, L] for every position, uniform and the same in every iteration: first drafts."""

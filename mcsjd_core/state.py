@@ -21,9 +21,9 @@ class State:
     drawn there is never used. committed [B]: tokens that are final. known [B]: first place without a draft of its own; its
     draft will be that of guesses [B, N + W], or what an initialiser makes of the tokens before it. law [B, W + 1, ...]: the
     laws that the drafts follow, the first being that of place law_start [B]; the last of them is empty (all zero).
-    keys [B, purposes, N + W]: of the noise. sides [B, M - 1, N + W]: drafts of the side trajectories (see `trajectories`).
-    step []: iterations so far. report [1 + B]: what the host reads after an iteration, whether the logits were usable and how
-    many tokens each row committed. details [5, B, W]: see `window_details`.
+    keys [B, purposes, N + W] and codes [V]: for the noise. sides [B, M - 1, N + W]: drafts of the side trajectories (see
+    `trajectories`). step []: iterations so far. report [1 + B]: what the host reads after an iteration, whether the logits
+    were usable and how many tokens each row committed. details [5, B, W]: see `window_details`.
     """
 
     def __init__(self, prompt: Prompt, grid: Grid, settings: DecodeSettings, codebook_size: int, window: int,
@@ -33,7 +33,7 @@ class State:
         self.seeds = row_seeds(settings.seed, batch, device)
         every_place = torch.arange(places, device=device).expand(batch, -1)
         noise = Noise(self.seeds, every_place, 0)
-        self.keys = noise.position_keys()
+        self.keys, self.codes = noise.position_keys(), torch.arange(codebook_size, device=device)
         self.start = prompt.embeddings[:, -1:].reshape(batch, -1, 1, prompt.embeddings.shape[-1]).clone()
         self.forced = torch.nn.functional.pad(grid.forced(), (0, window), value=FREE).to(device)
         self.guesses = self._first_guesses(grid, settings, codebook_size, noise, earlier)
@@ -65,7 +65,7 @@ class State:
     def noise(self, positions: Tensor) -> Noise:
         """The randomness of this iteration at `positions` [A, L]."""
         rows = len(positions)
-        return Noise(self.seeds[:rows], positions, self.step, self.keys[:rows])
+        return Noise(self.seeds[:rows], positions, self.step, self.keys[:rows], self.codes)
 
     def draft_law(self, positions: Tensor, fresh: Tensor, codes: Tensor) -> Law:
         """The laws [A, L] that drafts `codes` at `positions` follow; a `fresh` draft was chosen, so its law is a point."""

@@ -144,7 +144,7 @@ class TrajectoryIteration(Iteration):
         """Of the whole forward, each [A, L + (M - 1) S]. As `gumbel_max`; trajectories share the noise of a position."""
         noise = self.state.noise(positions)
         if p.codes is None:
-            times = noise.exponentials(p.stored_codes())
+            times = noise.exponentials(noise.every_code(p.codebook_size))
             times = torch.cat((times, times[:, : sides.places].repeat(1, sides.count, 1)), 1)
         else:
             everywhere = torch.cat((positions, positions[:, : sides.places].repeat(1, sides.count)), 1)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,12 +17,12 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from mcsjd_core import COUPLINGS, INITIALISERS, METHODS, DecodeSettings, Grid, InputError, LawSettings, runners
 from mcsjd_core.cli.options import add_model_arguments
-from mcsjd_core.decode import drop_finished, next_shape, prepare, to_host
+from mcsjd_core.decode import decode, drop_finished, next_shape, prepare, to_host
 from mcsjd_core.iteration import Shape
 from mcsjd_core.ledger import Ledger
 from mcsjd_core.models.interface import Prompt
 from mcsjd_core.runners import Compiled, Eager
-from tiny import prompt, run, transformer
+from tiny import TableModel, prompt, run, transformer
 
 decode_module = importlib.import_module("mcsjd_core.decode")  # the package's `decode` is the function
 
@@ -80,6 +82,18 @@ def test_as_many_graphs_as_shapes_and_rows_that_end_change_nothing(counting, mon
     for ours, theirs in zip(compiled.traces, eager.traces, strict=True):
         assert ours.committed == theirs.committed and ours.starts == theirs.starts
         assert [len(v) for v in ours.details["tv"]] == [min(5, GRID.num_tokens - start) for start in ours.starts]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_what_torch_compiles_draws_the_same_tokens(monkeypatch):
+    """Its compiler reorders writes to the state; where it errs, drafts are verified against laws of other places."""
+    model, settings = TableModel(5, 6, seed=1), DecodeSettings("maximal", 4, LawSettings(2.0, 0.9, 3), seed=3)
+    arguments = (model, model.prompt(16, True), Grid(1, 6))
+    monkeypatch.setattr(Compiled, "rows", lambda self, at_work: 16)  # one shape
+    eager, compiled = (decode(*arguments, replace(settings, execution=how)) for how in ("eager", "compiled"))
+    assert torch.equal(eager.tokens, compiled.tokens)
+    assert [trace.committed for trace in eager.traces] == [trace.committed for trace in compiled.traces]
 
 
 def test_few_shapes_serve_a_long_run():
