@@ -187,12 +187,12 @@ class Server:
 
 
 def thumbnail(pictures: list[bytes], side: int = 512) -> bytes:
-    """JPEG of all pictures in a square grid."""
+    """JPEG of the pictures in a square grid; a last one that would begin a new row alone is left out."""
     from PIL import Image
 
-    count = math.ceil(len(pictures) ** 0.5)
+    count = math.ceil((len(pictures) - 1) ** 0.5) or 1
     sheet = Image.new("RGB", (side, side), "white")
-    for index, data in enumerate(pictures):
+    for index, data in enumerate(pictures[: count**2]):
         picture = Image.open(io.BytesIO(data)).convert("RGB").resize((side // count, side // count), Image.LANCZOS)
         sheet.paste(picture, (index % count * (side // count), index // count * (side // count)))
     return jpeg(sheet)

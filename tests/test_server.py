@@ -17,14 +17,20 @@ NODE_IDS = {path.stem for path in (ROOT / "web" / "docs").glob("*.md")}  # every
 
 
 def with_model(graph: dict, model: str) -> dict:
-    """The same graph for another model; crops keep 2 rows, which the small ones have."""
+    """The same graph for another model; crops keep 2 rows, which the small ones have, and videos are drawn by another one."""
     graph = json.loads(json.dumps(graph))
+    if draws_video(graph):
+        model = f"{model}-video"
     for node in graph.values():
         if node["class_type"] == "MCSJD_LoadModel":
             node["inputs"]["model"] = model
         elif node["class_type"] == "MCSJD_CropTokens":
             node["inputs"]["rows"] = 2
     return graph
+
+
+def draws_video(graph: dict) -> bool:
+    return any(node["class_type"] == "MCSJD_DecodeVideo" for node in graph.values())
 
 
 def small(**changes) -> dict:
@@ -62,7 +68,7 @@ def test_the_pack_loads_without_a_word(comfyui):
     assert known.keys() >= NODE_IDS
     assert "IMPORT FAILED" not in comfyui.log and "Traceback" not in comfyui.log
     models = known["MCSJD_LoadModel"]["input"]["required"]["model"][1]["options"]
-    assert models == ["embedded: emoji-256", "embedded: emoji-motion", "many-rows", "many-tokens", "tiny"]
+    assert models == ["embedded: emoji-256", "embedded: emoji-motion", "many-rows", "many-tokens", "tiny", "tiny-video"]
 
 
 def test_texts_help_and_script_are_served(comfyui):
@@ -96,12 +102,13 @@ def test_every_workflow_runs_counts_its_tokens_and_shows_its_pictures(comfyui, n
             bars = [m["data"] for m in messages if m["type"] == "progress" and m["data"]["node"] == node_id]
             values = [bar["value"] for bar in bars]
             assert values == sorted(values) and values[-1] == bars[-1]["max"]
-        elif node["class_type"] == "PreviewImage":
+        elif node["class_type"] in ("PreviewImage", "SaveVideo"):
             assert outputs[node_id]["images"]
         elif node["class_type"] == "MCSJD_Stats":
             assert "step compression" in outputs[node_id]["mcsjd_text"][0]
         elif node["class_type"] == "MCSJD_LoadModel":
-            assert "chameleon family" in outputs[node_id]["mcsjd_text"][0]
+            family = "cosmos" if draws_video(graph) else "chameleon"
+            assert f"{family} family" in outputs[node_id]["mcsjd_text"][0]
 
 
 def test_what_has_not_changed_is_not_run_again(comfyui):

@@ -56,16 +56,11 @@ def test_fewer_frames_are_the_beginning_of_more_with_seed_exact(pack, video_mode
     assert short.shape[1] == 2 * FRAME_TOKENS and long[:, : short.shape[1]].equal(short)
 
 
-def test_the_video_has_the_model_s_frame_rate(pack, video_model, monkeypatch):
-    made = []
-    module = pack.part("nodes.video")
-    monkeypatch.setattr(module, "Types", type("Types", (), {"VideoComponents": dict}))
-    maker = {"VideoFromComponents": staticmethod(lambda parts: made.append(parts) or "video")}
-    monkeypatch.setattr(module, "InputImpl", type("InputImpl", (), maker))
+def test_the_video_has_the_model_s_frame_rate(pack, video_model, clips):
     tokens, _ = film(pack, video_model, batch_size=2)
     frames, video, rate = pack.run("MCSJD_DecodeVideo", model=video_model, tokens=tokens)
-    assert rate == 12.5 and video == "video" and made[0]["frame_rate"] == 12.5
-    assert frames.shape[0] == 2 * FRAMES and made[0]["images"] is frames
+    assert rate == 12.5 and video is clips[0] and video["frame_rate"] == 12.5
+    assert frames.shape[0] == 2 * FRAMES and video["images"] is frames
     second = pack.core.videos(video_model.family, tokens.tokens[1:])[0].movedim(1, -1)
     torch.testing.assert_close(frames[FRAMES:], second)
     assert pack.run("MCSJD_DecodeVideo", model=video_model, tokens=tokens, frame_rate=24.0)[2] == 24.0
