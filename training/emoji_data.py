@@ -84,14 +84,14 @@ def recoloured_name(glyph: dict, variant: dict) -> str:
 def caption(glyph: dict, variant: dict, rng: np.random.Generator) -> str:
     """One training caption for a row of glyphs.json and one of variants.json.
 
-    80 in 100 the name; 12 the name and one to three tags; 8 two tags. Two tags keep what follows the name's first
+    90 in 100 the name; 6 the name and one to three tags; 4 two tags. Two tags keep what follows the name's first
     comma, so that a skin tone is never lost. A recoloured picture is always `<colour> <name>`: its tags may name the
     old colour.
     """
     name, tags = glyph["name"], glyph["tags"]
     if variant["colour"]:
         return recoloured_name(glyph, variant)
-    form = rng.choice(["name", "name and tags", "tags"], p=[0.8, 0.12, 0.08])
+    form = rng.choice(["name", "name and tags", "tags"], p=[0.9, 0.06, 0.04])
     if form == "name" or len(tags) < 2:
         return name
     if form == "name and tags":

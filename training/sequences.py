@@ -19,12 +19,12 @@ from . import emoji_data
 from .train_codec import CONFIG as CODEC
 
 # How often a picture is drawn, by its kind. Shifted copies are the codec's alone: one caption is to mean one picture.
-KIND_WEIGHTS = {"identity": 1.0, "shifted": 0.0, "recoloured": 0.07}
-SKIN_WEIGHT = 0.05  # half of the glyphs are skin tones of one another
+KIND_WEIGHTS = {"identity": 1.0, "shifted": 0.0, "recoloured": 0.03}
+SKIN_WEIGHT = 0.03  # half of the glyphs are skin tones of one another
 LENGTH_STEP = 16  # sequences are padded to a multiple: every length is compiled once
 IGNORED = -100  # cross_entropy's mark for "no loss here"
 UNSEEN = 1.0  # nats per code taken for a picture that was not drawn yet
-RARELY, OFTEN = 0.3, 3.0  # bounds of how much its loss makes a picture rarer or more frequent
+RARELY, OFTEN = 0.5, 1.2  # bounds of how much its loss makes a picture rarer or more frequent
 MEMORY = 0.5  # share of a picture's earlier losses in its running loss
 
 
@@ -38,7 +38,7 @@ class Settings:
     warmup_steps: int = 50
     caption_dropout: float = 0.1
     noisy: float = 0.5  # share of the sequences whose codes are disturbed on the way in
-    noise: float = 0.25  # largest share of codes replaced in one of them
+    noise: float = 0.15  # largest share of codes replaced in one of them
 
 
 def picture_weights(glyphs: list[dict], variants: list[dict]) -> np.ndarray:
