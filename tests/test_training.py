@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from mcsjd_core.codecs.vqgan import VQGAN
-from training import emoji_data, fit_codec, plain_codes, sequences
+from training import emoji_data, fit_codec, plain_codes, sequences, train_transformer
 from training.train_codec import CONFIG
 
 
@@ -61,3 +61,11 @@ def test_badly_known_pictures_are_drawn_more_often():
     np.testing.assert_allclose(share, [*(losses / losses.sum()), 0], atol=0.02)
     plain = np.bincount(drawing.rows(np.random.default_rng(0), by_loss=False), minlength=3) / 20_000
     np.testing.assert_allclose(plain, [0.5, 0.5, 0], atol=0.02)
+
+
+def test_a_surprising_code_weighs_more_in_its_sequence_and_every_sequence_the_same():
+    losses = torch.tensor([[0.0, 0.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0]], requires_grad=True)
+    train_transformer.emphasised(losses).backward()
+    torch.testing.assert_close(losses.grad.sum(1), torch.tensor([0.5, 0.5]))
+    ratio = losses.grad[0, 3] / losses.grad[0, 0]
+    torch.testing.assert_close(ratio, torch.tensor(1 + train_transformer.EMPHASIS))

@@ -32,7 +32,7 @@ def cosine(progress: float) -> float:
     return 0.02 + 0.49 * (1 + math.cos(math.pi * progress))
 
 
-def hold_then_fall(progress: float, fall_from: float = 0.45) -> float:
+def hold_then_fall(progress: float, fall_from: float = 0.7) -> float:
     """Factor on the learning rate: 1, then a straight line to a fiftieth (the schedule that forgives a moved end)."""
     return 1.0 if progress < fall_from else 0.02 + 0.98 * (1 - progress) / (1 - fall_from)
 

@@ -31,6 +31,7 @@ from .schedule import Budget, Log, hold_then_fall, save, set_learning_rate
 from .sequences import IGNORED, Sequences, Settings
 from .train_codec import CONFIG as CODEC
 
+EMPHASIS = 8.0  # weight that a nat adds to its code
 LOG_EVERY, SAVE_EVERY = 25, 100  # steps
 CONFIG = TransformerConfig(dim=320, layers=8, heads=5, kv_heads=5, head_dim=64, ffn_dim=896, qk_norm="layer")
 
@@ -47,12 +48,21 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, mask: None) -> Tensor:
 
 
 def code_losses(model: ChameleonTransformer, ids: Tensor, targets: Tensor) -> Tensor:
-    """Mean nats per code of every sequence [B]; all of them have equally many codes."""
+    """Nats of every code [B, N]; all sequences have equally many codes."""
     positions = torch.arange(ids.shape[1]).expand_as(ids)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         hidden = model.model(model.embed_ids(ids), positions)  # right padding needs no mask: nothing real looks at it
         logits = model.lm_head(hidden[targets != IGNORED])
-    return F.cross_entropy(logits.float(), targets[targets != IGNORED], reduction="none").view(len(ids), -1).mean(1)
+    return F.cross_entropy(logits.float(), targets[targets != IGNORED], reduction="none").view(len(ids), -1)
+
+
+def emphasised(losses: Tensor) -> Tensor:
+    """Loss (scalar) of nats [B, N] in which surprising codes of a sequence weigh more; every sequence weighs the same.
+
+    Where pictures part, a few codes decide what the caption's picture becomes, and the rest follows from them.
+    """
+    weights = 1 + EMPHASIS * losses.detach().clamp_max(2)
+    return (losses * weights / weights.mean(1, keepdim=True)).mean()
 
 
 def build_model(tokenizer: Tokenizer, seed: int) -> ChameleonTransformer:
@@ -125,12 +135,12 @@ def training_step(
     rows = sequences.rows(rng, by_loss=True)
     losses = code_losses(model, *sequences.batch(rows, rng))
     model.zero_grad(set_to_none=True)
-    losses.mean().backward()
+    emphasised(losses).backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     for optimizer in optimizers:
         set_learning_rate(optimizer, factor)
         optimizer.step()
-    sequences.learned(rows, losses.detach())
+    sequences.learned(rows, losses.detach().mean(1))
     return losses.mean().item()
 
 
