@@ -3,7 +3,8 @@
     python -m training.sheets --out docs
 
 `quality.png`: 24 prompts x 4 seeds; `combinations.png`: 8 prompts that join a colour and a thing, most of which no emoji
-shows. Settings are the checkpoint's own, the coupling is `maximal`; nothing is picked by hand.
+shows. Settings are the checkpoint's own, the coupling is `maximal`; nothing is picked by hand. `--window` changes the time
+it takes and the draws, not the law that they follow.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ COMBINATIONS = (
 SEEDS, TILE, LABEL = 4, 96, 18
 
 
-def draw_rows(model, prompts: tuple[str, ...], columns: int) -> Image.Image:
+def draw_rows(model, prompts: tuple[str, ...], columns: int, window: int) -> Image.Image:
     """Every prompt's SEEDS pictures side by side under its text, `columns` prompts in a row."""
     width, height = SEEDS * TILE + 12, TILE + LABEL + 8
     sheet = Image.new("RGB", (columns * width, -(-len(prompts) // columns) * height), "white")
     pen, font, d = ImageDraw.Draw(sheet), ImageFont.load_default(13), model.defaults
-    settings = DecodeSettings("maximal", d.window, LawSettings(d.cfg_scale, d.temperature, d.top_k, d.top_p))
+    settings = DecodeSettings("maximal", window, LawSettings(d.cfg_scale, d.temperature, d.top_k, d.top_p))
     for number, prompt in enumerate(prompts):
         x, y = number % columns * width, number // columns * height
         pen.text((x + 4, y + 1), prompt, "black", font)
@@ -48,8 +49,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("docs"))
     parser.add_argument("--model", type=Path, default=EMBEDDED_MODEL)
+    parser.add_argument("--window", type=int, help="positions per forward; the checkpoint's own by default")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     model = load(arguments.model)
-    draw_rows(model, QUALITY, columns=3).save(arguments.out / "quality.png")
-    draw_rows(model, COMBINATIONS, columns=2).save(arguments.out / "combinations.png")
+    window = arguments.window or model.defaults.window
+    draw_rows(model, QUALITY, 3, window).save(arguments.out / "quality.png")
+    draw_rows(model, COMBINATIONS, 2, window).save(arguments.out / "combinations.png")
