@@ -69,7 +69,7 @@ class Sampler(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "cfg",
-                    default=1.5,
+                    default=1.3,
                     min=0.0,
                     max=30.0,
                     step=0.1,
@@ -79,7 +79,7 @@ class Sampler(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "temperature",
-                    default=1.0,
+                    default=0.3,
                     min=0.0,
                     max=5.0,
                     step=0.05,
