@@ -198,7 +198,7 @@ def test_only_registries_and_entry_points_know_the_families():
     assert knowing <= {"models.__init__", "__init__", "loading", "bench.shapes", "bench.janus_checkpoint"}
 
 
-FOR_NODES = {"comfy", "comfy_api", "folder_paths", "torch", "PIL", "tqdm", "mcsjd_core"}
+FOR_NODES = {"comfy", "comfy_api", "folder_paths", "numpy", "torch", "PIL", "tqdm", "mcsjd_core"}
 NODE_FILES = sorted((ROOT / "nodes").glob("*.py"))
 
 
