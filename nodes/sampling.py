@@ -36,7 +36,7 @@ class Sampler(io.ComfyNode):
                     multiline=True,
                     dynamic_prompts=True,
                     default=PROMPT,
-                    tooltip="What to draw. The embedded model knows emoji: short names such as red apple, rocket, cat "
+                    tooltip="What to draw. The embedded model knows emoji: short names such as red apple, pizza, cat "
                     "face. Left empty, it draws anything.",
                 ),
                 io.Int.Input(

@@ -33,7 +33,7 @@ The report says how many forwards it took.
 - **coupling** *seed-exact (Gumbel)*: the very picture of *plain AR*, in fewer forwards.
 - **coupling** *SJD (independent)*: the older method, more forwards as a rule.
 - **window** 16 or 128, or 0: chosen while drawing by what is fastest. **cfg** 1 (no guidance) or 3.
-- **prompt** rocket, cat face, green heart, smiling face with sunglasses.
+- **prompt** pizza, cat face, house, smiling face with sunglasses.
 
 Every input explains itself when the mouse rests on it. Other models go below *models/mcsjd*, each in its own directory.
 """
@@ -108,7 +108,7 @@ forwards changes. With **coupling** *MC-SJD (maximal)* it becomes another one.
     return Workflow(
         [
             loader(),
-            *prompt_and_seed("rocket", 3),
+            *prompt_and_seed("pizza", 3),
             *method(10, 370, "plain AR", {"coupling": PLAIN}),
             *method(20, 760, "seed-exact", {"coupling": EXACT}),
             Node(
@@ -207,15 +207,15 @@ def warm_start() -> Workflow:
 You liked a picture and nudge a setting. With *seed-exact*, any guess is allowed, so the last picture's tokens are the \
 first guesses (**initialiser** *warm*). Where nothing changed they are accepted in whole windows.
 
-Left: the picture at cfg 1.5. Middle: cfg 1.6, drawn from scratch. Right: cfg 1.6 with warm tokens: **the same picture as in \
+Left: the picture at cfg 1.3. Middle: cfg 1.4, drawn from scratch. Right: cfg 1.4 with warm tokens: **the same picture as in \
 the middle**, as a rule in fewer forwards. The report compares the two.
 
 How much it saves depends on where the first token changes: behind it, the picture is another one.
 
-**Try** cfg 1.52 or 2 in both; **temperature** 0.95; another **prompt** on the right (then it helps little). Changing the \
+**Try** cfg 1.32 or 2 in both; **temperature** 0.35; another **prompt** on the right (then it helps little). Changing the \
 two right samplers does not draw the left one again.
 """
-    changed = {"coupling": EXACT, "cfg": 1.6}
+    changed = {"coupling": EXACT, "cfg": 1.4}
     return Workflow(
         [
             loader(),

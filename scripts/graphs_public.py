@@ -23,7 +23,13 @@ tokens. Guidance, top-k and temperature are the authors' defaults, the window is
 - **initialiser** *above*: guesses are the codes one row up.
 - the models for 512 and 1024 px, in the menus of Get Model and Load Model.
 """
-    values = {"prompt": "a red fox in the snow, golden hour", "window": 32, "cfg": 3.0, "top_k": 2000}
+    values = {
+        "prompt": "a red fox in the snow, golden hour",
+        "window": 32,
+        "cfg": 3.0,
+        "temperature": 1.0,
+        "top_k": 2000,
+    }
     return text_to_image("Lumina-mGPT-7B-768", values, text, note_height=640)
 
 
@@ -44,7 +50,13 @@ nothing.
 - **coupling** *plain AR*: the yardstick, 576 forwards.
 - **window** 16 or 128.
 """
-    values = {"prompt": "a lighthouse on a cliff at sunset", "cfg": 5.0, "top_k": 0, "batch_size": 4}
+    values = {
+        "prompt": "a lighthouse on a cliff at sunset",
+        "cfg": 5.0,
+        "temperature": 1.0,
+        "top_k": 0,
+        "batch_size": 4,
+    }
     return text_to_image("Janus-Pro-1B", values, text, note_height=560)
 
 
@@ -70,7 +82,7 @@ goes into *LlamaGen-t2i/flan-t5-xl*; it is read for new captions only, runs on t
             Node(1, "MCSJD_LoadModel", (0, 0), LOADER, {"model": "LlamaGen-c2i/c2i_B_256.pt"}),
             Node(2, "MCSJD_ImageNetClass", (0, 274), (320, 60)),
             Node(
-                3, "MCSJD_Sampler", (370, 0), SAMPLER, {"cfg": 4.0, "top_k": 2000, "batch_size": 4},
+                3, "MCSJD_Sampler", (370, 0), SAMPLER, {"cfg": 4.0, "temperature": 1.0, "top_k": 2000, "batch_size": 4},
                 {"model": (1, 0), "prompt": (2, 0)},
             ),
             Node(4, "MCSJD_Decode", (760, 0), (300, 46), {}, {"model": (1, 0), "tokens": (3, 0)}),
@@ -103,6 +115,7 @@ ending of the prompt are those of the authors; the negative prompt has the same 
         "prompt": prompt,
         "negative": "lowres, blurry, jpeg artifacts, watermark, text",
         "cfg": 3.0,
+        "temperature": 1.0,
         "top_k": 2048,
     }
     return text_to_image("Emu3-Gen", values, text, note_height=560)

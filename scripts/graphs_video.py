@@ -54,7 +54,7 @@ moves where.
 """
     prompt = "the red apple moves right"
     start = Node(2, "MCSJD_ExampleFrame", (0, 270), (320, 60), {"frame": prompt})
-    values = {"prompt": prompt, "cfg": 1.0, "top_k": 0, "top_p": 0.8}
+    values = {"prompt": prompt, "cfg": 1.0, "temperature": 1.0, "top_k": 0, "top_p": 0.8}
     return video_graph("embedded: emoji-motion", start, values, text, frame_width=420)
 
 
@@ -81,7 +81,7 @@ connected to **text_encoder**; or the encoder as transformers saves it, in a fol
 - **frames** 9 or 17: shorter videos. **initialiser** *previous_frame*. **window** 16 to 128.
 """
     start = Node(2, "LoadImage", (0, 270), (320, 330), {"image": "example.png"}, title="First frame")
-    values = {"prompt": "", "cfg": 1.0, "top_k": 0, "top_p": 0.8}
+    values = {"prompt": "", "cfg": 1.0, "temperature": 1.0, "top_k": 0, "top_p": 0.8}
     graph = video_graph("Cosmos-Predict1-4B", start, values, text, frame_width=560)
     return Workflow(graph.nodes, thumbnail=())
 
