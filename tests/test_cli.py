@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -273,8 +275,10 @@ def test_interruption_while_torch_is_imported_is_one_sentence(tmp_path):
     """A torch that presses Ctrl-C when it is imported; only the command line answers in its own way."""
     (tmp_path / "torch.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
+    # A job in the background of a shell ignores Ctrl-C, and so would what it starts.
+    options = {"env": environment, "preexec_fn": partial(signal.signal, signal.SIGINT, signal.SIG_DFL)}
     for arguments in (["-m", "mcsjd_core"], ["-c", "import mcsjd_core"]):
-        ended = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
+        ended = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, **options)
         if arguments[0] == "-m":
             assert ended.returncode == INTERRUPTED
             assert ended.stderr == "Interrupted before anything was begun.\n" and not ended.stdout
