@@ -100,9 +100,10 @@ class Budget:
         now = self.clock()
         if now - self.last < self.interval and not is_last:
             return 0
+        allowed = self.share * (now - self.started)
         if len(self.trials) < self.TRIALS:
-            return 1
-        return wanted if self.spent + wanted * self.seconds_a_row <= self.share * (now - self.started) else 0
+            return int(self.spent <= allowed)  # the trial before has to be paid for
+        return wanted if self.spent + wanted * self.seconds_a_row <= allowed else 0
 
     @contextmanager
     def spend(self, rows: int) -> Iterator[None]:
