@@ -421,8 +421,7 @@ def test_a_window_larger_than_the_picture_costs_no_more_than_the_picture():
     [
         ({"coupling": "magic"}, r"coupling must be one of autoregressive, .*, got 'magic'"),
         ({"initialiser": "below"}, r"initialiser must be one of random, .*, got 'below'"),
-        ({"window": 0}, r"window must be .*at least 1, got 0"),
-        ({"window": -3}, r"window must be .*at least 1, got -3"),
+        ({"window": -3}, r"window must be .*at least 1, or 0 for auto, got -3"),
         ({"seed": -1}, r"seed must be .*between 0 and 2\^64 - 1, got -1"),
         ({"seed": 2**64}, r"seed must be .*between 0 and 2\^64 - 1, got 18446744073709551616"),
     ],

@@ -226,7 +226,8 @@ def test_layers_are_the_hosts_and_have_weights_at_once(pack, tiny_checkpoint, mo
     monkeypatch.setattr(comfy.ops, "disable_weight_init", types.SimpleNamespace(**layers))
     family = pack.core.load(tiny_checkpoint, operations=pack.runtime.operations())
     used = {type(module) for part in (family.token_model, family.codec) for module in part.modules()}
-    assert all(any(issubclass(kind, layer) for kind in used) for layer in layers.values())
+    pictures = {name: layer for name, layer in layers.items() if name != "Conv3d"}  # which codecs of video have
+    assert all(any(issubclass(kind, layer) for kind in used) for layer in pictures.values())
 
 
 def test_plain_layers_serve_where_the_host_lacks_some(pack, monkeypatch):
