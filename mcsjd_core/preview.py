@@ -79,7 +79,7 @@ class Budget:
     counts, since the first is cold and any may be held up.
     """
 
-    TRIALS, REMEMBERED = 3, 3
+    TRIALS, REMEMBERED = 2, 3
 
     def __init__(self, share: float = 0.048, interval: float = 0.4, clock: Callable[[], float] = time.perf_counter):
         self.share, self.interval, self.clock = share, interval, clock
