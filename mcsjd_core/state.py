@@ -86,17 +86,8 @@ class State:
             return
         here, there = (list(side) for side in zip(*pairs, strict=True))
         to, origin = torch.tensor((here + there, there + here), device=self.seeds.device).unbind(0)
-        tensors = [
-            self.seeds,
-            self.keys,
-            self.start,
-            self.guesses,
-            self.sequence,
-            self.sides,
-            self.committed,
-            self.known,
-        ]
-        tensors.append(self.law_start)
+        tensors = [self.seeds, self.keys, self.start, self.guesses, self.sequence, self.sides]
+        tensors += [self.committed, self.known, self.law_start]
         if self.law is not None:
             tensors += [tensor for tensor in (self.law.probs, self.law.codes) if tensor is not None]
         for tensor in tensors:

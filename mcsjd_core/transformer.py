@@ -60,10 +60,10 @@ class TransformerConfig:
         return min(self.qk_norm_groups, self.kv_heads)
 
 
-class Attention(nn.Module):
-    """Grouped-query attention over a cached prefix and the window."""
+class Projections(nn.Module):
+    """What every attention has: queries of `dim`, keys and values of `source_dim` channels, and norms of queries and keys."""
 
-    def __init__(self, config: TransformerConfig, operations, **factory):
+    def __init__(self, config: TransformerConfig, source_dim: int, operations, **factory):
         super().__init__()
         self.config = config
 
@@ -71,11 +71,18 @@ class Attention(nn.Module):
             return operations.Linear(inp, out, bias=False, **factory)
 
         self.q_proj = linear(config.dim, config.heads * config.head_dim)
-        self.k_proj = linear(config.dim, config.kv_heads * config.head_dim)
-        self.v_proj = linear(config.dim, config.kv_heads * config.head_dim)
+        self.k_proj = linear(source_dim, config.kv_heads * config.head_dim)
+        self.v_proj = linear(source_dim, config.kv_heads * config.head_dim)
         self.o_proj = linear(config.heads * config.head_dim, config.dim)
         if config.qk_norm:
             self.q_norm, self.k_norm = _head_norms(config, **factory)
+
+
+class Attention(Projections):
+    """Grouped-query attention over a cached prefix and the window."""
+
+    def __init__(self, config: TransformerConfig, operations, **factory):
+        super().__init__(config, config.dim, operations, **factory)
 
     def forward(self, x: Tensor, turns, mask: Tensor | None, store) -> Tensor:
         q, k, v = (_heads(proj(x), self.config) for proj in (self.q_proj, self.k_proj, self.v_proj))
@@ -86,22 +93,11 @@ class Attention(nn.Module):
         return self.o_proj(grouped_attention(q, k, v, mask).transpose(1, 2).flatten(2))
 
 
-class CrossAttention(nn.Module):
+class CrossAttention(Projections):
     """Grouped-query attention over all of a context, which has no places: nothing is turned, nothing masked."""
 
     def __init__(self, config: TransformerConfig, operations, **factory):
-        super().__init__()
-        self.config = config
-
-        def linear(inp: int, out: int) -> nn.Module:
-            return operations.Linear(inp, out, bias=False, **factory)
-
-        self.q_proj = linear(config.dim, config.heads * config.head_dim)
-        self.k_proj = linear(config.context_dim, config.kv_heads * config.head_dim)
-        self.v_proj = linear(config.context_dim, config.kv_heads * config.head_dim)
-        self.o_proj = linear(config.heads * config.head_dim, config.dim)
-        if config.qk_norm:
-            self.q_norm, self.k_norm = _head_norms(config, **factory)
+        super().__init__(config, config.context_dim, operations, **factory)
 
     def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [rows, kv_heads, n, head_dim] of a context [rows, n, context_dim]."""

@@ -147,9 +147,8 @@ class AutoWindow:
         self.ladder = [window for window in LADDER if window <= largest]
         self.probes = [window for window in PROBES if window <= largest]
         self.window = 0
-        self.refined: list[
-            int
-        ] = []  # of each place, the window under which its draft has been refined since it entered
+        # Of each place, the window under which its draft has been refined since it entered.
+        self.refined: list[int] = []
         self.moved = 0
 
     def next(self, rows: int) -> int:
