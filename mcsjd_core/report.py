@@ -133,6 +133,7 @@ class Report:
             "dtype": (self.dtype, baseline.dtype),
             "number of pictures": (len(self.traces), len(baseline.traces)),
             "guidance": (self.settings.law.guided, baseline.settings.law.guided),
+            "execution": (self.settings.execution, baseline.settings.execution),
         }
         others = [name for name, (here, there) in pairs.items() if here != there]
         return seconds + (f" (the runs differ in {', '.join(others)}: no fair comparison)" if others else "")
@@ -142,8 +143,11 @@ class Report:
         top_k, top_p = law.top_k or "off", "off" if law.top_p == 1 else f"{law.top_p:g}"
         method = METHOD_LABELS[settings.coupling]
         previews = f", live preview {self.preview_seconds:.2f} s" if self.preview_seconds else ""
+        drafts = f"first drafts {settings.initialiser}"
+        if settings.trajectories > 1:
+            drafts += f", {settings.trajectories} trajectories"
         return [
-            f"coupling {method}, window {settings.window_name}, first drafts {settings.initialiser}",
+            f"coupling {method}, window {settings.window_name}, {drafts}, {settings.execution} iterations",
             f"cfg {law.cfg_scale:g}, temperature {law.temperature:g}, top_k {top_k}, top_p {top_p}",
             f"model {self.model}, {self.dtype} on {self.device}, prefill {self.prefill_seconds:.2f} s{previews}",
         ]

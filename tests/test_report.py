@@ -94,7 +94,15 @@ def test_live_preview_is_told_where_there_was_one():
 def test_settings_are_named():
     text = report(coupling="gumbel", window=8).text()
     assert "coupling MC-SJD (Gumbel), window 8, first drafts random" in text
+    assert "eager iterations" in text and "trajectories" not in text
     assert "model tiny, float32 on cpu" in text
+    assert "first drafts random, 3 trajectories," in report(coupling="gumbel_exact", window=8, trajectories=3).text()
+
+
+def test_compiled_iterations_are_named_and_not_compared_with_others_unnoticed():
+    compiled = replace(report(window=8), settings=DecodeSettings(window=8, execution="compiled"))
+    assert "compiled iterations" in compiled.text()
+    assert "differ in execution" in compiled.speedup(report(coupling="autoregressive")).basis
 
 
 def test_plain_ar_reports_the_window_it_really_had():
