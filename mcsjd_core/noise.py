@@ -91,10 +91,12 @@ class Noise:
         """[V], for `exponentials`. A compiler that sees them counted up may do the hash in fewer bits: pass them as data."""
         return torch.arange(codebook_size, device=self.seeds.device) if self.codes is None else self.codes
 
-    def random_codes(self, codebook_size: int) -> Tensor:
-        """A code [B, L] for every position, uniform and the same in every iteration: first drafts."""
+    def random_codes(self, codebook_size: int, series: int = 0) -> Tensor:
+        """A code [B, L] for every position, uniform and the same in every iteration: first drafts. Series are independent."""
+        keys = self._keys(INITIAL_DRAFT, INITIAL_DRAFT).squeeze(1)
+        keys = mix(keys, series) if series else keys
         # 2^52 equally likely numbers over at most 2^17 codes: no code is favoured by more than 2^-35.
-        return (to_uniform(self._keys(INITIAL_DRAFT, INITIAL_DRAFT).squeeze(1)) * codebook_size).long()
+        return (to_uniform(keys) * codebook_size).long()
 
     def at(self, positions: Tensor) -> Noise:
         return replace(self, positions=positions)

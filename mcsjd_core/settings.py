@@ -13,7 +13,6 @@ from .window_policy import LADDER
 AUTOREGRESSIVE = "autoregressive"
 METHODS = (AUTOREGRESSIVE, *COUPLINGS)
 AUTO = "auto"
-SIDE_PLACES = 16  # of a window, in which side trajectories compete; acceptance rarely reaches further
 EXECUTIONS = ("eager", "compiled", "captured")  # see `runners`
 
 
@@ -25,8 +24,8 @@ class DecodeSettings:
     same tokens under it; the other couplings follow the law just as exactly, but a seed repeats its tokens only if the
     windows repeat, which the clock decides.
 
-    `trajectories` drafts of every window compete, the main one over all of its places, the others over SIDE_PLACES; this
-    takes `gumbel_exact`, and changes what is committed a forward, never the tokens.
+    `trajectories` drafts of every window compete, each a window wide; this takes `gumbel_exact`, and changes what is
+    committed a forward, never the tokens.
 
     `execution` is one of EXECUTIONS: how iterations are run, which changes what they cost and nothing else.
     """
@@ -74,7 +73,7 @@ class DecodeSettings:
     @property
     def side_slots(self) -> int:
         """Places of a forward behind those of the window: the side trajectories'."""
-        return (self.trajectories - 1) * min(SIDE_PLACES, self.effective_window)
+        return (self.trajectories - 1) * self.effective_window
 
     @property
     def adapts(self) -> bool:

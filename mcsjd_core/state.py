@@ -39,7 +39,7 @@ class State:
         self.guesses = self._first_guesses(grid, settings, codebook_size, noise, earlier)
         self.sequence = self.guesses.clone()
         self.sequence[:, :given] = first_tokens
-        self.sides = self.sequence[:, None].repeat(1, settings.trajectories - 1, 1)
+        self.sides = self._side_guesses(settings.trajectories - 1, codebook_size, noise)
         self.committed, self.known, self.law_start = (torch.full((batch,), given, device=device) for _ in range(3))
         self.step = torch.zeros((), dtype=torch.long, device=device)
         self.report = torch.zeros(1 + batch, dtype=torch.long, device=device)
@@ -55,6 +55,14 @@ class State:
             own = INITIALISERS[settings.initialiser](Places(guesses, positions[:, 0], positions, grid, earlier))
             guesses = torch.where((own >= 0) & (own < codebook_size), own, guesses)
         return torch.where(self.forced == FREE, guesses, self.forced)
+
+    def _side_guesses(self, count: int, codebook_size: int, noise: Noise) -> Tensor:
+        """Random codes [B, count, places], other ones for every trajectory."""
+        guesses = torch.empty(len(self.seeds), count, len(self.forced), dtype=torch.long, device=self.seeds.device)
+        for number in range(count):
+            codes = noise.random_codes(codebook_size, number + 1)
+            guesses[:, number] = torch.where(self.forced == FREE, codes, self.forced)
+        return guesses
 
     def tokens(self, count: int) -> Tensor:
         """The first `count` places of every row, in the batch's order."""

@@ -161,7 +161,7 @@ def test_the_cost_of_a_window_is_in_forwards_of_ar(result):
 def test_trajectories_cost_the_places_that_they_add():
     found = {"seconds": {str(w): {"median": 1.0 + w} for w in (1, 16, 32, 64)}}
     assert forward.trajectory_cost(found, 16, 2) == pytest.approx(33 / 17)
-    assert forward.trajectory_cost(found, 32, 3) == pytest.approx(65 / 33)
+    assert forward.trajectory_cost(found, 16, 3) == pytest.approx(49 / 17)
     assert forward.seconds_at(found, 40) == pytest.approx(41)
     assert math.isnan(forward.trajectory_cost(found, 64, 2))
 

@@ -175,6 +175,13 @@ def test_first_drafts_are_independent_of_the_numbers_that_verify_them(purpose):
     assert serial_chi_square(drafts, noise.uniform(purpose)) < 360
 
 
+@pytest.mark.parametrize("pair", [(0, 1), (1, 2), (0, 3)])
+def test_series_of_first_drafts_are_independent(pair):
+    noise = Noise(torch.arange(4096), torch.arange(64).expand(4096, -1), 0)
+    one, other = ((noise.random_codes(16, series) + 0.5) / 16 for series in pair)
+    assert serial_chi_square(one, other) < 360
+
+
 def serial_chi_square(a: torch.Tensor, b: torch.Tensor) -> float:
     cells = (a.flatten() * 16).long() * 16 + (b.flatten() * 16).long()
     expected = cells.numel() / 256

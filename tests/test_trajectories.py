@@ -10,11 +10,9 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from mcsjd_core import INITIALISERS, DecodeSettings, Grid, InputError, LawSettings
-from mcsjd_core import settings as settings_module
-from mcsjd_core import trajectories as trajectories_module
 from mcsjd_core.kv_cache import KVCache
 from mcsjd_core.runners import Compiled, Eager
-from mcsjd_core.trajectories import Sides, TrajectoryCache
+from mcsjd_core.trajectories import TrajectoryCache
 from tiny import prompt, run, transformer
 
 decode_module = importlib.import_module("mcsjd_core.decode")  # the package's `decode` is the function
@@ -64,13 +62,6 @@ def test_tokens_equal_plain_ar_for_every_number_of_trajectories(trajectories, wi
     assert same({"trajectories": trajectories, "window": window}, LAWS[law], plain)
 
 
-@pytest.mark.parametrize("places", [1, 2, 3])
-def test_a_run_that_fills_a_side_trajectory_ends_with_it(places, plain, monkeypatch):
-    for module in (trajectories_module, settings_module):
-        monkeypatch.setattr(module, "SIDE_PLACES", places)
-    assert same({"trajectories": 4, "window": 12}, GUIDED, plain)
-
-
 @pytest.mark.parametrize("batch", [1, 2, 5])
 @pytest.mark.parametrize("initialiser", INITIALISERS)
 def test_tokens_equal_plain_ar_for_every_initialiser_and_batch(initialiser, batch, plain):
@@ -111,16 +102,6 @@ def test_more_trajectories_take_fewer_forwards():
     assert six < two < one
 
 
-def test_runners_up_help_beyond_independent_trajectories(monkeypatch):
-    def forwards() -> int:
-        traces = picture(60, law=LawSettings(temperature=0.7), window=16, trajectories=4).traces
-        return sum(trace.nfe for trace in traces)
-
-    renewed = forwards()
-    monkeypatch.setattr(trajectories_module.TrajectoryIteration, "renew", lambda self, best, others, *rest: others)
-    assert renewed < forwards()
-
-
 @pytest.mark.parametrize("law", LAWS)
 def test_a_compiled_iteration_is_one_graph_a_shape(law, plain, monkeypatch):
     torch._dynamo.reset()
@@ -149,11 +130,11 @@ def test_complete_rows_that_are_carried_along_change_nothing(plain, monkeypatch)
 def test_a_side_trajectory_sees_the_prefix_and_itself():
     """Rows of the forward against rows that hold one trajectory each, in float64."""
     model = transformer(CODES, dtype=torch.float64)
-    window, sides, committed = 5, Sides(2, 3), 4
+    window, sides, committed = 5, 2, 4
     start = prompt(model, 1, guided=True)
     slots_of = start.embeddings.shape[1] + committed - 1
     generator = torch.Generator().manual_seed(0)
-    drafts = torch.randint(CODES, (3, window), generator=generator)
+    drafts = torch.randint(CODES, (1 + sides, window), generator=generator)
     front = torch.randint(CODES, (1, committed), generator=generator).expand(2, -1)
 
     def prefilled(capacity: int, rows: int = 1) -> KVCache:
@@ -164,27 +145,26 @@ def test_a_side_trajectory_sees_the_prefix_and_itself():
         return cache
 
     extent = slots_of + window
-    tokens = torch.cat((drafts[0], drafts[1, :3], drafts[2, :3]))
     places = torch.arange(slots_of, extent)
-    slots = torch.cat((places, places[:3], places[:3])).expand(2, -1)
-    cache = TrajectoryCache(prefilled(extent + sides.total), window, sides, extent)
-    together = model.hidden(model.embed(tokens.expand(2, -1), None), slots, cache, extent)
+    cache = TrajectoryCache(prefilled(extent + sides * window), window, sides, extent)
+    together = model.hidden(
+        model.embed(drafts.flatten().expand(2, -1), None), places.repeat(3).expand(2, -1), cache, extent
+    )
     alone = model.hidden(
         model.embed(drafts.repeat_interleave(2, 0), None), places.expand(6, -1), prefilled(extent, 3), extent
     )
-    expected = torch.cat((alone[:2], alone[2:4, :3], alone[4:, :3]), 1)
-    torch.testing.assert_close(together, expected, rtol=0, atol=1e-11)
+    torch.testing.assert_close(together, torch.cat(alone.split(2), 1), rtol=0, atol=1e-11)
 
 
 def test_an_adopted_trajectory_s_keys_lie_where_the_main_one_s_did():
     cache = KVCache(1, torch.zeros(2, dtype=torch.long), 2, 30, 3, dtype=torch.float64, device="cpu")
-    wrapped = TrajectoryCache(cache, 4, Sides(2, 3), 12)
-    slots = torch.tensor([[5, 6, 7, 8], [2, 3, 4, 5]])
-    new = torch.randn(2, 2, 10, 3, dtype=torch.float64)
-    wrapped.write(0, wrapped.places(torch.cat((slots, slots[:, :3], slots[:, :3]), 1)), new, -new, 12)
+    wrapped = TrajectoryCache(cache, 3, 2, 12)
+    slots = torch.tensor([[5, 6, 7], [2, 3, 4]])
+    new = torch.randn(2, 2, 9, 3, dtype=torch.float64)
+    wrapped.write(0, wrapped.places(slots.repeat(1, 3)), new, -new, 12)
     wrapped.adopt(torch.tensor([2, 0]), slots)
-    assert torch.equal(cache.keys[0][0, :, 5:8], new[0, :, 7:10]) and torch.equal(cache.keys[0][0, :, 8], new[0, :, 3])
-    assert torch.equal(cache.values[0][1, :, 2:6], -new[1, :, :4])
+    assert torch.equal(cache.keys[0][0, :, 5:8], new[0, :, 6:9])
+    assert torch.equal(cache.values[0][1, :, 2:5], -new[1, :, :3])
 
 
 # -- what is refused -----------------------------------------------------------------------------------------------------

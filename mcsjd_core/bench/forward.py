@@ -6,7 +6,6 @@ import math
 from itertools import pairwise
 
 from ..decode import DecodeSettings
-from ..settings import SIDE_PLACES
 from .plan import Bench
 from .shapes import SHAPES, ShapedModel
 from .tables import Table, milliseconds
@@ -99,13 +98,13 @@ def _times(data: dict) -> Table:
 def _trajectories(data: dict) -> Table:
     rows = []
     for name, found in data["shapes"].items():
-        for window in (window for window in found["seconds"] if int(window) >= SIDE_PLACES):
+        for window in (window for window in found["seconds"] if int(window) > 1):
             factors = [trajectory_cost(found, int(window), count) for count in TRAJECTORIES]
             if not math.isnan(factors[0]):
                 rows.append([name, window, *("-" if math.isnan(factor) else f"{factor:.2f}" for factor in factors)])
     note = (
-        f"M trajectories pay where they raise step compression by more than this factor: the time of a forward of the window "
-        f"and {SIDE_PLACES} places for each side trajectory, over that of the window."
+        "M trajectories pay where they raise step compression by more than this factor: the time of a forward of M windows over "
+        "that of one."
     )
     header = ["shape", "W", *(f"M = {count} pays above" for count in TRAJECTORIES)]
     return Table("Where parallel trajectories would pay", header, rows, note)

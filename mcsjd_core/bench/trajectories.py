@@ -7,7 +7,6 @@ from statistics import fmean
 
 from ..decode import DecodeSettings
 from ..laws import LawSettings
-from ..settings import SIDE_PLACES
 from .drawing import draw, texts
 from .plan import Bench
 from .tables import Table
@@ -65,6 +64,6 @@ def tables(data: dict) -> list[Table]:
     prompts = f"{data['prompts']} prompt{'s' if data['prompts'] > 1 else ''}"
     note = (
         f"Step compression and its gain, coupling {data['coupling']}, W {data['window']}, {tokens} tokens, mean of {prompts}. "
-        f"Side trajectories take part in the window's first {SIDE_PLACES} places, and make the forward wider by these."
+        "A forward goes over M windows."
     )
     return [Table("Parallel trajectories", ["law", *(f"M = {count}" for count in counts)], rows, note)]
