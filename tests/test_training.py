@@ -55,12 +55,22 @@ def test_badly_known_pictures_are_drawn_more_often():
     drawing = object.__new__(sequences.Sequences)
     drawing.settings = sequences.Settings(batch=20_000)
     drawing.weights, drawing.losses = np.array([1.0, 1.0, 0.0]), np.array([1.0, 1.0, 1.0])
+    drawing.kinds = [drawing.weights > 0]
     drawing.learned(np.array([0]), torch.tensor([0.2]))
     share = np.bincount(drawing.rows(np.random.default_rng(0), by_loss=True), minlength=3) / 20_000
     losses = np.array([0.6, 1.0])  # the running mean of 1 and 0.2, and what was taken for the unseen one
     np.testing.assert_allclose(share, [*(losses / losses.sum()), 0], atol=0.02)
     plain = np.bincount(drawing.rows(np.random.default_rng(0), by_loss=False), minlength=3) / 20_000
     np.testing.assert_allclose(plain, [0.5, 0.5, 0], atol=0.02)
+
+
+def test_a_kind_that_is_known_badly_takes_no_draws_from_another():
+    drawing = object.__new__(sequences.Sequences)
+    drawing.settings = sequences.Settings(batch=20_000)
+    drawing.weights, drawing.losses = np.array([1.0, 1.0, 0.5]), np.array([0.04, 0.06, 2.0])
+    drawing.kinds = [np.array([True, True, False]), np.array([False, False, True])]
+    share = np.bincount(drawing.rows(np.random.default_rng(0), by_loss=True), minlength=3) / 20_000
+    np.testing.assert_allclose(share, [0.32, 0.48, 0.2], atol=0.02)
 
 
 def test_a_surprising_code_weighs_more_in_its_sequence_and_every_sequence_the_same():

@@ -19,12 +19,12 @@ from . import emoji_data
 from .train_codec import CONFIG as CODEC
 
 # How often a picture is drawn, by its kind. Shifted copies are the codec's alone: one caption is to mean one picture.
-KIND_WEIGHTS = {"identity": 1.0, "shifted": 0.0, "recoloured": 0.03}
+KIND_WEIGHTS = {"identity": 1.0, "shifted": 0.0, "recoloured": 0.05}
 SKIN_WEIGHT = 0.03  # half of the glyphs are skin tones of one another
 LENGTH_STEP = 16  # sequences are padded to a multiple: every length is compiled once
 IGNORED = -100  # cross_entropy's mark for "no loss here"
 UNSEEN = 1.0  # nats per code taken for a picture that was not drawn yet
-RARELY, OFTEN = 0.5, 1.2  # bounds of how much its loss makes a picture rarer or more frequent
+RARELY, OFTEN = 0.5, 2.0  # bounds of how much its loss makes a picture rarer or more frequent among those of its kind
 MEMORY = 0.5  # share of a picture's earlier losses in its running loss
 
 
@@ -36,8 +36,8 @@ class Settings:
     vector_lr: float = 2e-3
     weight_decay: float = 0.05
     warmup_steps: int = 50
-    caption_dropout: float = 0.1
-    noisy: float = 0.5  # share of the sequences whose codes are disturbed on the way in
+    caption_dropout: float = 0.06
+    noisy: float = 0.4  # share of the sequences whose codes are disturbed on the way in
     noise: float = 0.15  # largest share of codes replaced in one of them
 
 
@@ -72,14 +72,18 @@ class Sequences:
         self.vocabulary = Vocabulary.from_names(tokenizer.get_vocab(), CODEC.codebook_size)
         self.weights = picture_weights(self.glyphs, self.variants)
         self.drawn = self.weights.nonzero()[0]
+        kinds = np.array([variant["kind"] for variant in self.variants])
+        self.kinds = [(kinds == kind) & (self.weights > 0) for kind, weight in KIND_WEIGHTS.items() if weight]
         self.losses = np.full(len(self.weights), UNSEEN)  # nats per code of every picture, a running mean
 
     def rows(self, rng: np.random.Generator, by_loss: bool) -> np.ndarray:
-        """Rows of a batch [B]. With `by_loss` badly known pictures come more often than well-known ones."""
+        """Rows of a batch [B]. With `by_loss` badly known pictures come more often than well-known ones of their kind."""
         weights = self.weights
         if by_loss:
-            mean = np.average(self.losses, weights=weights)
-            weights = weights * np.clip(self.losses / mean, RARELY, OFTEN)
+            weights = weights.copy()
+            for kind in self.kinds:
+                mean = np.average(self.losses[kind], weights=weights[kind])
+                weights[kind] *= np.clip(self.losses[kind] / mean, RARELY, OFTEN)
         cumulative = np.cumsum(weights)
         return np.searchsorted(cumulative, rng.random(self.settings.batch) * cumulative[-1], side="right")
 

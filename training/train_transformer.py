@@ -3,17 +3,17 @@
     python -m training.train_transformer --data build/emoji --codes build/codes.safetensors \
         --tokenizer build/tokenizer.json --out build/transformer --minutes 90
 
-One sequence is `<s> caption <reserved08706> <racm3:break> code ...`; the loss counts codes alone. A tenth of the captions
-is dropped, which is what classifier-free guidance needs; some codes are replaced on the way in, so that the model can
-go on after a draw that was wrong. Matrices are trained with Muon (Jordan et al., 2024), the rest
-with AdamW. Interrupted runs continue with the same command.
+One sequence is `<s> caption <reserved08706> <racm3:break> code ...`; the loss counts codes alone. A few captions are dropped,
+which is what classifier-free guidance needs; some codes are replaced on the way in, so that the model can go on after a draw
+that was wrong. Matrices are trained with Muon (Jordan et al., 2024), the rest with AdamW. Interrupted runs continue with the
+same command. A run that begins with trained weights (`--start-from`) learns more slowly, and slows down earlier.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,8 @@ from .sequences import IGNORED, Sequences, Settings
 from .train_codec import CONFIG as CODEC
 
 EMPHASIS = 8.0  # weight that a nat adds to its code
+# Of a run that begins with trained weights: share of the learning rates, and of the budget after which they fall.
+CONTINUED_RATE, CONTINUED_FALL_FROM = 0.35, 0.4
 LOG_EVERY, SAVE_EVERY = 25, 100  # steps
 CONFIG = TransformerConfig(dim=320, layers=8, heads=5, kv_heads=5, head_dim=64, ffn_dim=896, qk_norm="layer")
 
@@ -100,6 +102,9 @@ def train(
 ) -> None:  # fmt: skip
     transformer.grouped_attention = causal_attention
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    if start_from:
+        rates = {name: CONTINUED_RATE * getattr(settings, name) for name in ("matrix_lr", "vector_lr")}
+        settings = replace(settings, **rates)
     sequences = Sequences(data, load_file(codes)["codes"].long(), tokenizer, settings)
     model = build_model(tokenizer, settings.seed)
     model.model.compile(dynamic=False)
@@ -113,7 +118,8 @@ def train(
         model.load_state_dict(exported_weights(start_from, model))
     losses: list[float] = []
     while budget.progress < 1:
-        factor = min(1.0, (step + 1) / settings.warmup_steps) * hold_then_fall(budget.progress)
+        fall = hold_then_fall(budget.progress, CONTINUED_FALL_FROM) if start_from else hold_then_fall(budget.progress)
+        factor = min(1.0, (step + 1) / settings.warmup_steps) * fall
         losses.append(training_step(model, optimizers, sequences, step, factor))
         step += 1
         if step % LOG_EVERY == 0:
