@@ -9,14 +9,14 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 
-from . import automatic, breakdown, couplings, forward, machine, memory, peer, trajectories, transfers
+from . import automatic, breakdown, couplings, forward, machine, memory, peer, plain_law, trajectories, transfers
 from .plan import FULL, QUICK, Bench, Plan
 from .tables import Table
 
 __all__ = ["FULL", "QUICK", "SECTIONS", "Bench", "Plan", "Table", "run", "tables"]
 
 # Memory comes first: the most that the process held is still that of the small model.
-SECTIONS = (memory, couplings, automatic, trajectories, transfers, breakdown, forward, peer)
+SECTIONS = (memory, couplings, plain_law, automatic, trajectories, transfers, breakdown, forward, peer)
 
 
 def run(bench: Bench, names: tuple[str, ...] | None = None) -> dict:

@@ -1,0 +1,63 @@
+"""Section: step compression of every coupling where tokens are uncertain, at temperature 1 without guidance or truncation.
+
+A law that is all but certain treats every coupling alike: no draft flickers. Here they part.
+"""
+
+from __future__ import annotations
+
+from statistics import fmean, stdev
+
+from ..coupling import COUPLINGS
+from ..decode import DecodeSettings
+from ..entropy import mean_entropy
+from ..laws import LawSettings
+from ..report import METHOD_LABELS
+from .drawing import draw, texts, upper
+from .plan import Bench
+from .tables import Table
+
+NAME, TITLE = "plain_law", "couplings where tokens are uncertain"
+EXACT = "gumbel_exact"
+
+
+def measure(bench: Bench) -> dict:
+    """All pictures of a method are one batch, the same prompts and seeds for all of them."""
+    plan, law = bench.plan, LawSettings()
+    prompts, compressions, tokens = texts(0, plan.plain_pictures), {}, None
+    for coupling in COUPLINGS:
+        for window in plan.windows:
+            bench.tell(f"{coupling}, W {window}")
+            decoded = draw(bench, prompts, DecodeSettings(coupling, window, law), rows=plan.rows)
+            compressions.setdefault(coupling, {})[str(window)] = [trace.step_compression for trace in decoded.traces]
+            tokens = decoded.tokens if coupling == EXACT else tokens
+    entropy = mean_entropy(
+        lambda replay: draw(bench, prompts, replay, rows=plan.rows, earlier_tokens=tokens),
+        DecodeSettings("autoregressive", 1, law),
+        upper(bench.model.grid(), plan.rows),
+    )
+    pictures = {"model": bench.model_name, "pictures": plan.plain_pictures, "tokens": tokens.shape[1]}
+    return pictures | {"entropy_nats": entropy, "step_compressions": compressions}
+
+
+def headline(data: dict) -> dict:
+    means = {
+        coupling: {window: fmean(values) for window, values in windows.items()}
+        for coupling, windows in data["step_compressions"].items()
+    }
+    return {"plain_law_step_compression": means}
+
+
+def tables(data: dict) -> list[Table]:
+    found = data["step_compressions"]
+    header = ["method", *(f"W {window}" for window in next(iter(found.values())))]
+    rows = [[METHOD_LABELS[coupling], *map(_mean, windows.values())] for coupling, windows in found.items()]
+    note = (
+        f"Step compression, {data['model']}, {data['pictures']} pictures of {data['tokens']} tokens at temperature 1 without "
+        "guidance or truncation: mean and its standard error. Entropy of the target law in the first picture: "
+        f"{data['entropy_nats']:.2f} nats per token."
+    )
+    return [Table("Where tokens are uncertain", header, rows, note)]
+
+
+def _mean(values: list[float]) -> str:
+    return f"{fmean(values):.2f} ± {stdev(values) / len(values) ** 0.5:.2f}"
