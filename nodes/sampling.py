@@ -69,7 +69,7 @@ class Sampler(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "cfg",
-                    default=1.3,
+                    default=1.2,
                     min=0.0,
                     max=30.0,
                     step=0.1,

@@ -207,12 +207,12 @@ def warm_start() -> Workflow:
 You liked a picture and nudge a setting. With *seed-exact*, any guess is allowed, so the last picture's tokens are the \
 first guesses (**initialiser** *warm*). Where nothing changed they are accepted in whole windows.
 
-Left: the picture at cfg 1.3. Middle: cfg 1.4, drawn from scratch. Right: cfg 1.4 with warm tokens: **the same picture as in \
+Left: the picture at cfg 1.2. Middle: cfg 1.4, drawn from scratch. Right: cfg 1.4 with warm tokens: **the same picture as in \
 the middle**, as a rule in fewer forwards. The report compares the two.
 
 How much it saves depends on where the first token changes: behind it, the picture is another one.
 
-**Try** cfg 1.32 or 2 in both; **temperature** 0.35; another **prompt** on the right (then it helps little). Changing the \
+**Try** cfg 1.22 or 2 in both; **temperature** 0.35; another **prompt** on the right (then it helps little). Changing the \
 two right samplers does not draw the left one again.
 """
     changed = {"coupling": EXACT, "cfg": 1.4}
