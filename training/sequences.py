@@ -36,6 +36,7 @@ class Settings:
     vector_lr: float = 2e-3
     weight_decay: float = 0.05
     warmup_steps: int = 50
+    fall_from: float = 0.7  # share of the budget after which the learning rates fall
     caption_dropout: float = 0.06
     noisy: float = 0.4  # share of the sequences whose codes are disturbed on the way in
     noise: float = 0.15  # largest share of codes replaced in one of them
@@ -72,6 +73,7 @@ class Sequences:
         self.vocabulary = Vocabulary.from_names(tokenizer.get_vocab(), CODEC.codebook_size)
         self.weights = picture_weights(self.glyphs, self.variants)
         self.drawn = self.weights.nonzero()[0]
+        # Losses are compared within a kind: recoloured copies, which are hardly known, would take the draws of all others.
         kinds = np.array([variant["kind"] for variant in self.variants])
         self.kinds = [(kinds == kind) & (self.weights > 0) for kind, weight in KIND_WEIGHTS.items() if weight]
         self.losses = np.full(len(self.weights), UNSEEN)  # nats per code of every picture, a running mean

@@ -32,8 +32,8 @@ from .sequences import IGNORED, Sequences, Settings
 from .train_codec import CONFIG as CODEC
 
 EMPHASIS = 8.0  # weight that a nat adds to its code
-# Of a run that begins with trained weights: share of the learning rates, and of the budget after which they fall.
-CONTINUED_RATE, CONTINUED_FALL_FROM = 0.35, 0.4
+# Settings of a run that begins with trained weights.
+CONTINUED = {"matrix_lr": 1e-3, "vector_lr": 7e-4, "fall_from": 0.4}
 LOG_EVERY, SAVE_EVERY = 25, 100  # steps
 CONFIG = TransformerConfig(dim=320, layers=8, heads=5, kv_heads=5, head_dim=64, ffn_dim=896, qk_norm="layer")
 
@@ -103,8 +103,7 @@ def train(
     transformer.grouped_attention = causal_attention
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
     if start_from:
-        rates = {name: CONTINUED_RATE * getattr(settings, name) for name in ("matrix_lr", "vector_lr")}
-        settings = replace(settings, **rates)
+        settings = replace(settings, **CONTINUED)
     sequences = Sequences(data, load_file(codes)["codes"].long(), tokenizer, settings)
     model = build_model(tokenizer, settings.seed)
     model.model.compile(dynamic=False)
@@ -118,8 +117,7 @@ def train(
         model.load_state_dict(exported_weights(start_from, model))
     losses: list[float] = []
     while budget.progress < 1:
-        fall = hold_then_fall(budget.progress, CONTINUED_FALL_FROM) if start_from else hold_then_fall(budget.progress)
-        factor = min(1.0, (step + 1) / settings.warmup_steps) * fall
+        factor = min(1.0, (step + 1) / settings.warmup_steps) * hold_then_fall(budget.progress, settings.fall_from)
         losses.append(training_step(model, optimizers, sequences, step, factor))
         step += 1
         if step % LOG_EVERY == 0:
