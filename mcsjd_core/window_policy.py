@@ -87,11 +87,11 @@ class CommitModel:
     """Tokens committed a forward against the window: 1 + level * SHAPE + tilt * SHAPE * (steps of the ladder from 8).
 
     Level and tilt are fitted by recursive least squares with forgetting, from a prior; the shape is what the embedded
-    image model showed under fixed windows, a window of 16 being 1.
+    image model showed under fixed windows, at two laws, a window of 16 being 1.
     """
 
     SHAPE = (0.0, 0.12, 0.30, 0.58, 1.0, 1.37, 1.65, 1.80)  # of LADDER
-    LEVEL, LEVEL_SD, TILT_SD = 2.4, 1.6, 0.2  # that model's level was 3.6 with its own law, 2.0 with guidance 3
+    LEVEL, LEVEL_SD, TILT_SD = 2.4, 1.6, 0.2  # levels seen: 3.6 at its own settings, 2.0 at guidance 3, temperature 1
     SPREAD = 0.8  # standard deviation of a count over its mean
     MEMORY = 0.99  # weight of an iteration against the next: pictures have easy and hard parts
     HOPE = 0.2  # standard deviations by which `promised` exceeds `expected`

@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from statistics import fmean
 
-from torch import Tensor
-
 from ..coupling import COUPLINGS
 from ..decode import AUTO, AUTOREGRESSIVE, DecodeSettings
-from ..entropy import mean_entropy
 from ..report import METHOD_LABELS
-from .drawing import checkpoint_law, draw, texts, upper, warm_up
+from .drawing import checkpoint_law, draw, entropy, texts, warm_up
 from .plan import Bench
 from .stopwatch import spread
 from .tables import Table
@@ -45,7 +42,7 @@ def measure(bench: Bench) -> dict:
             tokens[method.coupling, method.window_name] = decoded.tokens
         for run in runs[-len(settings) :]:
             run["same_tokens_as_autoregressive"] = bool((tokens[_key(run)] == tokens[AR]).all())
-        entropies.append(_entropy(bench, prompt, replace(settings[0], seed=number), tokens[AR]))
+        entropies.append(entropy(bench, prompt, replace(settings[0], seed=number), tokens[AR]))
     summary = [_summary(runs, (method.coupling, method.window_name)) for method in settings]
     return {
         "model": bench.model_name,
@@ -57,15 +54,6 @@ def measure(bench: Bench) -> dict:
         "methods": summary,
         "runs": runs,
     }
-
-
-def _entropy(bench: Bench, prompt: list[str], settings: DecodeSettings, tokens: Tensor) -> float:
-    rows = bench.plan.rows
-    return mean_entropy(
-        lambda replay: draw(bench, prompt, replay, rows=rows, earlier_tokens=tokens),
-        settings,
-        upper(bench.model.grid(), rows),
-    )
 
 
 def _record(settings: DecodeSettings, number: int, decoded) -> dict:

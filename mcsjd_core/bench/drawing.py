@@ -9,6 +9,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from ..decode import Decoded, DecodeSettings, Step, decode
+from ..entropy import mean_entropy
 from ..grid import Grid
 from ..laws import LawSettings
 from .plan import PROMPTS, Bench
@@ -45,6 +46,16 @@ def draw(
     prompt = bench.model.prompt(prompts, None, settings.law.guided)
     grid = upper(bench.model.grid(), rows)
     return decode(bench.model.token_model, prompt, grid, settings, earlier_tokens=earlier_tokens, on_step=on_step)
+
+
+def entropy(bench: Bench, prompts: list[str], settings: DecodeSettings, tokens: Tensor) -> float:
+    """Mean entropy of the law, in nats per token, over the first prompt's picture; `tokens` [B, N] are plain AR's."""
+    rows = bench.plan.rows
+    return mean_entropy(
+        lambda replay: draw(bench, prompts, replay, rows=rows, earlier_tokens=tokens),
+        settings,
+        upper(bench.model.grid(), rows),
+    )
 
 
 def a_few_forwards(start: Callable[[Callable[[Step], None]], object]) -> None:
