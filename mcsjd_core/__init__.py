@@ -4,20 +4,20 @@
     result = mcsjd_core.sample(model, ["red apple"], mcsjd_core.DecodeSettings(coupling="maximal", window=64))
     image = mcsjd_core.pictures(model, result.tokens)
 
-Start reading at `decode.py` (the loop) and `coupling.py` (what the methods differ in).
+Start reading at `decoding/loop.py` and `laws/coupling.py` (what the methods differ in).
 """
 
 from . import early_interrupt as early_interrupt  # first: it answers Ctrl-C while torch is imported
-from .coupling import COUPLINGS
-from .decode import METHODS, Decoded, DecodeSettings, DecodingError, Step, decode
-from .drafts import INITIALISERS
+from .decoding.drafts import INITIALISERS
+from .decoding.grid import Grid
+from .decoding.loop import METHODS, Decoded, DecodeSettings, DecodingError, Step, decode
 from .errors import InputError
-from .grid import Grid
-from .laws import LawSettings
-from .loading import EMBEDDED_MODEL, EMBEDDED_VIDEO_MODEL, detect, load, places
-from .models import FAMILIES
-from .sampling import encode, pictures, sample
-from .video import start_codes, videos
+from .families.loading import EMBEDDED_MODEL, EMBEDDED_VIDEO_MODEL, detect, load, places
+from .families.registry import FAMILIES
+from .laws.coupling import COUPLINGS
+from .laws.law import LawSettings
+from .pipeline.sampling import encode, pictures, sample
+from .pipeline.video import start_codes, videos
 
 __all__ = [
     "COUPLINGS",

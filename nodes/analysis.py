@@ -6,8 +6,8 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..mcsjd_core import charts
-from ..mcsjd_core.report import Report
+from ..mcsjd_core.reporting import charts
+from ..mcsjd_core.reporting.report import Report
 from .types import CATEGORY, StatsSocket, in_node
 
 ALL = "all that can be drawn"

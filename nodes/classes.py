@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..mcsjd_core.imagenet import class_labels, class_names, find_class
+from ..mcsjd_core.text.imagenet import class_labels, class_names, find_class
 from .types import CATEGORY
 
 

@@ -9,7 +9,8 @@ import folder_paths
 from comfy_api.latest import io
 from tqdm.auto import tqdm
 
-from ..mcsjd_core.downloads import DOWNLOADS, PARTIAL, Listed, describe, fetch, listing
+from ..mcsjd_core.checkpoints.catalogue import DOWNLOADS, describe
+from ..mcsjd_core.checkpoints.transfer import PARTIAL, Listed, fetch, listing
 from .folders import MODEL_FOLDER
 from .progress import Progress
 from .types import CATEGORY, in_node

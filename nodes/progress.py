@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..mcsjd_core import Grid, Step
-from ..mcsjd_core.models.interface import Family
-from ..mcsjd_core.preview import (
+from ..mcsjd_core.families.interface import Family
+from ..mcsjd_core.pipeline.preview import (
     BLANK,
     Budget,
     drafted_code_frames,

@@ -14,13 +14,14 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from .. import mcsjd_core
-from ..mcsjd_core import Decoded, DecodeSettings, Grid, InputError, Step, video
-from ..mcsjd_core.models.interface import Video, empty_prompt
-from ..mcsjd_core.sizes import choose_size
-from ..mcsjd_core.video import token_grid
-from ..mcsjd_core.weight_error import logits_moved
+from ..mcsjd_core import Decoded, DecodeSettings, Grid, InputError, Step
+from ..mcsjd_core.families.interface import Video, empty_prompt
+from ..mcsjd_core.families.sizes import choose_size
+from ..mcsjd_core.families.weight_error import logits_moved
+from ..mcsjd_core.pipeline import video
+from ..mcsjd_core.pipeline.memory import codec_bytes, decode_bytes
+from ..mcsjd_core.pipeline.video import token_grid
 from .folders import find_checkpoint, identity
-from .memory import codec_bytes, decode_bytes
 from .progress import PREVIEWED, LivePreview, Progress, check_cancelled
 from .speed import EXECUTIONS, check_execution, compiler_errors
 from .types import ImageTokens, LoadedModel

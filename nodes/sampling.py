@@ -6,8 +6,8 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..mcsjd_core import INITIALISERS, DecodeSettings, InputError, LawSettings
-from ..mcsjd_core.report import METHOD_LABELS, Report
-from ..mcsjd_core.sizes import choose_size
+from ..mcsjd_core.families.sizes import choose_size
+from ..mcsjd_core.reporting.report import METHOD_LABELS, Report
 from . import runtime
 from .speed import check_trajectories, trajectories_input
 from .types import CATEGORY, ImageTokens, LoadedModel, ModelSocket, StatsSocket, TokensSocket, size_input

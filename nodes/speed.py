@@ -9,8 +9,8 @@ import torch
 from comfy_api.latest import io
 
 from ..mcsjd_core import InputError
-from ..mcsjd_core.report import METHOD_LABELS
-from ..mcsjd_core.settings import EXECUTIONS
+from ..mcsjd_core.decoding.settings import EXECUTIONS
+from ..mcsjd_core.reporting.report import METHOD_LABELS
 
 MOST_TRAJECTORIES = 16
 

@@ -1,6 +1,6 @@
 """The socket types, and the records that travel on them.
 
-A record on MCSJD_STATS is a `mcsjd_core.report.Report`.
+A record on MCSJD_STATS is a `mcsjd_core.reporting.report.Report`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..mcsjd_core.decoding.grid import Grid
 from ..mcsjd_core.errors import InputError
-from ..mcsjd_core.grid import Grid
-from ..mcsjd_core.models.interface import Family
-from ..mcsjd_core.video import token_grid
+from ..mcsjd_core.families.interface import Family
+from ..mcsjd_core.pipeline.video import token_grid
 
 CATEGORY = "MC-SJD"
 

@@ -17,8 +17,8 @@ sys.path.insert(0, str(ROOT))
 
 from mcsjd_core import bench  # noqa: E402
 from mcsjd_core.bench.machine import sentence  # noqa: E402
-from mcsjd_core.bench.tables import wrapped  # noqa: E402
-from mcsjd_core.report import METHOD_LABELS  # noqa: E402
+from mcsjd_core.reporting.report import METHOD_LABELS  # noqa: E402
+from mcsjd_core.reporting.tables import wrapped  # noqa: E402
 
 README, JSON = ROOT / "README.md", ROOT / "docs" / "bench.json"
 BEGIN, END = "<!-- how fast: begin -->", "<!-- how fast: end -->"

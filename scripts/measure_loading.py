@@ -27,9 +27,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from mcsjd_core.codecs.vq16 import VQ16
 from mcsjd_core.codecs.vqgan import VQGAN
-from mcsjd_core.models import chameleon, janus
-from mcsjd_core.token_model import TransformerTokenModel
-from mcsjd_core.transformer import Transformer, TransformerConfig
+from mcsjd_core.families import chameleon, janus
+from mcsjd_core.families.token_model import TransformerTokenModel
+from mcsjd_core.nn.transformer import Transformer, TransformerConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 DIM, INNER, HEADS = 2048, 5504, 16

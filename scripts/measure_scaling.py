@@ -22,10 +22,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from mcsjd_core import METHODS, DecodeSettings, Grid, LawSettings, Step, decode
-from mcsjd_core.grid_positions import GridPositions
-from mcsjd_core.models.cosmos import CosmosModel
-from mcsjd_core.models.interface import Prompt
-from mcsjd_core.transformer import TransformerConfig, group_mask, grouped_attention
+from mcsjd_core.decoding.interface import Prompt
+from mcsjd_core.families.cosmos import CosmosModel
+from mcsjd_core.nn.grid_positions import GridPositions
+from mcsjd_core.nn.transformer import TransformerConfig, group_mask, grouped_attention
 from tests.live_bytes import LiveBytes
 
 CONFIG = TransformerConfig(dim=64, layers=2, heads=4, kv_heads=1, head_dim=32, ffn_dim=128, qk_norm="rms")

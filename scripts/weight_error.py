@@ -18,9 +18,9 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from mcsjd_core import EMBEDDED_MODEL, DecodeSettings, InputError, LawSettings, load, sample
-from mcsjd_core.laws import guide
-from mcsjd_core.models.interface import Family
-from mcsjd_core.weights import WEIGHTS
+from mcsjd_core.families.interface import Family
+from mcsjd_core.laws.law import guide
+from mcsjd_core.nn.weights import WEIGHTS
 
 DTYPES = (torch.float32, torch.bfloat16)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mcsjd_core.models.interface import Prompt
+from mcsjd_core.decoding.interface import Prompt
 
 
 def cached_logits(token_model, prompt: Prompt, tokens: Tensor, window: int) -> Tensor:

@@ -9,8 +9,14 @@ import torch
 
 import tiny
 from mcsjd_core import Grid, InputError
-from mcsjd_core.analysis import by_age, committed_together, mean_and_variance, mean_token_difference, of_drafted_laws
-from mcsjd_core.trace import RowTrace
+from mcsjd_core.decoding.trace import RowTrace
+from mcsjd_core.reporting.analysis import (
+    by_age,
+    committed_together,
+    mean_and_variance,
+    mean_token_difference,
+    of_drafted_laws,
+)
 
 NAN = math.nan
 

@@ -31,8 +31,8 @@ from mcsjd_core.bench import (
     transfers,
 )
 from mcsjd_core.bench.janus_checkpoint import JanusSize
-from mcsjd_core.timing import PARTS
-from mcsjd_core.transformer import TransformerConfig
+from mcsjd_core.bench.timing import PARTS
+from mcsjd_core.nn.transformer import TransformerConfig
 from test_transfers import Watch
 from tiny_checkpoint import write_tiny_checkpoint
 

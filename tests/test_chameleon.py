@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 import mcsjd_core
 from live_bytes import LiveBytes
 from mcsjd_core import DecodeSettings, Grid, InputError
-from mcsjd_core.checkpoint import Fields
-from mcsjd_core.models.chameleon import (
+from mcsjd_core.checkpoints.checkpoint import Fields
+from mcsjd_core.families.chameleon import (
     CONTROL,
     Chameleon,
     ChameleonTransformer,
@@ -21,8 +21,8 @@ from mcsjd_core.models.chameleon import (
     image_token_name,
     transformer_config,
 )
-from mcsjd_core.models.interface import SamplingDefaults
-from mcsjd_core.text_tokenizer import control_ids
+from mcsjd_core.families.interface import SamplingDefaults
+from mcsjd_core.text.text_tokenizer import control_ids
 from oracle import cached_logits, relative, uncached_logits
 from tiny_checkpoint import (
     CODEC,

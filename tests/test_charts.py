@@ -9,9 +9,18 @@ import torch
 
 import tiny
 from mcsjd_core import DecodeSettings, Grid, InputError
-from mcsjd_core.charts import BY_FRAME, CHARTS, HEIGHT, LEGEND_HEIGHT, WIDTH, acceptance_map, available, chart
-from mcsjd_core.report import Report
-from mcsjd_core.trace import RowTrace
+from mcsjd_core.decoding.trace import RowTrace
+from mcsjd_core.reporting.charts import (
+    BY_FRAME,
+    CHARTS,
+    HEIGHT,
+    LEGEND_HEIGHT,
+    WIDTH,
+    acceptance_map,
+    available,
+    chart,
+)
+from mcsjd_core.reporting.report import Report
 
 pytest.importorskip("matplotlib")
 

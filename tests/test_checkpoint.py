@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import mcsjd_core
 from mcsjd_core import InputError
-from mcsjd_core.checkpoint import Checkpoint, Fields, fill
+from mcsjd_core.checkpoints.checkpoint import Checkpoint, Fields, fill
 from tiny_checkpoint import CODEC, build_tokenizer, split_into_shards, write_tiny_checkpoint
 
 REMOVED = object()
@@ -192,7 +192,7 @@ def test_shard_names_cannot_lead_out_of_the_directory(directory, tmp_path, monke
     shard = str(tmp_path / "outside.safetensors") if shard == "absolute" else shard
     edit(directory / INDEX, "weight_map", "model.norm.weight", value=shard)
     opened = []
-    monkeypatch.setattr("mcsjd_core.checkpoint.open_tensors", lambda file: opened.append(file))
+    monkeypatch.setattr("mcsjd_core.checkpoints.checkpoint.open_tensors", lambda file: opened.append(file))
     with pytest.raises(InputError, match="which is no safetensors file beside it"):
         Checkpoint.of_directory(directory)
     assert opened == []
@@ -399,7 +399,7 @@ def test_a_file_that_is_converted_is_never_in_memory_as_a_whole(tmp_path, monkey
     tensors = {f"t{i:02d}": torch.full((256, 1024), float(i)) for i in range(24)}
     file, size = tmp_path / f"model-of-24.{suffix}", 2**20
     save_file(tensors, file) if suffix == "safetensors" else torch.save(tensors, file)
-    monkeypatch.setattr("mcsjd_core.checkpoint.MAPPED", 4 * size)
+    monkeypatch.setattr("mcsjd_core.checkpoints.checkpoint.MAPPED", 4 * size)
     most, sums = 0, []
     for _, tensor in Checkpoint([file]).tensors():
         sums.append(tensor.sum().item())

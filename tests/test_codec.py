@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mcsjd_core.checkpoint import Fields
+from mcsjd_core.checkpoints.checkpoint import Fields
 from mcsjd_core.codecs.vqgan import VQGAN, VQGANConfig
 from mcsjd_core.errors import InputError
-from mcsjd_core.models.chameleon import codec_config
+from mcsjd_core.families.chameleon import codec_config
 from oracle import relative
 from tiny_checkpoint import randomise
 

@@ -11,12 +11,12 @@ import torch
 import mcsjd_core
 from cosmos_reference import reference_logits
 from mcsjd_core import DecodeSettings, InputError, LawSettings, Step
-from mcsjd_core.grid_positions import GridPositions
-from mcsjd_core.models import cosmos
-from mcsjd_core.models.cosmos import Cosmos, CosmosModel, core_name
-from mcsjd_core.models.interface import Video
-from mcsjd_core.preview import BLANK, DRAFT_OPACITY, unfinished_frames
-from mcsjd_core.transformer import TransformerConfig
+from mcsjd_core.families import cosmos
+from mcsjd_core.families.cosmos import Cosmos, CosmosModel, core_name
+from mcsjd_core.families.interface import Video
+from mcsjd_core.nn.grid_positions import GridPositions
+from mcsjd_core.nn.transformer import TransformerConfig
+from mcsjd_core.pipeline.preview import BLANK, DRAFT_OPACITY, unfinished_frames
 from oracle import cached_logits, relative
 from tiny_cosmos import (
     CODEC,
@@ -360,7 +360,7 @@ def test_defaults_are_the_published_ones(families, tmp_path):
     (directory / "generation_config.json").write_text('{"top_p": 0.7, "temperature": 0.8, "guidance_scale": 2.0}')
     family = mcsjd_core.load(directory)
     assert family.video == Video(17, 12.5, 8, (1,), reads_text=True)
-    assert replace(family.defaults, window=64) == mcsjd_core.models.interface.SamplingDefaults(2.0, 0.8, 0, 0.7)
+    assert replace(family.defaults, window=64) == mcsjd_core.families.interface.SamplingDefaults(2.0, 0.8, 0, 0.7)
 
 
 # -- preview -----------------------------------------------------------------------------------------------------------

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from mcsjd_core import COUPLINGS
-from mcsjd_core.coupling import behind_first_mismatch, draw, gumbel_collision, gumbel_max, modified_rejection
-from mcsjd_core.laws import Law
-from mcsjd_core.noise import ACCEPT, Noise
+from mcsjd_core.laws.coupling import behind_first_mismatch, draw, gumbel_collision, gumbel_max, modified_rejection
+from mcsjd_core.laws.law import Law
+from mcsjd_core.laws.noise import ACCEPT, Noise
 
 ROWS, CODES = 30_000, 6
 SIGMAS = 4.5  # two-sided 7e-6 for every single frequency

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import sys
 import weakref
 from dataclasses import replace
 
@@ -21,7 +20,8 @@ from mcsjd_core import (
     LawSettings,
     decode,
 )
-from mcsjd_core.models.interface import Prompt
+from mcsjd_core.decoding import loop
+from mcsjd_core.decoding.interface import Prompt
 from tiny import FORCED_IDS, TableModel, prompt, run, transformer
 
 CODES, GRID = 16, Grid(6, 6)
@@ -230,7 +230,7 @@ def test_what_is_given_is_read_in_parts(monkeypatch):
     first = picture(2, coupling="autoregressive").tokens[:, :20]
     whole = picture(2, coupling="gumbel_exact", window=5, first_tokens=first).tokens
     lengths, hidden = [], MODEL.hidden
-    monkeypatch.setattr(sys.modules["mcsjd_core.decode"], "PREFILL", 7)  # the package has a function of that name
+    monkeypatch.setattr(loop, "PREFILL", 7)
     monkeypatch.setattr(MODEL, "hidden", lambda x, *rest: lengths.append(x.shape[1]) or hidden(x, *rest))
     assert torch.equal(picture(2, coupling="gumbel_exact", window=5, first_tokens=first).tokens, whole)
     assert lengths[:5] == [7, 7, 7, 2, 5]  # 4 of the prompt and 20 tokens, but for the last one

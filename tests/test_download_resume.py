@@ -12,8 +12,10 @@ from typing import ClassVar
 
 import pytest
 
-from mcsjd_core import InputError, downloads
-from mcsjd_core.downloads import Download, Source, fetch, listing
+from mcsjd_core import InputError
+from mcsjd_core.checkpoints import downloads
+from mcsjd_core.checkpoints.catalogue import Download, Source
+from mcsjd_core.checkpoints.transfer import fetch, listing
 
 hub = pytest.importorskip("huggingface_hub")
 

@@ -9,9 +9,11 @@ from types import SimpleNamespace
 import pytest
 
 import mcsjd_core
-from mcsjd_core import InputError, downloads
+from mcsjd_core import InputError
+from mcsjd_core.checkpoints import transfer
+from mcsjd_core.checkpoints.catalogue import DOWNLOADS, describe
+from mcsjd_core.checkpoints.transfer import fetch, listing
 from mcsjd_core.cli import FAILED, main
-from mcsjd_core.downloads import DOWNLOADS, describe, fetch, listing
 from tiny_checkpoint import split_into_shards, write_tiny_checkpoint
 
 hub = pytest.importorskip("huggingface_hub")
@@ -152,7 +154,7 @@ def test_a_repository_without_the_files_is_named(fake):
 
 
 def test_a_full_disk_is_told_before_anything_comes(fake, tmp_path, monkeypatch):
-    monkeypatch.setattr(downloads.shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
+    monkeypatch.setattr(transfer.shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
     with pytest.raises(InputError, match="make room first"):
         fetch(listing(NAME), tmp_path)
     assert not fake.asked

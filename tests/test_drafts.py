@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mcsjd_core import INITIALISERS, Grid
-from mcsjd_core.drafts import NO_GUESS, Places
+from mcsjd_core.decoding.drafts import NO_GUESS, Places
 
 
 def places(grid: Grid, known: list[int], window: int, committed: list[int] | None = None, earlier=None) -> Places:

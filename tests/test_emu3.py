@@ -10,14 +10,14 @@ from safetensors.torch import load_file, save_file
 
 import mcsjd_core
 from mcsjd_core import DecodeSettings, InputError, LawSettings
-from mcsjd_core.checkpoint import Fields
+from mcsjd_core.checkpoints.checkpoint import Fields
 from mcsjd_core.codecs.emu3_vq import Emu3VQ
-from mcsjd_core.hf_config import transformer_config
-from mcsjd_core.models import emu3
-from mcsjd_core.models.emu3 import RATIOS, Emu3, Vocabulary, code_name, codes_along
-from mcsjd_core.noise import Noise, row_seeds
-from mcsjd_core.token_model import TransformerTokenModel
-from mcsjd_core.transformer import Transformer
+from mcsjd_core.families import emu3
+from mcsjd_core.families.emu3 import RATIOS, Emu3, Vocabulary, code_name, codes_along
+from mcsjd_core.families.hf_config import transformer_config
+from mcsjd_core.families.token_model import TransformerTokenModel
+from mcsjd_core.laws.noise import Noise, row_seeds
+from mcsjd_core.nn.transformer import Transformer
 from oracle import cached_logits, relative, uncached_logits
 from test_rank_tokenizer import WORDS, write_ranks
 from tiny_checkpoint import randomise, split_into_shards
@@ -161,7 +161,7 @@ def test_every_place_allows_what_the_authors_allow(model):
         assert grid.num_tokens == grid.rows * (grid.columns + 1) + 3
         for place, forced in enumerate(grid.forced().tolist()):
             allowed = allowed_ids(place + 1, grid.rows, grid.columns)
-            assert [forced] == [allowed[0] + CODES] if len(allowed) == 1 else forced == mcsjd_core.grid.FREE
+            assert [forced] == [allowed[0] + CODES] if len(allowed) == 1 else forced == mcsjd_core.decoding.grid.FREE
 
 
 @pytest.mark.parametrize(

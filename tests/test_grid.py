@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mcsjd_core import Grid, InputError
-from mcsjd_core.grid import FREE
+from mcsjd_core.decoding.grid import FREE
 
 GRIDS = [
     Grid(2, 3),

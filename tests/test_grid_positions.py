@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from mcsjd_core.grid_positions import GridPositions, Yarn
+from mcsjd_core.nn.grid_positions import GridPositions, Yarn
 
 GRIDS = {  # rows, columns, first, channels of a head, width, YaRN
     "published 4B": GridPositions(40, 64, 0, 128, 4096),

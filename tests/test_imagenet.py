@@ -3,7 +3,7 @@
 import pytest
 
 from mcsjd_core import InputError
-from mcsjd_core.imagenet import class_labels, class_names, find_class
+from mcsjd_core.text.imagenet import class_labels, class_names, find_class
 
 
 def test_names_stand_at_their_numbers():

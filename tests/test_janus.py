@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 import mcsjd_core
 from mcsjd_core import DecodeSettings, Grid, InputError, LawSettings, decode
 from mcsjd_core.codecs.vq16 import VQ16
-from mcsjd_core.models.janus import CONTROL, JanusTransformer
-from mcsjd_core.noise import Noise, row_seeds
-from mcsjd_core.text_tokenizer import without_controls
-from mcsjd_core.transformer import TransformerConfig
+from mcsjd_core.families.janus import CONTROL, JanusTransformer
+from mcsjd_core.laws.noise import Noise, row_seeds
+from mcsjd_core.nn.transformer import TransformerConfig
+from mcsjd_core.text.text_tokenizer import without_controls
 from oracle import cached_logits, relative, uncached_logits
 from tiny_janus import (
     ASSISTANT,
@@ -268,7 +268,7 @@ def test_full_size_names_and_shapes_are_the_published_ones(dim, inner, layers, h
 @pytest.mark.parametrize("size", ["1B", "7B"])
 def test_full_size_names_are_those_of_transformers(size):
     """transformers' model on the meta device: each of its tensors has its place in ours, or is one we leave out."""
-    from mcsjd_core.models import janus
+    from mcsjd_core.families import janus
 
     dim, inner, layers, heads = {"1B": (2048, 5632, 24, 16), "7B": (4096, 11008, 30, 32)}[size]
     text = transformers.LlamaConfig(

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mcsjd_core.kv_cache import KVCache
-from mcsjd_core.transformer import Transformer, TransformerConfig
+from mcsjd_core.nn.kv_cache import KVCache
+from mcsjd_core.nn.transformer import Transformer, TransformerConfig
 from tiny_checkpoint import randomise
 
 # float64: agreement is then a matter of 1e-12, and any slip of mask or position stands out.

@@ -7,9 +7,9 @@ import torch
 
 from live_bytes import LiveBytes
 from mcsjd_core import COUPLINGS, DecodeSettings, Grid, LawSettings, decode
-from mcsjd_core.laws import Law, target_law
-from mcsjd_core.models.interface import Prompt
-from mcsjd_core.noise import Noise, row_seeds
+from mcsjd_core.decoding.interface import Prompt
+from mcsjd_core.laws.law import Law, target_law
+from mcsjd_core.laws.noise import Noise, row_seeds
 
 CODES, TOP_K, ROOM = 32768, 2048, 2048 // 4  # ROOM: places for ties with the last code kept
 LAW_BYTES = (TOP_K + ROOM) * (4 + 8)  # a position: float32 probability and int64 code

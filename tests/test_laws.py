@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mcsjd_core import InputError, LawSettings
-from mcsjd_core.laws import Law, guide, point_law, target_law, usable
+from mcsjd_core.laws.law import Law, guide, point_law, target_law, usable
 
 INFINITY = float("inf")
 

@@ -9,11 +9,11 @@ import torch
 
 import mcsjd_core
 from mcsjd_core import DecodeSettings, Grid, InputError, LawSettings
-from mcsjd_core.checkpoint import Checkpoint
+from mcsjd_core.checkpoints.checkpoint import Checkpoint
 from mcsjd_core.codecs.vq16 import VQ8, VQ16, vqgan_name
 from mcsjd_core.codecs.vqgan import VQGAN, VQGANConfig
-from mcsjd_core.models import llamagen
-from mcsjd_core.models.llamagen import LlamaGen, LlamaGenModel, raster_angles, transformer_config
+from mcsjd_core.families import llamagen
+from mcsjd_core.families.llamagen import LlamaGen, LlamaGenModel, raster_angles, transformer_config
 from oracle import cached_logits, relative
 from tiny_checkpoint import randomise
 

@@ -17,7 +17,7 @@ def llamagen(pack, model_folder, monkeypatch):
     """Two models with one codec in a folder, as Get Model leaves them, and a text encoder's folder."""
     from mcsjd_core.codecs.vqgan import VQGAN
 
-    family, vqgan = pack.part("mcsjd_core.models.llamagen"), pack.part("mcsjd_core.codecs.vqgan")
+    family, vqgan = pack.part("mcsjd_core.families.llamagen"), pack.part("mcsjd_core.codecs.vqgan")
     monkeypatch.setitem(family.HEADS, (LAYERS, DIM), HEADS)
     monkeypatch.setitem(family.CODECS, "vq_ds16", vqgan.VQGANConfig(**vars(CODEC)))
     folder = model_folder / "LlamaGen-c2i"

@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 
 import mcsjd_core
 from mcsjd_core import DecodeSettings, Grid, InputError, LawSettings
-from mcsjd_core.checkpoint import Fields
+from mcsjd_core.checkpoints.checkpoint import Fields
 from mcsjd_core.codecs.vqgan import VQGANConfig
-from mcsjd_core.models.chameleon import LuminaLayout, Vocabulary, image_token_name, trained_side
-from mcsjd_core.sizes import side_lengths, sizes_of_equal_area
+from mcsjd_core.families.chameleon import LuminaLayout, Vocabulary, image_token_name, trained_side
+from mcsjd_core.families.sizes import side_lengths, sizes_of_equal_area
 from oracle import cached_logits, relative, uncached_logits
 from tiny_checkpoint import split_into_shards, write_tiny_checkpoint
 

@@ -60,7 +60,7 @@ def test_what_a_compiler_raises_is_one_sentence(pack, model_folder, monkeypatch)
     def fail(*_):
         raise Unsupported("no compiler\nwith a long story")
 
-    monkeypatch.setattr(pack.part("mcsjd_core.runners").Compiled, "__call__", fail)
+    monkeypatch.setattr(pack.part("mcsjd_core.decoding.runners").Compiled, "__call__", fail)
     (model,) = pack.run("MCSJD_LoadModel", model="tiny", dtype="auto", execution="compiled")
     with pytest.raises(pack.core.InputError) as error:
         draw(pack, model)

@@ -226,7 +226,7 @@ def test_a_run_ended_at_any_stage_leaves_nothing_and_the_next_one_works(pack, mo
     """Stop is passed on everywhere; a preview alone may run out of memory without ending the run."""
     import comfy.model_management as mm
 
-    budget = pack.part("mcsjd_core.preview").Budget
+    budget = pack.part("mcsjd_core.pipeline.preview").Budget
     monkeypatch.setattr(pack.part("nodes.progress"), "Budget", lambda: budget(share=1e9, interval=0.0))
     error = mm.InterruptProcessingException() if kind == "stop" else torch.OutOfMemoryError("no memory left")
     forwards = Forwards(model, monkeypatch)

@@ -399,7 +399,7 @@ def test_stats_without_anything_else_say_what_is_estimated(pack, model):
 
 def test_one_chart_can_be_asked_for(pack, model):
     _, stats = draw(pack, model, record_details=True)
-    for name in pack.part("mcsjd_core.charts").available(stats):
+    for name in pack.part("mcsjd_core.reporting.charts").available(stats):
         assert pack.run("MCSJD_Stats", stats=stats, chart=name)[1].shape[0] == 1
 
 
@@ -424,7 +424,7 @@ def sent(monkeypatch) -> list[tuple]:
 @pytest.fixture
 def eager(pack, monkeypatch) -> None:
     """Previews after every step, whatever they cost."""
-    budget = pack.part("mcsjd_core.preview").Budget
+    budget = pack.part("mcsjd_core.pipeline.preview").Budget
     monkeypatch.setattr(pack.part("nodes.progress"), "Budget", lambda: budget(share=1e9, interval=0.0))
 
 

@@ -7,7 +7,17 @@ import math
 import pytest
 import torch
 
-from mcsjd_core.noise import ACCEPT, GUMBEL, INITIAL_DRAFT, RESAMPLE, Noise, mix, row_seeds, to_exponential, to_uniform
+from mcsjd_core.laws.noise import (
+    ACCEPT,
+    GUMBEL,
+    INITIAL_DRAFT,
+    RESAMPLE,
+    Noise,
+    mix,
+    row_seeds,
+    to_exponential,
+    to_uniform,
+)
 
 PURPOSES = (ACCEPT, RESAMPLE, GUMBEL, INITIAL_DRAFT)
 KEYS = [0, 1, 1234567, 2**63 - 1, 2**63, 2**64 - 1, 0xDEADBEEFCAFEF00D]

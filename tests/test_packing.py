@@ -10,7 +10,7 @@ from torch import nn
 
 import mcsjd_core
 from mcsjd_core import METHODS, DecodeSettings, LawSettings
-from mcsjd_core.packing import PackedLinear, ShortRMSNorm, pack
+from mcsjd_core.nn.packing import PackedLinear, ShortRMSNorm, pack
 from oracle import cached_logits, relative
 from tiny_checkpoint import write_tiny_checkpoint
 

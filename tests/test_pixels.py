@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mcsjd_core import InputError
-from mcsjd_core.pixels import fit
+from mcsjd_core.pipeline.pixels import fit
 
 
 def test_a_picture_of_the_right_size_stays_as_it_is():

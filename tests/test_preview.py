@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mcsjd_core import Grid, Step, load
-from mcsjd_core.preview import BLANK, DRAFT_OPACITY, Budget, drafted_rows, unfinished_pictures
+from mcsjd_core.pipeline.preview import BLANK, DRAFT_OPACITY, Budget, drafted_rows, unfinished_pictures
 
 
 @pytest.fixture(scope="module")

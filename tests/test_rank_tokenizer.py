@@ -6,7 +6,7 @@ import random
 import pytest
 
 from mcsjd_core import InputError
-from mcsjd_core.rank_tokenizer import QWEN_PATTERN, RankTokenizer
+from mcsjd_core.text.rank_tokenizer import QWEN_PATTERN, RankTokenizer
 
 WORDS = ("he", "th", "the", " t", " the", "ca", "cat", "at", "in", " c", "'s", "90", "é", "\n\n")
 

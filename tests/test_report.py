@@ -9,7 +9,7 @@ import torch
 
 import tiny
 from mcsjd_core import DecodeSettings, Grid
-from mcsjd_core.report import METHOD_LABELS, Report
+from mcsjd_core.reporting.report import METHOD_LABELS, Report
 
 
 def report(batch: int = 1, **settings) -> Report:

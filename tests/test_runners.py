@@ -7,7 +7,6 @@ of another device, and the addresses of all it works on stay the same.
 from __future__ import annotations
 
 import argparse
-import importlib
 import shutil
 from dataclasses import replace
 
@@ -15,16 +14,15 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from mcsjd_core import COUPLINGS, INITIALISERS, METHODS, DecodeSettings, Grid, InputError, LawSettings, runners
+from mcsjd_core import COUPLINGS, INITIALISERS, METHODS, DecodeSettings, Grid, InputError, LawSettings
 from mcsjd_core.cli.options import add_model_arguments
-from mcsjd_core.decode import decode, drop_finished, next_shape, prepare, to_host
-from mcsjd_core.iteration import Shape
-from mcsjd_core.ledger import Ledger
-from mcsjd_core.models.interface import Prompt
-from mcsjd_core.runners import Compiled, Eager
+from mcsjd_core.decoding import loop, runners
+from mcsjd_core.decoding.interface import Prompt
+from mcsjd_core.decoding.iteration import Shape
+from mcsjd_core.decoding.ledger import Ledger
+from mcsjd_core.decoding.loop import decode, drop_finished, next_shape, prepare, to_host
+from mcsjd_core.decoding.runners import Compiled, Eager
 from tiny import TableModel, prompt, run, transformer
-
-decode_module = importlib.import_module("mcsjd_core.decode")  # the package's `decode` is the function
 
 CODES = 16
 MODEL = transformer(CODES)
@@ -51,7 +49,7 @@ def counting(monkeypatch):
     torch._dynamo.reset()
     backend = CompileCounterWithBackend("eager")
     compiled = Compiled(backend)
-    monkeypatch.setattr(decode_module, "runner", lambda name, device: compiled if name == "compiled" else Eager())
+    monkeypatch.setattr(loop, "runner", lambda name, device: compiled if name == "compiled" else Eager())
     yield backend
     torch._dynamo.reset()
 
@@ -71,7 +69,7 @@ def test_a_run_of_one_shape_compiles_one_graph_and_the_next_run_none(coupling, t
 def test_as_many_graphs_as_shapes_and_rows_that_end_change_nothing(counting, monkeypatch):
     monkeypatch.setattr(runners, "SMALLEST_EXTENT", 16)
     shapes = []
-    monkeypatch.setattr(decode_module, "next_shape", lambda *args: shapes.append(next_shape(*args)) or shapes[-1])
+    monkeypatch.setattr(loop, "next_shape", lambda *args: shapes.append(next_shape(*args)) or shapes[-1])
     arguments = {"coupling": "maximal", "window": 5, "law": LAW, "trace_detail": True}
     compiled = run(MODEL, GRID, 5, True, execution="compiled", **arguments)
     assert counting.frame_count == len(set(shapes))

@@ -17,14 +17,14 @@ import pytest
 import torch
 
 from mcsjd_core import COUPLINGS, INITIALISERS, METHODS, DecodeSettings, Grid, LawSettings, decode
-from mcsjd_core import iteration as iteration_module
-from mcsjd_core import state as state_module
-from mcsjd_core.coupling import Gumbel, Maximal, behind_first_mismatch, draw, gumbel_max
-from mcsjd_core.iteration import Iteration
-from mcsjd_core.kv_cache import KVCache
-from mcsjd_core.laws import Law
-from mcsjd_core.noise import ACCEPT, RESAMPLE, Noise, row_seeds
-from mcsjd_core.state import State
+from mcsjd_core.decoding import iteration as iteration_module
+from mcsjd_core.decoding import state as state_module
+from mcsjd_core.decoding.iteration import Iteration
+from mcsjd_core.decoding.state import State
+from mcsjd_core.laws.coupling import Gumbel, Maximal, behind_first_mismatch, draw, gumbel_max
+from mcsjd_core.laws.law import Law
+from mcsjd_core.laws.noise import ACCEPT, RESAMPLE, Noise, row_seeds
+from mcsjd_core.nn.kv_cache import KVCache
 from tiny import TableModel, run, transformer
 
 SAMPLES = 200_000

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from mcsjd_core import METHODS, DecodeSettings, Grid, LawSettings
-from mcsjd_core.timing import PARTS, overhead_share, part_seconds
+from mcsjd_core.bench.timing import PARTS, overhead_share, part_seconds
 from tiny import prompt, transformer
 
 MODEL = transformer(16)

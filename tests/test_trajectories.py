@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import replace
 
 import pytest
@@ -10,12 +9,11 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from mcsjd_core import INITIALISERS, DecodeSettings, Grid, InputError, LawSettings
-from mcsjd_core.kv_cache import KVCache
-from mcsjd_core.runners import Compiled, Eager
-from mcsjd_core.trajectories import TrajectoryCache
+from mcsjd_core.decoding import loop
+from mcsjd_core.decoding.runners import Compiled, Eager
+from mcsjd_core.decoding.trajectories import TrajectoryCache
+from mcsjd_core.nn.kv_cache import KVCache
 from tiny import prompt, run, transformer
-
-decode_module = importlib.import_module("mcsjd_core.decode")  # the package's `decode` is the function
 
 CODES, GRID = 16, Grid(6, 6)
 MODEL = transformer(CODES)
@@ -108,7 +106,7 @@ def test_a_compiled_iteration_is_one_graph_a_shape(law, plain, monkeypatch):
     expected = plain(LAWS[law])[:1]
     backend = CompileCounterWithBackend("eager")
     compiled = Compiled(backend)
-    monkeypatch.setattr(decode_module, "runner", lambda *_: compiled)
+    monkeypatch.setattr(loop, "runner", lambda *_: compiled)
     for _ in range(2):  # the second run compiles nothing
         tokens = picture(1, law=LAWS[law], window=9, trajectories=3, execution="compiled").tokens
         assert torch.equal(tokens, expected)
@@ -120,7 +118,7 @@ def test_complete_rows_that_are_carried_along_change_nothing(plain, monkeypatch)
     plain(GUIDED)
     carrying = Eager()
     carrying.rows = lambda at_work: 1 << (at_work - 1).bit_length()
-    monkeypatch.setattr(decode_module, "runner", lambda *_: carrying)
+    monkeypatch.setattr(loop, "runner", lambda *_: carrying)
     assert same({"trajectories": 3, "window": 9}, GUIDED, plain, batch=7)
 
 

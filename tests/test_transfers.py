@@ -3,7 +3,6 @@ over positions, rows or codes."""
 
 from __future__ import annotations
 
-import importlib
 import itertools
 from collections import Counter
 
@@ -12,9 +11,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mcsjd_core import INITIALISERS, METHODS, DecodeSettings, Grid, LawSettings, decode
+from mcsjd_core.decoding import loop
 from tiny import prompt, run, transformer
-
-decode_module = importlib.import_module("mcsjd_core.decode")  # the package's `decode` is the function
 
 # Operations that read a value back, or whose output's shape does: each makes the host wait for the device.
 WAITS = {
@@ -94,7 +92,7 @@ LAW = LawSettings(cfg_scale=2.0, top_k=8, top_p=0.95, temperature=0.9)
 @pytest.mark.parametrize(("coupling", "trajectories"), [*((coupling, 1) for coupling in METHODS), ("gumbel_exact", 4)])
 def test_an_iteration_reads_from_the_device_once(coupling, trajectories, initialiser, monkeypatch):
     reads, on_purpose = Counter(), []
-    to_host = decode_module.to_host
+    to_host = loop.to_host
 
     def counted_to_host(tensor):
         on_purpose.append(tensor.shape)
@@ -113,7 +111,7 @@ def test_an_iteration_reads_from_the_device_once(coupling, trajectories, initial
     earlier = torch.zeros(1, 36, dtype=torch.long)
     arguments = (MODEL, prompt(MODEL, 3, True), GRID, settings)
     per_step = []
-    monkeypatch.setattr(decode_module, "to_host", counted_to_host)
+    monkeypatch.setattr(loop, "to_host", counted_to_host)
     for name in READERS:
         monkeypatch.setattr(torch.Tensor, name, counted(name))
     with Watch() as watch:

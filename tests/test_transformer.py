@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from mcsjd_core.errors import InputError
-from mcsjd_core.layers import HeadNorm, rotary_angles, rotate, rotation
-from mcsjd_core.transformer import Transformer, TransformerConfig, group_mask, grouped_attention
+from mcsjd_core.nn.layers import HeadNorm, rotary_angles, rotate, rotation
+from mcsjd_core.nn.transformer import Transformer, TransformerConfig, group_mask, grouped_attention
 from oracle import relative
 from tiny_checkpoint import randomise
 

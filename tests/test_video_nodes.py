@@ -84,7 +84,7 @@ def test_stats_tell_code_frames_apart(pack, video_model):
     by_frame = stats.compression_by_frame()
     assert [number for number, _ in by_frame] == [2, 3]
     # Forwards add up over the frames to the NFE of the picture.
-    analysis = pack.part("mcsjd_core.analysis")
+    analysis = pack.part("mcsjd_core.reporting.analysis")
     for trace in stats.traces:
         each = analysis.compression_by_frame(trace, stats.grid)
         assert each[0].isnan()
@@ -98,9 +98,9 @@ def test_stats_tell_code_frames_apart(pack, video_model):
 def test_the_map_gives_every_frame_the_colours_of_its_code_frame(pack, video_model):
     _, stats = film(pack, video_model)
     flat = torch.full((FRAMES, SIZE[1], SIZE[0], 3), 0.5)
-    overlay = pack.part("mcsjd_core.charts").acceptance_map(stats, flat)
+    overlay = pack.part("mcsjd_core.reporting.charts").acceptance_map(stats, flat)
     assert overlay[1].equal(overlay[8]) and overlay[9].equal(overlay[16]) and not overlay[8].equal(overlay[0])
-    assert len(pack.part("mcsjd_core.charts").acceptance_map(stats)) == tiny_cosmos.FRAMES
+    assert len(pack.part("mcsjd_core.reporting.charts").acceptance_map(stats)) == tiny_cosmos.FRAMES
 
 
 def test_memory_asked_for_covers_a_video(pack, video_model, monkeypatch):

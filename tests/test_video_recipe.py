@@ -9,7 +9,7 @@ import torch
 pytest.importorskip("transformers", reason="transformers has the text encoder")
 
 import mcsjd_core
-from mcsjd_core.models.cosmos import core_name
+from mcsjd_core.families.cosmos import core_name
 from training import export_video, motion_data, train_video_codec, train_video_encoder, train_video_transformer
 from training.motion_data import CELL, CHUNK, FRAMES, SPRITE, Sprites
 from training.train_video_transformer import PER_FRAME, VideoModel

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 import mcsjd_core
 from live_bytes import LiveBytes
 from mcsjd_core import DecodeSettings, InputError, LawSettings
-from mcsjd_core.weight_error import logits_moved, probe_logits
-from mcsjd_core.weights import FP8, WEIGHTS, fp8_layers
+from mcsjd_core.families.weight_error import logits_moved, probe_logits
+from mcsjd_core.nn.weights import FP8, WEIGHTS, fp8_layers
 from oracle import cached_logits, relative
 from tiny_checkpoint import TRANSFORMER, write_tiny_checkpoint
 

@@ -5,7 +5,6 @@ Time is a fake clock throughout: nothing here depends on the machine.
 
 from __future__ import annotations
 
-import importlib
 import math
 import random
 from types import SimpleNamespace
@@ -14,12 +13,11 @@ import pytest
 import torch
 
 from mcsjd_core import DecodeSettings, Grid, InputError, decode
-from mcsjd_core.iteration import Iteration
-from mcsjd_core.window_policy import LADDER, AutoWindow, CommitModel, ForwardTimes
+from mcsjd_core.decoding import loop
+from mcsjd_core.decoding.iteration import Iteration
+from mcsjd_core.decoding.window_policy import LADDER, AutoWindow, CommitModel, ForwardTimes
 from test_sequence_law import p_value, table_law
 from tiny import TableModel, run, transformer
-
-decode_module = importlib.import_module("mcsjd_core.decode")  # the package's `decode` is the function
 
 LEVEL = 1e-3 / 4  # four G-tests of a correct core below, family-wise error 1e-3
 
@@ -181,7 +179,7 @@ def test_auto_is_near_the_best_fixed_window_and_no_slower_than_plain_ar(device, 
 def clock(monkeypatch):
     """The loop's clock; `seconds` is added to by whoever plays the device."""
     clock = SimpleNamespace(seconds=0.0)
-    monkeypatch.setattr(decode_module, "time", SimpleNamespace(perf_counter=lambda: clock.seconds))
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: clock.seconds))
     return clock
 
 
@@ -292,7 +290,7 @@ def small_runs_p_value(monkeypatch, schedule: type) -> float:
         commit(self, tokens, *rest)
 
     monkeypatch.setattr(Iteration, "commit", watched)
-    monkeypatch.setattr(decode_module, "schedule_of", lambda *_: schedule())
+    monkeypatch.setattr(loop, "schedule_of", lambda *_: schedule())
     model, zeros = TableModel(2, 3, seed=1), torch.zeros(1, 3, dtype=torch.long)
     tokens = [
         decode(

@@ -54,7 +54,7 @@ class TestFiles:
         """Then Get Model puts it where the graph looks for it."""
         graph = shipped(name)
         model = graph[node_of(graph, "MCSJD_LoadModel")]["inputs"]["model"]
-        downloads = pack.part("mcsjd_core.downloads").DOWNLOADS.values()
+        downloads = pack.part("mcsjd_core.checkpoints.downloads").DOWNLOADS.values()
         files = {
             f"{source.folder}/{file}"
             for download in downloads
@@ -155,7 +155,7 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_workflows_of_public_models_have_the_published_defaults(pack, name):
-    assert sampler_values(name) == sampled(PUBLISHED[name](lambda family: pack.part(f"mcsjd_core.models.{family}")))
+    assert sampler_values(name) == sampled(PUBLISHED[name](lambda family: pack.part(f"mcsjd_core.families.{family}")))
 
 
 def test_video_quickstart_has_the_embedded_model_s_frame_and_defaults(pack):

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from mcsjd_core import Decoded, DecodeSettings, Grid, decode
-from mcsjd_core.models.chameleon import ChameleonTransformer, Vocabulary
-from mcsjd_core.models.interface import Prompt
-from mcsjd_core.transformer import TransformerConfig
+from mcsjd_core.decoding.interface import Prompt
+from mcsjd_core.families.chameleon import ChameleonTransformer, Vocabulary
+from mcsjd_core.nn.transformer import TransformerConfig
 
 TEXT_IDS, FORCED_IDS = 8, 4  # vocabulary entries in front of the codes and behind them
 

@@ -11,8 +11,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
 
 from mcsjd_core.codecs.vqgan import VQGAN, VQGANConfig
-from mcsjd_core.models.chameleon import ChameleonTransformer, Vocabulary, image_token_name
-from mcsjd_core.transformer import TransformerConfig
+from mcsjd_core.families.chameleon import ChameleonTransformer, Vocabulary, image_token_name
+from mcsjd_core.nn.transformer import TransformerConfig
 from training.export import write_checkpoint
 
 TRANSFORMER = TransformerConfig(dim=32, layers=2, heads=4, kv_heads=4, head_dim=8, ffn_dim=48, qk_norm="layer")

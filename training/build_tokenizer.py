@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from mcsjd_core.models.chameleon import image_token_name
+from mcsjd_core.families.chameleon import image_token_name
 
 from . import emoji_data
 from .train_codec import CONFIG

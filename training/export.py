@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from mcsjd_core.codecs.vqgan import VQGANConfig
-from mcsjd_core.transformer import TransformerConfig
+from mcsjd_core.nn.transformer import TransformerConfig
 
 # The settings that the project's figures are made with; `image_grid` is our own key, the others are transformers'.
 GENERATION = {"image_grid": [16, 16], "guidance_scale": 1.2, "temperature": 0.3, "top_k": 100, "top_p": 1.0}

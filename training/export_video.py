@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mcsjd_core.models.cosmos import LAYER_NAMES, TOP_NAMES
+from mcsjd_core.families.cosmos import LAYER_NAMES, TOP_NAMES
 
 from . import video_captions
 from .motion_data import FRAMES, Sprites, motions

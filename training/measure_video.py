@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from mcsjd_core import DecodeSettings, LawSettings, load, sample
-from mcsjd_core.coupling import COUPLINGS
+from mcsjd_core.laws.coupling import COUPLINGS
 
 from .motion_data import Sprites
 from .video_examples import Example, held_out

@@ -13,7 +13,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from mcsjd_core.models.chameleon import Vocabulary
+from mcsjd_core.families.chameleon import Vocabulary
 
 from . import emoji_data
 from .train_codec import CONFIG as CODEC

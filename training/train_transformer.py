@@ -23,9 +23,10 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mcsjd_core import load, transformer
-from mcsjd_core.models.chameleon import ChameleonTransformer, Vocabulary
-from mcsjd_core.transformer import TransformerConfig
+from mcsjd_core import load
+from mcsjd_core.families.chameleon import ChameleonTransformer, Vocabulary
+from mcsjd_core.nn import transformer
+from mcsjd_core.nn.transformer import TransformerConfig
 
 from .schedule import Budget, Log, hold_then_fall, save, set_learning_rate
 from .sequences import IGNORED, Sequences, Settings

@@ -21,12 +21,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mcsjd_core import transformer
 from mcsjd_core.codecs.fsq import FiniteScalarQuantizer
 from mcsjd_core.codecs.fsq_video import FSQVideoCodec
-from mcsjd_core.grid_positions import GridPositions
-from mcsjd_core.models.cosmos import CosmosModel
-from mcsjd_core.transformer import TransformerConfig
+from mcsjd_core.families.cosmos import CosmosModel
+from mcsjd_core.nn import transformer
+from mcsjd_core.nn.grid_positions import GridPositions
+from mcsjd_core.nn.transformer import TransformerConfig
 
 from . import motion_data, video_captions
 from .motion_data import CELL, SIZE, STEPS, Clip, Drawer, Sprites

@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 
+from ..reporting.tables import Table
 from . import automatic, breakdown, couplings, forward, machine, memory, peer, plain_law, trajectories, transfers
 from .plan import FULL, QUICK, Bench, Plan
-from .tables import Table
 
 __all__ = ["FULL", "QUICK", "SECTIONS", "Bench", "Plan", "Table", "run", "tables"]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..decode import AUTO, AUTOREGRESSIVE, DecodeSettings
+from ..decoding.loop import AUTO, AUTOREGRESSIVE, DecodeSettings
+from ..reporting.tables import Table
 from .drawing import checkpoint_law, draw, texts, warm_up
 from .plan import Bench
 from .stopwatch import spread
-from .tables import Table
 
 NAME, TITLE = "automatic", "automatic window"
 COUPLING = "maximal"

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from ..coupling import COUPLINGS
-from ..decode import DecodeSettings
-from ..grid import Grid
-from ..laws import LawSettings
-from ..timing import PARTS, overhead_share, part_seconds
+from ..decoding.grid import Grid
+from ..decoding.loop import DecodeSettings
+from ..laws.coupling import COUPLINGS
+from ..laws.law import LawSettings
+from ..reporting.tables import Table
 from .drawing import checkpoint_law, texts, upper
 from .plan import Bench
 from .shapes import SHAPES, ShapedModel
-from .tables import Table
+from .timing import PARTS, overhead_share, part_seconds
 
 NAME, TITLE = "breakdown", "where an iteration's time goes"
 SHAPE, WINDOW = "Janus-Pro-1B", 32

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from statistics import fmean
 
-from ..coupling import COUPLINGS
-from ..decode import AUTO, AUTOREGRESSIVE, DecodeSettings
-from ..report import METHOD_LABELS
+from ..decoding.loop import AUTO, AUTOREGRESSIVE, DecodeSettings
+from ..laws.coupling import COUPLINGS
+from ..reporting.report import METHOD_LABELS
+from ..reporting.tables import Table
 from .drawing import checkpoint_law, draw, entropy, texts, warm_up
 from .plan import Bench
 from .stopwatch import spread
-from .tables import Table
 
 NAME, TITLE = "couplings", "couplings over windows"
 EXACT = "gumbel_exact"

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from ..decode import Decoded, DecodeSettings, Step, decode
-from ..entropy import mean_entropy
-from ..grid import Grid
-from ..laws import LawSettings
+from ..decoding.grid import Grid
+from ..decoding.loop import Decoded, DecodeSettings, Step, decode
+from ..laws.law import LawSettings
+from ..reporting.entropy import mean_entropy
 from .plan import PROMPTS, Bench
 
 WARM_UP_STEPS = 3  # forwards of a method before it is timed: the first ones pay for threads and memory

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
-from ..decode import DecodeSettings
+from ..decoding.loop import DecodeSettings
+from ..reporting.tables import Table, milliseconds
 from .plan import Bench
 from .shapes import SHAPES, ShapedModel
-from .tables import Table, milliseconds
 
 NAME, TITLE = "forward", "forward time against the window"
 COMPRESSIONS = (2, 3, 4)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from tokenizers import AddedToken, Tokenizer, models
 
-from ..models.janus import BEGIN_OF_IMAGE, BOS, PAD, PRO_ROLES
+from ..families.janus import BEGIN_OF_IMAGE, BOS, PAD, PRO_ROLES
 from .shapes import randomise
 
 SHARPER = 8  # attention to single tokens: a model that attends to all alike draws the same code again and again

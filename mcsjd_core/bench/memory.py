@@ -7,13 +7,13 @@ from dataclasses import asdict
 import torch
 from torch import nn
 
-from ..decode import DecodeSettings, prepare
-from ..laws import Law
+from ..decoding.loop import DecodeSettings, prepare
+from ..laws.law import Law
+from ..reporting.tables import Table
 from .drawing import checkpoint_law, draw, texts
 from .machine import peak_bytes
 from .plan import Bench
 from .shapes import SHAPES, ModelShape
-from .tables import Table
 
 NAME, TITLE = "memory", "memory"
 COUPLING, WINDOW = "maximal", 64

@@ -12,16 +12,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..decode import AUTOREGRESSIVE, DecodeSettings, decode
-from ..grid import Grid
-from ..laws import LawSettings
-from ..loading import load
-from ..models.interface import Family, Prompt
+from ..decoding.grid import Grid
+from ..decoding.interface import Prompt
+from ..decoding.loop import AUTOREGRESSIVE, DecodeSettings, decode
+from ..families.interface import Family
+from ..families.loading import load
+from ..laws.law import LawSettings
+from ..reporting.tables import Table
 from . import janus_checkpoint
 from .janus_checkpoint import JanusSize
 from .plan import Bench
 from .stopwatch import interleaved, spread
-from .tables import Table
 
 NAME, TITLE = "peer", "plain AR against transformers"
 GUIDANCE, PROMPT_WORDS, BATCHES = 5.0, 14, (1, 4)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from statistics import fmean, stdev
 
-from ..coupling import COUPLINGS
-from ..decode import DecodeSettings
-from ..laws import LawSettings
-from ..report import METHOD_LABELS
+from ..decoding.loop import DecodeSettings
+from ..laws.coupling import COUPLINGS
+from ..laws.law import LawSettings
+from ..reporting.report import METHOD_LABELS
+from ..reporting.tables import Table
 from .drawing import draw, entropy, texts
 from .plan import Bench
-from .tables import Table
 
 NAME, TITLE = "plain_law", "couplings where tokens are uncertain"
 EXACT = "gumbel_exact"  # the coupling whose tokens are plain AR's

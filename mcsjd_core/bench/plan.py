@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..models.interface import Family
+from ..families.interface import Family
 
 PROMPTS = (
     "red apple", "rocket", "cat face", "green heart", "grinning face", "sunflower", "blue book", "house",

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ..codecs.vq16 import VQ16
-from ..models.chameleon import ChameleonTransformer, Vocabulary
-from ..models.interface import Prompt
-from ..models.janus import JanusTransformer
-from ..packing import pack
-from ..transformer import TransformerConfig
+from ..decoding.interface import Prompt
+from ..families.chameleon import ChameleonTransformer, Vocabulary
+from ..families.janus import JanusTransformer
+from ..nn.packing import pack
+from ..nn.transformer import TransformerConfig
 from .stopwatch import interleaved, spread
 
 PROMPT_TOKENS = 32

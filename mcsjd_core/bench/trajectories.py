@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict
 from statistics import fmean
 
-from ..decode import DecodeSettings
-from ..laws import LawSettings
+from ..decoding.loop import DecodeSettings
+from ..laws.law import LawSettings
+from ..reporting.tables import Table
 from .drawing import draw, texts
 from .plan import Bench
-from .tables import Table
 
 NAME, TITLE = "trajectories", "parallel trajectories"
 COUPLING = "gumbel_exact"

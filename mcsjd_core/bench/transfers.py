@@ -6,11 +6,11 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..coupling import COUPLINGS
-from ..decode import DecodeSettings
+from ..decoding.loop import DecodeSettings
+from ..laws.coupling import COUPLINGS
+from ..reporting.tables import Table
 from .drawing import checkpoint_law, draw, texts
 from .plan import Bench
-from .tables import Table
 
 NAME, TITLE = "transfers", "transfers between device and host"
 READERS = {"tolist", "item", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__", "__array__"}

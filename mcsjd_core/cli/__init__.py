@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ..decode import DecodingError
+from ..decoding.loop import DecodingError
 from ..early_interrupt import INTERRUPTED
 from ..errors import InputError
 from . import bench, compare, download, generate

@@ -14,13 +14,14 @@ from statistics import fmean
 from torch import Tensor
 
 from ..bench.drawing import a_few_forwards
-from ..bench.tables import aligned
-from ..coupling import COUPLINGS
-from ..decode import AUTO, AUTOREGRESSIVE, Decoded, DecodeSettings
-from ..entropy import mean_entropy
-from ..models.interface import Family
-from ..report import METHOD_LABELS
-from ..sampling import pictures, sample
+from ..decoding.loop import AUTO, AUTOREGRESSIVE, Decoded, DecodeSettings
+from ..families.interface import Family
+from ..laws.coupling import COUPLINGS
+from ..pipeline.sampling import pictures, sample
+from ..reporting.entropy import mean_entropy
+from ..reporting.report import METHOD_LABELS
+from ..reporting.sheet import Cell, Row, draw_sheet
+from ..reporting.tables import aligned
 from .files import to_image
 from .options import (
     COLD_INITIALISERS,
@@ -34,7 +35,6 @@ from .options import (
     window_width,
 )
 from .progress import advance, token_bar
-from .sheet import Cell, Row, draw_sheet
 
 EXACT = "gumbel_exact"
 

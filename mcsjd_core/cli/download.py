@@ -6,7 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..downloads import DOWNLOADS, choose_download, describe, fetch, listing
+from ..checkpoints.catalogue import DOWNLOADS, choose_download, describe
+from ..checkpoints.transfer import fetch, listing
 from ..errors import InputError
 
 

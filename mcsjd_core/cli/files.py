@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import InputError
-from ..models.interface import Family
+from ..families.interface import Family
 
 TOKEN_SUFFIXES = (".safetensors", ".json")
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..decode import METHODS, Decoded, DecodeSettings
-from ..drafts import INITIALISERS
+from ..decoding.drafts import INITIALISERS
+from ..decoding.loop import METHODS, Decoded, DecodeSettings
 from ..errors import InputError
-from ..models.interface import Family
-from ..sampling import pictures, sample
-from ..sizes import choose_size
-from ..video import start_codes, token_grid, videos
+from ..families.interface import Family
+from ..families.sizes import choose_size
+from ..pipeline.sampling import pictures, sample
+from ..pipeline.video import start_codes, token_grid, videos
 from .clips import VIDEO_SUFFIXES, check_writable, read_clip, write_clip
 from .files import TOKEN_SUFFIXES, read_codes, read_tokens, to_image, write_tokens
 from .options import (

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 
-from ..decode import AUTO
-from ..drafts import INITIALISERS
+from ..decoding.drafts import INITIALISERS
+from ..decoding.loop import AUTO
 from ..errors import InputError
-from ..laws import LawSettings
-from ..loading import EMBEDDED_MODEL, load
-from ..models.interface import Family, SamplingDefaults
-from ..weights import WEIGHTS
+from ..families.interface import Family, SamplingDefaults
+from ..families.loading import EMBEDDED_MODEL, load
+from ..laws.law import LawSettings
+from ..nn.weights import WEIGHTS
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

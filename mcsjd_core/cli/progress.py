@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
-from ..decode import Step
+from ..decoding.loop import Step
 
 
 def token_bar(total: int, quiet: bool) -> tqdm:

@@ -1,0 +1,1 @@
+"""From files to tensors, and the public checkpoints that can be downloaded."""

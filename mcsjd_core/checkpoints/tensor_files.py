@@ -1,0 +1,99 @@
+"""One file of named tensors, opened so that nothing in it can run: safetensors, or a torch file read with weights_only."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..errors import InputError
+
+SAFETENSORS, TORCH = (".safetensors",), (".bin", ".ckpt", ".pt", ".pth")
+SUFFIXES = SAFETENSORS + TORCH
+WRAPPERS = ("model", "module", "state_dict")  # keys of a torch file under which training code puts the weights
+
+
+class TensorFile(Protocol):
+    """An open file; tensors are read when they are asked for."""
+
+    def names(self) -> list[str]: ...
+
+    def shape(self, name: str) -> list[int]: ...
+
+    def tensor(self, name: str) -> Tensor: ...
+
+
+class _Safetensors:
+    def __init__(self, handle):
+        self.handle = handle
+
+    def names(self) -> list[str]:
+        return list(self.handle.keys())
+
+    def shape(self, name: str) -> list[int]:
+        return self.handle.get_slice(name).get_shape()
+
+    def tensor(self, name: str) -> Tensor:
+        return self.handle.get_tensor(name)
+
+
+class _TorchTensors:
+    def __init__(self, tensors: dict[str, Tensor]):
+        self.tensors = tensors
+
+    def names(self) -> list[str]:
+        return list(self.tensors)
+
+    def shape(self, name: str) -> list[int]:
+        return list(self.tensors[name].shape)
+
+    def tensor(self, name: str) -> Tensor:
+        return self.tensors[name].detach()  # another object on the same memory, so that it shows who keeps it
+
+
+@contextmanager
+def open_tensors(file: Path) -> Iterator[TensorFile]:
+    """The tensors of a file, memory-mapped; raises InputError if it is not there, not whole, or more than tensors."""
+    if not file.is_file():
+        raise InputError(f"{file} is {'not a file' if file.exists() else 'missing'}; download it.")
+    if file.suffix in TORCH:
+        yield _TorchTensors(_read_torch(file))
+        return
+    try:
+        handle = safe_open(file, framework="pt", device="cpu")
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{file} is not a whole safetensors file ({error}); download it again.") from None
+    with handle:
+        yield _Safetensors(handle)
+
+
+def _read_torch(file: Path) -> dict[str, Tensor]:
+    """Tensors of a torch file, of the first of WRAPPERS that it has."""
+    try:
+        data = _load_torch(file)
+    except pickle.UnpicklingError:
+        raise InputError(
+            f"{file} is not opened: it holds more than tensors, and reading that could run code; "
+            "use a safetensors file of the same weights."
+        ) from None
+    except Exception as error:  # what is no torch file can end torch's reader in almost any way
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{file} is not a whole torch file ({reason}); download it again.") from None
+    inner = (data[key] for key in WRAPPERS if isinstance(data.get(key), dict)) if isinstance(data, dict) else ()
+    state = next(iter(inner), data)
+    tensors = {name: t for name, t in state.items() if isinstance(t, Tensor)} if isinstance(state, dict) else {}
+    if not tensors:
+        raise InputError(f"{file} holds no named tensors; it is another file than the weights.")
+    return tensors
+
+
+def _load_torch(file: Path):
+    with file.open("rb") as stream:
+        is_zip = stream.read(2) == b"PK"  # files older than torch 1.6 are no archives and cannot be mapped
+    return torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)

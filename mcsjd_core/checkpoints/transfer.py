@@ -1,0 +1,120 @@
+"""How the files of a public checkpoint come onto the disk, through huggingface_hub.
+
+Nothing is fetched but by `fetch`, which a person asks for by name after being shown size and licence. What is there already
+is not fetched again, and an interrupted download resumes where it stopped.
+"""
+
+from __future__ import annotations
+
+import inspect
+import shutil
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
+
+from ..errors import InputError
+from .catalogue import Source, choose_download
+
+PARTIAL = ".part"  # suffix of a file that has not arrived whole
+
+
+@dataclass(frozen=True)
+class Listed:
+    """The needed files of a source as the hub lists them now: bytes by name, at one commit."""
+
+    source: Source
+    commit: str
+    files: dict[str, int]
+
+    def missing(self, root: Path) -> dict[str, int]:
+        """Those that are not there whole."""
+        folder = root / self.source.folder
+        return {name: size for name, size in self.files.items() if not _is_whole(folder / name, size)}
+
+
+def _is_whole(file: Path, size: int) -> bool:
+    return file.is_file() and file.stat().st_size == size
+
+
+def listing(name: str) -> list[Listed]:
+    """Ask the hub what the files of a download are; raises InputError if it cannot be reached or refuses."""
+    return [_ask(source, _list) for source in choose_download(name).sources]
+
+
+def fetch(listed: list[Listed], root: Path, bar: type | None = None) -> None:
+    """Bring the missing files of a listing below `root`; `bar` is the tqdm class that reports to a person.
+
+    Raises InputError if there is no room, or if a file did not come whole.
+    """
+    needed = sum(size for one in listed for size in one.missing(root).values())
+    root.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(root).free
+    if needed > free:
+        raise InputError(
+            f"{root} has {free / 1e9:.1f} GB free, the download takes {needed / 1e9:.1f} GB; make room first."
+        )
+    for one in listed:
+        for file in one.missing(root):
+            _ask(one.source, lambda hub, source, one=one, file=file: _bring(one, file, root, bar))
+        if missing := one.missing(root):
+            raise InputError(
+                f"{', '.join(missing)} did not come whole from {one.source.repository}; start the download again, "
+                "it goes on where it stopped."
+            )
+
+
+def _bring(listed: Listed, name: str, root: Path, bar: type | None) -> None:
+    """One file of a listing. The hub's own call for a file throws away what came of it before a break; this one keeps it."""
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers
+
+    file, size = root / listed.source.folder / name, listed.files[name]
+    partial = file.with_name(f"{name}.{listed.commit[:8]}{PARTIAL}")  # of this commit: parts of two make no whole
+    file.parent.mkdir(parents=True, exist_ok=True)
+    options = {"tqdm_class": bar} if bar and "tqdm_class" in inspect.signature(http_get).parameters else {}
+    with partial.open("ab") as target:
+        url = hf_hub_url(listed.source.repository, name, revision=listed.commit)
+        http_get(url, target, resume_size=target.tell(), headers=build_hf_headers(), expected_size=size, **options)
+    partial.replace(file)
+
+
+def _list(hub, source: Source) -> Listed:
+    info = hub.HfApi().model_info(source.repository, files_metadata=True)
+    # Names come from the net; a plain one leads nowhere else, and nothing that is needed lies in a folder.
+    plain = {
+        file.rfilename: file.size for file in info.siblings if PurePosixPath(file.rfilename).name == file.rfilename
+    }
+    files = {name: size for name, size in plain.items() if any(fnmatch(name, pattern) for pattern in source.patterns)}
+    if not files:
+        raise InputError(
+            f"{source.repository} holds none of {', '.join(source.patterns)} any more; look for its new name."
+        )
+    return Listed(source, info.sha, files)
+
+
+def _ask(source: Source, request):
+    """What `request(hub, source)` gives; whatever goes wrong between here and the hub becomes one sentence."""
+    try:
+        import huggingface_hub as hub
+        from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    except ImportError:
+        raise InputError("Downloads need the package huggingface_hub 0.25 or later; install it.") from None
+    page = f"https://huggingface.co/{source.repository}"
+    try:
+        return request(hub, source)
+    except InputError:
+        raise
+    except GatedRepoError:
+        raise InputError(
+            f"{source.repository} asks for consent first: sign in at {page}, accept its terms, and make your access token "
+            "known with `hf auth login`."
+        ) from None
+    except RepositoryNotFoundError:
+        raise InputError(f"{page} is not there, or not for everyone; look whether it was moved.") from None
+    except Exception as error:  # which errors the net gives depends on the hub's version and its HTTP client
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise InputError(
+            f"huggingface.co cannot be reached ({reason}); go online and start the download again, it goes on where it "
+            f"stopped, or fetch the files of {page} with another computer."
+        ) from None

@@ -1,0 +1,59 @@
+"""What the decoding loop asks of a model: a prompt, and the few methods that it calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..nn.kv_cache import KVCache
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What stands before the first code: embeddings [rows, P, dim], left-padded, and `padding` [rows] slots in front.
+
+    With guidance the rows alternate: conditional, unconditional, conditional ... (2 B rows), so that the first rows of the
+    cache belong to the first pictures of the batch. `context` [rows, n, width] is what models with cross attention look at.
+    """
+
+    embeddings: Tensor
+    padding: Tensor
+    guided: bool
+    context: Tensor | None = None
+
+    @classmethod
+    def of_ids(cls, rows: list[list[int]], embed: Callable[[Tensor], Tensor], guided: bool, device) -> Prompt:
+        """From the ids of every row; `embed` gives embeddings [rows, P, dim] of ids [rows, P]."""
+        longest = max(map(len, rows))
+        padded = torch.tensor([[0] * (longest - len(row)) + row for row in rows], device=device)
+        padding = torch.tensor([longest - len(row) for row in rows], device=device)
+        return cls(embed(padded), padding, guided)
+
+    @property
+    def batch(self) -> int:
+        return len(self.embeddings) // (2 if self.guided else 1)
+
+
+class TokenModel(Protocol):
+    """The few things that the decoding loop calls; it knows no more of a model than this."""
+
+    codebook_size: int
+
+    def embed(self, tokens: Tensor, index: Tensor) -> Tensor:
+        """Embeddings [rows, L, dim] of codes or forced tokens [rows, L] at grid places `index` [rows, L]."""
+
+    def new_cache(self, prompt: Prompt, capacity: int) -> KVCache:
+        """Room for `capacity` slots in every row of the prompt, and what is computed once of its context. Nothing is written."""
+
+    def cache_bytes(self, prompt: Prompt, capacity: int) -> int:
+        """What `new_cache` allocates."""
+
+    def hidden(self, embeddings: Tensor, slots: Tensor, cache: KVCache, extent: int) -> Tensor:
+        """Hidden states [rows, L, dim]; see `Transformer.forward_cached`."""
+
+    def logits(self, hidden: Tensor, index: Tensor) -> Tensor:
+        """Logits [rows, L, codebook_size] for the token after each place; `index` as in `embed`, one further on."""

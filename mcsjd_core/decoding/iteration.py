@@ -1,0 +1,160 @@
+"""One iteration as a function on the device: draft, one forward, target law, coupling, commit.
+
+It reads and writes a `State` and nothing else. It never looks at a value: which operations run, and the shapes of their
+results, follow from `Shape` and the settings alone, so the whole of it can be compiled, or recorded and replayed. The host
+learns what happened from `State.report`, by the one transfer that the loop makes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..laws.coupling import COUPLINGS
+from ..laws.law import Law, guide, target_law, usable
+from .drafts import INITIALISERS, READS_TOKENS, Places
+from .grid import FREE, Grid
+from .interface import Prompt, TokenModel
+from .settings import AUTOREGRESSIVE, DecodeSettings
+from .state import State
+from .trace import window_details
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What an iteration is made for: the first `rows` rows of the state, `window` places each, cache slots below `extent`."""
+
+    rows: int
+    window: int
+    extent: int
+
+
+class Iteration:
+    """`iteration(shape)` advances a state by one iteration. A and L below are the rows and the window of the shape.
+
+    `trajectories.py` has the one in which several drafts of a window compete.
+    """
+
+    def __init__(self, model: TokenModel, cache, slots: int, state: State, prompt: Prompt, grid: Grid,
+                 settings: DecodeSettings):  # fmt: skip
+        self.model, self.cache, self.slots, self.state = model, cache, slots, state  # of the cache, `slots` in all
+        self.grid, self.settings = grid, settings
+        self.prompt_slots, self.guided = prompt.embeddings.shape[1], prompt.guided
+        self.coupling = coupling_of(settings)
+        device = state.sequence.device
+        self.offsets = torch.arange(state.sequence.shape[1] - grid.num_tokens, device=device)
+        self.cuts = None if grid.forbidden is None else Cuts(grid, len(state.forced), device)
+
+    @torch.no_grad()
+    def __call__(self, shape: Shape) -> None:
+        state, rows = self.state, shape.rows
+        positions = state.committed[:rows, None] + self.offsets[: shape.window]
+        drafts, fresh = self.draft(positions)
+        logits = self.forward(self.tokens_before(positions), positions, shape.extent, self.cache)
+        p, sound = self.target(logits, positions)
+        tokens = self.couple(p, drafts, fresh, positions)
+        self.commit(tokens, drafts, positions, p, sound)
+
+    def draft(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Drafts [A, L] of the window, written to the sequence, and which of them are fresh: survivors stay, guesses follow."""
+        state, rows = self.state, len(positions)
+        known, guess = state.known[:rows, None], state.guesses[:rows].gather(1, positions)
+        if self.settings.initialiser in READS_TOKENS:
+            places = Places(state.sequence[:rows], state.known[:rows], positions, self.grid, None)
+            own = INITIALISERS[self.settings.initialiser](places)
+            fits = (own >= 0) & (own < self.model.codebook_size)
+            if self.grid.has_forced:
+                fits = fits & (state.forced[positions] == FREE)
+            guess = torch.where(fits, own, guess)
+        fresh = positions >= known
+        drafts = torch.where(fresh, guess, state.sequence[:rows].gather(1, positions))
+        state.sequence[:rows].scatter_(1, positions, drafts)
+        return drafts, fresh
+
+    def tokens_before(self, positions: Tensor) -> Tensor:
+        """The token in front of every place, [A, L]; in front of the first it is not used."""
+        return self.state.sequence[: len(positions)].gather(1, (positions - 1).clamp_min(0))
+
+    def forward(self, tokens: Tensor, positions: Tensor, extent: int, cache) -> Tensor:
+        """Guided logits [A, L, V] for `positions` behind `tokens` [A, L]; forbidden codes are minus infinity."""
+        state, rows = self.state, len(positions)
+        before = positions - 1
+        embeddings = self.model.embed(tokens, before.clamp_min(0))
+        # A picture's rows, conditional and unconditional, read the same tokens behind their own prompts.
+        embeddings = torch.where((before < 0)[:, None, :, None], state.start[:rows], embeddings[:, None])
+        branches = embeddings.shape[1]
+        slots, at = (t[:, None].expand(-1, branches, -1).flatten(0, 1) for t in (before + self.prompt_slots, positions))
+        hidden = self.model.hidden(embeddings.flatten(0, 1), slots, cache, extent)
+        logits = self.model.logits(hidden, at)
+        if logits.shape[-1] != self.model.codebook_size:
+            raise InputError(
+                f"The model gave {logits.shape[-1]} logits for a codebook of {self.model.codebook_size} codes."
+            )
+        logits = guide(logits, self.settings.law.cfg_scale) if self.guided else logits.float()
+        return logits if self.cuts is None else self.cuts(logits, positions)
+
+    def target(self, logits: Tensor, positions: Tensor) -> tuple[Law, Tensor]:
+        """Target law [A, L], a point where a token is forced, and whether the logits were usable, bool scalar."""
+        law, sound = target_law(logits, self.settings.law), usable(logits)
+        if self.grid.has_forced:
+            forced = self.state.forced[positions]
+            law = law.with_points(forced != FREE, self.codes(forced))
+        return law, sound
+
+    def couple(self, p: Law, drafts: Tensor, fresh: Tensor, positions: Tensor) -> Tensor:
+        """New tokens [A, L] of the window."""
+        state, codes = self.state, self.codes(drafts)
+        q = None if state.law is None else state.draft_law(positions, fresh, codes)
+        noise = state.noise(positions)
+        tokens = self.coupling.couple(p, q, codes, noise)
+        if self.grid.has_forced:
+            forced = state.forced[positions]
+            tokens = torch.where(forced == FREE, tokens, forced)
+        if state.details is not None:
+            collision = self.coupling.collision(p, q)
+            rows, window = positions.shape
+            state.details[:, :rows, :window] = window_details(p, q, drafts, tokens, collision)
+        return tokens
+
+    def commit(self, tokens: Tensor, drafts: Tensor, positions: Tensor, p: Law, sound: Tensor) -> None:
+        """Accept the leading drafts that stayed and one more token; what is behind them survives as drafts that follow p."""
+        state, (rows, window) = self.state, tokens.shape
+        committed = state.committed[:rows]
+        accepted = (tokens == drafts)[:, :-1].long().cumprod(-1).sum(-1)
+        moved = torch.minimum(accepted + 1, self.grid.num_tokens - committed)
+        state.sequence[:rows].scatter_(1, positions, tokens)
+        # Not `committed`, though it is the same: torch's compiler takes a mere copy after what is added to it below.
+        state.law_start[:rows] = positions[:, 0]
+        state.known[:rows] = committed + window
+        if state.law is not None:
+            state.keep_law(p)
+        committed.add_(moved)
+        state.step.add_(1)
+        state.report[: rows + 1] = torch.cat((sound.long()[None], moved))
+
+    def codes(self, tokens: Tensor) -> Tensor:
+        """Codes that stand for tokens in a law: a forced token beyond the codebook is certain, whichever code bears it."""
+        return tokens.clamp(0, self.model.codebook_size - 1) if self.grid.has_forced else tokens
+
+
+class Cuts:
+    """The grid's forbidden codes."""
+
+    def __init__(self, grid: Grid, places: int, device):
+        self.forbidden = grid.forbidden.to(device)
+        missing = places - grid.num_tokens
+        self.rule = torch.nn.functional.pad(grid.forbidden_row, (0, missing), value=-1).to(device)
+
+    def __call__(self, logits: Tensor, positions: Tensor) -> Tensor:
+        """Logits [A, L, V] with minus infinity for what may not stand at `positions` [A, L]."""
+        rule = self.rule[positions]
+        cut = self.forbidden[rule.clamp_min(0)] & (rule >= 0)[..., None]
+        return logits.masked_fill(cut, float("-inf"))
+
+
+def coupling_of(settings: DecodeSettings):
+    """Plain AR draws its tokens as the seed-exact coupling does: with the same seed they give the same picture."""
+    return COUPLINGS["gumbel_exact" if settings.coupling == AUTOREGRESSIVE else settings.coupling]

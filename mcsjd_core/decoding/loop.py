@@ -1,0 +1,156 @@
+"""The decoding loop: draft a window, verify it in one forward, commit, refill (arXiv 2510.24211, algorithm 2).
+
+It knows no model family, no host and no coupling by name. Plain autoregressive sampling is the same loop with a window of
+one and the seed-exact coupling. What happens on the device is in `iteration.py`, what it works on in `state.py`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .arguments import check_earlier_tokens, check_first_tokens, check_forbidden, check_prompt
+from .grid import Grid
+from .interface import Prompt, TokenModel
+from .iteration import Iteration, Shape, coupling_of
+from .ledger import Ledger
+from .runners import Eager, runner
+from .schedule import schedule_of
+from .settings import AUTO, AUTOREGRESSIVE, METHODS, DecodeSettings
+from .state import State
+from .trace import RowTrace
+from .trajectories import TrajectoryIteration
+
+__all__ = ["AUTO", "AUTOREGRESSIVE", "METHODS", "DecodeSettings", "Decoded", "DecodingError", "Step", "decode"]
+
+
+class DecodingError(RuntimeError):
+    """The model gave nothing that a token could be drawn from."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a host may look at after an iteration: tokens [B, num_tokens] on the model's device, the first `done[b]` of
+    row b committed, the rest drafts or not yet drafted (drafts reach up to `drafted[b]`)."""
+
+    iteration: int
+    tokens: Tensor
+    done: list[int]
+    drafted: list[int]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """tokens [B, num_tokens] int64 on the model's device; one trace a row; seconds of prefill and of the whole decode."""
+
+    tokens: Tensor
+    traces: list[RowTrace]
+    prefill_seconds: float
+    seconds: float
+    nfe: int  # forwards of the batch, rows in common
+
+
+def to_host(tensor: Tensor) -> list:
+    """The one place where the loop reads from the device; called once an iteration."""
+    return tensor.tolist()
+
+
+@torch.no_grad()
+def decode(
+    model: TokenModel,
+    prompt: Prompt,
+    grid: Grid,
+    settings: DecodeSettings = DecodeSettings(),
+    *,
+    first_tokens: Tensor | None = None,
+    earlier_tokens: Tensor | None = None,
+    on_step: Callable[[Step], None] | None = None,
+) -> Decoded:
+    """Draw the tokens of `grid` for every picture of the prompt's batch.
+
+    first_tokens [B, n] continues pictures whose first n tokens are given. earlier_tokens [B, num_tokens] feeds the `warm`
+    initialiser. on_step is called after every iteration and may raise to cancel: nothing stays allocated.
+    Raises InputError for arguments that do not fit, DecodingError if the model's logits are unusable.
+    """
+    started = time.perf_counter()
+    run = runner(settings.execution, prompt.embeddings.device)
+    schedule, iteration, ledger = prepare(model, prompt, grid, settings, first_tokens, earlier_tokens)
+    state, prefilled = iteration.state, time.perf_counter()
+    while not ledger.is_complete:
+        shape = next_shape(ledger, schedule.next(len(ledger.active)), iteration, run)
+        began = time.perf_counter()
+        run(iteration, shape)
+        usable, *moved = to_host(state.report[: shape.rows + 1])
+        ended = time.perf_counter()
+        ledger.add(shape.window, moved, ended - prefilled, state.details)
+        if not usable:
+            raise DecodingError(
+                f"The model gave NaN or infinite logits at forward {ledger.iteration}; "
+                "its weights are damaged or its dtype is too narrow: load it as float32 or bfloat16."
+            )
+        schedule.observe(shape.window, [count for count in moved if count], ended - began)
+        if on_step is not None:
+            on_step(Step(ledger.iteration, state.tokens(grid.num_tokens), list(ledger.done), list(ledger.drafted)))
+        drop_finished(ledger, iteration, run)
+    finished = time.perf_counter()
+    tokens = state.tokens(grid.num_tokens).clone()
+    return Decoded(tokens, ledger.finish_traces(), prefilled - started, finished - started, ledger.iteration)
+
+
+def prepare(model, prompt: Prompt, grid: Grid, settings: DecodeSettings, first_tokens, earlier_tokens):
+    """Check the arguments, lay out the run's memory and read the prompt: schedule, iteration and ledger of the run."""
+    device = prompt.embeddings.device
+    check_prompt(prompt, settings.law)
+    check_forbidden(grid, model.codebook_size)
+    first_tokens = check_first_tokens(first_tokens, prompt.batch, grid, model.codebook_size, device)
+    warm = settings.initialiser == "warm"
+    earlier = check_earlier_tokens(earlier_tokens, prompt.batch, grid, device) if warm else None
+    given = first_tokens.shape[1]
+    schedule = schedule_of(settings, model, prompt, grid.num_tokens - given)
+    keeps_law = coupling_of(settings).uses_draft_law or settings.trace_detail
+    sizes = (model.codebook_size, schedule.largest)
+    state = State(prompt, grid, settings, *sizes, first_tokens, earlier, keeps_law)
+    slots = prompt.embeddings.shape[1] + grid.num_tokens + schedule.largest
+    cache = model.new_cache(prompt, slots + settings.side_slots)
+    prefill(model, prompt, first_tokens, cache)
+    kind = Iteration if settings.trajectories == 1 else TrajectoryIteration
+    iteration = kind(model, cache, slots, state, prompt, grid, settings)
+    return schedule, iteration, Ledger(prompt.batch, given, grid.num_tokens)
+
+
+PREFILL = 512  # tokens that are read at once: what a forward needs does not grow with the square of what is given
+
+
+def prefill(model: TokenModel, prompt: Prompt, first_tokens: Tensor, cache) -> None:
+    """Cache everything before the last token in front of the first window."""
+    embeddings, given = prompt.embeddings, first_tokens.shape[1]
+    if given:
+        index = torch.arange(given, device=embeddings.device).expand(len(embeddings), -1)
+        codes = first_tokens.repeat_interleave(len(embeddings) // prompt.batch, 0)
+        embeddings = torch.cat((embeddings, model.embed(codes, index)), 1)
+    length = embeddings.shape[1] - 1
+    slots = torch.arange(length, device=embeddings.device).expand(len(embeddings), -1)
+    for start in range(0, length, PREFILL):
+        end = min(start + PREFILL, length)
+        model.hidden(embeddings[:, start:end], slots[:, start:end], cache, end)
+
+
+def next_shape(ledger: Ledger, wanted: int, iteration: Iteration, run: Eager) -> Shape:
+    """No place behind the last one that is still to be drawn, no cache slot behind the last window's, or what `run` makes
+    of that."""
+    window = run.window(wanted, ledger.total - ledger.least_done)
+    extent = iteration.prompt_slots + ledger.most_done + window - 1
+    return Shape(len(ledger.active), window, run.extent(extent, iteration.slots))
+
+
+def drop_finished(ledger: Ledger, iteration: Iteration, run: Eager) -> None:
+    """Go on without the rows that are complete: they cost nothing more."""
+    order = ledger.drop_finished(run.rows)
+    if order:
+        iteration.state.swap_rows([(place, row) for place, row in enumerate(order) if place != row])
+        branches = iteration.state.start.shape[1]
+        iteration.cache.keep_rows([branches * place + branch for place in order for branch in range(branches)])

@@ -1,0 +1,111 @@
+"""How an iteration is run: as it is written, compiled, or recorded once and replayed.
+
+What is compiled or recorded is made for one `Shape`, so the last two round shapes up to a few, and carry complete rows along
+until their number halves. A row that is complete commits nothing more, and no place behind the end is ever read.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+
+from ..errors import InputError
+from .iteration import Iteration, Shape
+
+SMALLEST_EXTENT = 256  # cache slots that a compiled iteration looks at as the least
+
+
+class Eager:
+    """Operation by operation, over no more rows, places and slots than there is need for."""
+
+    def rows(self, at_work: int) -> int:
+        """Rows to carry on with when `at_work` of them are not complete."""
+        return at_work
+
+    def window(self, wanted: int, remaining: int) -> int:
+        """Window to run where the schedule wants `wanted` and the row furthest behind has `remaining` places left."""
+        return min(wanted, remaining)
+
+    def extent(self, needed: int, capacity: int) -> int:
+        """Cache slots to look at where `needed` of them are in use."""
+        return needed
+
+    def __call__(self, iteration: Iteration, shape: Shape) -> None:
+        iteration(shape)
+
+
+class Compiled(Eager):
+    """By torch.compile, as one graph a shape; what was compiled serves later runs of the same sizes.
+
+    Extents double from SMALLEST_EXTENT, rows halve: a run over S slots and B rows compiles log2(S / 256) + log2(B) + 2 times
+    at most for every window that its schedule asks for.
+    """
+
+    def __init__(self, backend="inductor"):
+        self._run = torch.compile(_run, fullgraph=True, dynamic=False, backend=backend)
+
+    def rows(self, at_work: int) -> int:
+        return _power_of_two(at_work)
+
+    def window(self, wanted: int, remaining: int) -> int:
+        return wanted
+
+    def extent(self, needed: int, capacity: int) -> int:
+        return min(_power_of_two(max(needed, SMALLEST_EXTENT)), capacity)
+
+    def __call__(self, iteration: Iteration, shape: Shape) -> None:
+        # A shape is a new graph, not a mistake: torch gives up after eight, and would fall back to running it uncompiled.
+        with torch._dynamo.config.patch(recompile_limit=1000, accumulated_recompile_limit=10_000):
+            self._run(iteration, shape)
+
+
+class Captured(Compiled):
+    """As CUDA graphs: the second iteration of a shape is recorded, the later ones are replayed by a single launch.
+
+    The graphs hold the addresses of one run's state, so that a run records its own. An iteration allocates nothing that it
+    keeps, waits for nothing and looks at no value, which is what makes that possible.
+    """
+
+    def __init__(self, device: torch.device):
+        if device.type != "cuda":
+            raise InputError(
+                f"Iterations can be captured on a CUDA device only, got {device}; run them eager or compiled."
+            )
+        self._seen: set[Shape] = set()
+        self._graphs: dict[Shape, torch.cuda.CUDAGraph] = {}
+        self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
+
+    def __call__(self, iteration: Iteration, shape: Shape) -> None:
+        if shape not in self._seen:
+            # The first one runs beside: libraries allocate what they need at their first call, which cannot be recorded.
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
+                iteration(shape)
+            torch.cuda.current_stream().wait_stream(self._stream)
+            self._seen.add(shape)
+            return
+        if shape not in self._graphs:
+            self._graphs[shape] = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graphs[shape], pool=self._pool, stream=self._stream):
+                iteration(shape)
+        self._graphs[shape].replay()
+
+
+def _run(iteration: Iteration, shape: Shape) -> None:
+    iteration(shape)
+
+
+def _power_of_two(number: int) -> int:
+    """The smallest that is not below `number`."""
+    return 1 << (number - 1).bit_length()
+
+
+def runner(execution: str, device: torch.device) -> Eager:
+    """The runner of that name, one of EXECUTIONS, for one run on `device`."""
+    return {"eager": Eager, "compiled": _compiled, "captured": lambda: Captured(device)}[execution]()
+
+
+@functools.cache
+def _compiled() -> Compiled:
+    return Compiled()

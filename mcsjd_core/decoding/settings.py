@@ -1,0 +1,92 @@
+"""How to decode: the method, its window, the law, and where first drafts come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import InputError
+from ..laws.coupling import COUPLINGS
+from ..laws.law import LawSettings
+from .drafts import INITIALISERS
+from .window_policy import LADDER
+
+AUTOREGRESSIVE = "autoregressive"
+METHODS = (AUTOREGRESSIVE, *COUPLINGS)
+AUTO = "auto"
+EXECUTIONS = ("eager", "compiled", "captured")  # see `runners`
+
+
+@dataclass(frozen=True)
+class DecodeSettings:
+    """How to decode. `coupling` is one of METHODS, `initialiser` one of INITIALISERS; a window of 1 is plain AR in cost.
+
+    A window of "auto" (or 0) is chosen while decoding, from measured time and committed counts. `gumbel_exact` gives the
+    same tokens under it; the other couplings follow the law just as exactly, but a seed repeats its tokens only if the
+    windows repeat, which the clock decides.
+
+    `trajectories` drafts of every window compete, each a window wide; this takes `gumbel_exact`, and changes what is
+    committed a forward, never the tokens.
+
+    `execution` is one of EXECUTIONS: how iterations are run, which changes what they cost and nothing else.
+    """
+
+    coupling: str = "maximal"
+    window: int | str = 64
+    law: LawSettings = LawSettings()
+    initialiser: str = "random"
+    seed: int = 0
+    trace_detail: bool = False
+    trajectories: int = 1
+    execution: str = "eager"
+
+    def __post_init__(self):
+        if self.coupling not in METHODS:
+            raise InputError(f"coupling must be one of {', '.join(METHODS)}, got {self.coupling!r}.")
+        if self.initialiser not in INITIALISERS:
+            raise InputError(f"initialiser must be one of {', '.join(INITIALISERS)}, got {self.initialiser!r}.")
+        if self.execution not in EXECUTIONS:
+            raise InputError(f"execution must be one of {', '.join(EXECUTIONS)}, got {self.execution!r}.")
+        if self.window == 0:
+            object.__setattr__(self, "window", AUTO)
+        if self.window != AUTO and not isinstance(self.window, int):
+            raise InputError(f"window must be a whole number or {AUTO!r}, got {self.window!r}.")
+        self._check_trajectories()
+        if not isinstance(self.seed, int):
+            raise InputError(f"seed must be a whole number, got {self.seed!r}.")
+        if self.window != AUTO and self.window < 1:
+            raise InputError(f"window must be at least 1, or 0 for {AUTO}, got {self.window}.")
+        if not 0 <= self.seed < 2**64:
+            raise InputError(f"seed must be between 0 and 2^64 - 1, got {self.seed}.")
+
+    def _check_trajectories(self) -> None:
+        if not isinstance(self.trajectories, int) or self.trajectories < 1:
+            raise InputError(f"trajectories must be a whole number of at least 1, got {self.trajectories!r}.")
+        if self.trajectories > 1 and self.coupling != "gumbel_exact":
+            raise InputError(
+                f"Several trajectories would bias the {self.coupling} coupling: choose gumbel_exact, or 1 trajectory."
+            )
+        if self.trajectories > 1 and self.trace_detail:
+            raise InputError(
+                "Details of a trace are of one trajectory: leave trace_detail off, or choose 1 trajectory."
+            )
+
+    @property
+    def side_slots(self) -> int:
+        """Places of a forward behind those of the window: the side trajectories'."""
+        return (self.trajectories - 1) * self.effective_window
+
+    @property
+    def adapts(self) -> bool:
+        """Whether the window changes while decoding."""
+        return self.window == AUTO and self.coupling != AUTOREGRESSIVE
+
+    @property
+    def effective_window(self) -> int:
+        """The window, for auto the widest that may be chosen: memory is laid out for it."""
+        if self.coupling == AUTOREGRESSIVE:
+            return 1
+        return LADDER[-1] if self.adapts else self.window
+
+    @property
+    def window_name(self) -> str:
+        return AUTO if self.adapts else str(self.effective_window)

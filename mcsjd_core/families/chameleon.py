@@ -1,0 +1,281 @@
+"""Chameleon family (arXiv 2405.09818): text and image tokens in one vocabulary, one transformer, a VQGAN codec.
+
+Lumina-mGPT (arXiv 2408.02657), Anole (arXiv 2407.06135) and the embedded model. Reads Hugging Face directories:
+`config.json`, sharded safetensors, `tokenizer.json`, and the codec in the taming-transformers layout, from the directory or
+from one that several models share. What lies between the codes of a picture is the matter of a layout.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..checkpoints.checkpoint import Checkpoint, Fields, fill, read_json
+from ..codecs.vqgan import VQGAN, VQGANConfig
+from ..decoding.grid import Grid
+from ..decoding.interface import Prompt
+from ..errors import InputError
+from ..nn.transformer import Transformer, TransformerConfig
+from ..text.text_tokenizer import control_ids, read_tokenizer, text_ids
+from .hf_config import codec_config as common_codec_config
+from .hf_config import generation_fields, sampling_defaults
+from .hf_config import transformer_config as common_transformer_config
+from .interface import SamplingDefaults
+from .sizes import choose_size, side_lengths, size_name, sizes_of_equal_area
+from .token_model import TransformerTokenModel
+
+IMAGE_PREFIX, DIGITS = "IMGIMG", "ABCDEFGHIJ"
+BOS, BEGIN_OF_IMAGE, END_OF_IMAGE, TURN_END = "<s>", "<racm3:break>", "<eoss>", "<reserved08706>"
+ROW_END = "<reserved08799>"
+LUMINA_DEFAULTS = SamplingDefaults(cfg_scale=3.0, top_k=2000, window=32)
+ANOLE_DEFAULTS = SamplingDefaults(cfg_scale=3.0, temperature=0.7, top_p=0.9)
+BLOCK = 32  # pixels that Lumina-mGPT's size tokens count in: `<reserved08801>` is one block, `<reserved08802>` two
+# Names that steer the model. Tokenizers of the family differ in which of them they list as added tokens.
+CONTROL = re.compile(rf"<(/?s|pad|unk|eoss|racm3:break|image|reserved\d+|sentinel:\d+)>|{IMAGE_PREFIX}[{DIGITS}]+Z")
+TOKENIZERS = ("tokenizer.json", "text_tokenizer.json", "tokenizer/text_tokenizer.json")
+SHARED_CODEC = "chameleon-vqgan"  # a directory beside the checkpoints
+CODECS = ("vqgan.safetensors", "vqgan.ckpt", "tokenizer/vqgan.ckpt", "original_tokenizers/vqgan.ckpt",
+          f"../{SHARED_CODEC}/model.safetensors", f"../{SHARED_CODEC}/vqgan.ckpt")  # fmt: skip
+CODEC_PARTS = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.")
+CODEC_INSIDE = "model.vqmodel."  # prefix of a codec among the transformer's own tensors
+
+
+def image_token_name(code: int) -> str:
+    """Vocabulary name of a code: its decimal digits as letters, `IMGIMGBCZ` for 12."""
+    return IMAGE_PREFIX + "".join(DIGITS[int(d)] for d in str(code)) + "Z"
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The ids that matter for drawing, looked up by name."""
+
+    bos: int
+    begin_of_image: int
+    turn_end: int
+    first_code: int
+
+    @classmethod
+    def from_names(cls, ids: dict[str, int], codebook_size: int) -> Vocabulary:
+        named = [named_id(ids, name) for name in (BOS, BEGIN_OF_IMAGE, TURN_END, image_token_name(0))]
+        first = named[-1]
+        for code in range(codebook_size):
+            name = image_token_name(code)
+            if ids.get(name) != first + code:
+                raise InputError(f"Image token {name} is not at id {first + code}; the tokenizer is of another model.")
+        return cls(*named)
+
+
+def named_id(ids: dict[str, int], name: str) -> int:
+    if name not in ids:
+        raise InputError(f"The vocabulary lacks {name}; this is not a Chameleon tokenizer.")
+    return ids[name]
+
+
+class RasterLayout:
+    """Anole and the embedded model: begin-of-image, then the raster of codes, nothing in between; one size."""
+
+    ids = ()  # of the vocabulary, beside those of `Vocabulary`
+
+    def __init__(self, vocabulary: Vocabulary, grid: Grid, cell: int):
+        self.vocabulary, self._grid = vocabulary, grid
+        self.sizes = (size_name(grid.columns * cell, grid.rows * cell),)
+
+    def grid(self, size: str) -> Grid:
+        return self._grid
+
+    def request(self, text: str, size: str) -> str:
+        return text
+
+    def row(self, text: list[int], size: str) -> list[int]:
+        """`<s> text <reserved08706> <racm3:break>`; without text only the first and the last, as in caption dropout."""
+        v = self.vocabulary
+        return [v.bos, *text, *([v.turn_end] if text else []), v.begin_of_image]
+
+
+class LuminaLayout:
+    """Lumina-mGPT: size tokens after begin-of-image, height first, a separator behind every row, and end-of-image."""
+
+    def __init__(self, vocabulary: Vocabulary, ids: dict[str, int], codebook_size: int, side: int, cell: int):
+        self.vocabulary, self.codebook_size, self.cell = vocabulary, codebook_size, cell
+        self.sizes = sizes_of_equal_area(side, BLOCK, longest=4)
+        blocks = {side // BLOCK for size in self.sizes for side in side_lengths(size)}
+        self.size_ids = {count: named_id(ids, f"<reserved{8800 + count:05d}>") for count in blocks}
+        self.row_end, self.end = named_id(ids, ROW_END), named_id(ids, END_OF_IMAGE)
+        self.ids = (self.row_end, self.end, *self.size_ids.values())
+
+    def grid(self, size: str) -> Grid:
+        width, height = side_lengths(size)
+        row_end, end = (
+            self.codebook_size + id for id in (self.row_end, self.end)
+        )  # forced tokens, see the token model
+        return Grid(height // self.cell, width // self.cell, row_end=row_end, end=(end,))
+
+    def request(self, text: str, size: str) -> str:
+        return f"Generate an image of {size} according to the following prompt:\n{text}" if text else ""
+
+    def row(self, text: list[int], size: str) -> list[int]:
+        """`<s> text <reserved08706> <racm3:break> height width`; without text it begins at begin-of-image."""
+        v, (width, height) = self.vocabulary, side_lengths(size)
+        start = [v.begin_of_image, self.size_ids[height // BLOCK], self.size_ids[width // BLOCK]]
+        return [v.bos, *text, v.turn_end, *start] if text else start
+
+
+class ChameleonTransformer(TransformerTokenModel):
+    """The token model. `lm_head` holds the rows of the image tokens only: nothing else is ever drawn."""
+
+    def __init__(self, config: TransformerConfig, vocab_size: int, vocabulary: Vocabulary, codebook_size: int,
+                 *, dtype=None, device=None, operations=nn):  # fmt: skip
+        factory = {"dtype": dtype, "device": device, "operations": operations}
+        super().__init__(Transformer(config, **factory), vocab_size, codebook_size, vocabulary.first_code, **factory)
+        self.vocabulary = vocabulary
+
+
+def transformer_config(config: Fields, head_norm_rows: int) -> TransformerConfig:
+    """From a public `config.json`; `head_norm_rows` is read off the stored norm tensors."""
+    after = config.flag("swin_norm", False)
+    return common_transformer_config(config, 1e-5, qk_norm="layer", qk_norm_groups=head_norm_rows, norm_after=after)
+
+
+def codec_config(vq: Fields) -> VQGANConfig:
+    """From `config.json`'s `vq_config`, whose attention is given by side lengths of the feature map."""
+    sides, resolution, common = vq.counts("attn_resolutions", ()), vq.count("resolution", 512), common_codec_config(vq)
+    levels = tuple(i for i in range(len(common.channel_multipliers)) if resolution >> i in sides)
+    return replace(common, attention_levels=levels)
+
+
+class Chameleon:
+    """A loaded checkpoint of the family."""
+
+    name = "chameleon"
+    video = None
+
+    def __init__(self, token_model: ChameleonTransformer, codec: VQGAN, tokenizer, layout, defaults: SamplingDefaults):
+        self.token_model, self.codec, self.tokenizer = token_model, codec, tokenizer
+        self.layout, self.sizes, self.defaults = layout, layout.sizes, defaults
+        self.control_ids = control_ids(tokenizer, CONTROL)
+
+    def grid(self, size: str | None = None) -> Grid:
+        return self.layout.grid(choose_size(size, self.sizes))
+
+    def text_ids(self, text: str) -> list[int]:
+        return text_ids(self.tokenizer, text, self.control_ids)
+
+    def prompt(self, texts: list[str], negatives: list[str] | None, guided: bool, size: str | None = None) -> Prompt:
+        size, model = choose_size(size, self.sizes), self.token_model
+        rows: list[list[int]] = []
+        for i, text in enumerate(texts):
+            for part in (text, negatives[i] if negatives else "") if guided else (text,):
+                rows.append(self.layout.row(self.text_ids(self.layout.request(part, size)), size))
+        return Prompt.of_ids(rows, model.embed_ids, guided, model.prompt_device)
+
+
+def detect(path: Path) -> bool:
+    """Whether `path` is a checkpoint directory of this family."""
+    config = path / "config.json"
+    return config.is_file() and read_json(config).get("model_type") == "chameleon"
+
+
+def load(path: Path, *, dtype: torch.dtype, device, operations) -> Chameleon:
+    """Load a checkpoint directory; the codec always runs in float32, since lower precision shows in flat areas."""
+    config = Fields.of_file(path / "config.json")
+    codec_shape = codec_config(config.part("vq_config", {}))
+    tokenizer, vocab_size = read_tokenizer(_first(path, TOKENIZERS)), config.count("vocab_size")
+    vocabulary = Vocabulary.from_names(tokenizer.get_vocab(), codec_shape.codebook_size)
+    layout, defaults = _drawing(path, config, vocabulary, tokenizer.get_vocab(), codec_shape)
+    _check_ids(tokenizer, vocabulary, layout, codec_shape.codebook_size, vocab_size)
+    # All files are opened before any is read: a missing codec is told at once, not after gigabytes of transformer.
+    checkpoint = Checkpoint.of_directory(path)
+    codec_checkpoint, codec_prefix = _codec_checkpoint(path, checkpoint)
+    token_model = ChameleonTransformer(
+        transformer_config(config, _head_norm_rows(checkpoint)), vocab_size, vocabulary, codec_shape.codebook_size,
+        dtype=dtype, device="meta", operations=operations,
+    )  # fmt: skip
+    wanted = checkpoint.tensors(lambda name: not name.startswith(CODEC_INSIDE) and "rotary_emb" not in name)
+    image_rows = slice(vocabulary.first_code, vocabulary.first_code + codec_shape.codebook_size)
+    tensors = ((name, tensor[image_rows] if name == "lm_head.weight" else tensor) for name, tensor in wanted)
+    fill(token_model, tensors, dtype=dtype, device=device, source=path)
+    codec = VQGAN(codec_shape, device="meta", operations=operations)
+    codec_tensors = codec_checkpoint.renamed(lambda name: _codec_name(name, codec_prefix))
+    fill(codec, codec_tensors, dtype=torch.float32, device=device, source=next(iter(codec_checkpoint.files.values())))
+    return Chameleon(token_model, codec, tokenizer, layout, defaults)
+
+
+def _first(path: Path, names: tuple[str, ...]) -> Path:
+    """The first of several files that is there; the first of all, for its error, if none is."""
+    return next((path / name for name in names if (path / name).exists()), path / names[0])
+
+
+def companions(path: Path) -> list[Path]:
+    """The codec that several checkpoints share, if it is this one's."""
+    codec = _first(path, CODECS)
+    return [codec] if codec.exists() and codec.parent.name == SHARED_CODEC else []
+
+
+def _codec_checkpoint(path: Path, checkpoint: Checkpoint) -> tuple[Checkpoint, str]:
+    """The codec's tensors and the prefix of their names: from a file of its own, else from among the transformer's."""
+    file = _first(path, CODECS)
+    if file.exists():
+        return Checkpoint([file]), ""
+    if f"{CODEC_INSIDE}decoder.conv_in.weight" in checkpoint:
+        return checkpoint, CODEC_INSIDE
+    raise InputError(
+        f"{path / CODECS[0]} is missing: this model turns its tokens into pictures with Chameleon's VQGAN, so put "
+        f"vqgan.ckpt or vqgan.safetensors there, or into the directory {SHARED_CODEC} beside it for all such models."
+    )
+
+
+def _codec_name(name: str, prefix: str) -> str | None:
+    """Without the prefix; None for what is no part of the codec, such as the losses that a training checkpoint holds."""
+    inner = name.removeprefix(prefix)
+    return inner if name.startswith(prefix) and inner.startswith(CODEC_PARTS) else None
+
+
+def _head_norm_rows(checkpoint: Checkpoint) -> int:
+    """Rows of the stored query norms: 1 for every model-parallel shard (Lumina-mGPT), or one a head (transformers)."""
+    name = "model.layers.0.self_attn.q_norm.weight"
+    shape = checkpoint.shape(name)
+    if len(shape) != 2:
+        raise InputError(
+            f"{name} needs the shape [rows, head channels], got {shape}; convert it to the Hugging Face layout."
+        )
+    return shape[0]
+
+
+def _check_ids(tokenizer, vocabulary: Vocabulary, layout, codebook_size: int, vocab_size: int) -> None:
+    """Every id that a prompt or picture can hold has to have an embedding."""
+    controls = control_ids(tokenizer, CONTROL)
+    text = max((id for id in tokenizer.get_vocab().values() if id not in controls), default=0)
+    image = vocabulary.first_code + codebook_size - 1
+    largest = max(text, image, vocabulary.bos, vocabulary.begin_of_image, vocabulary.turn_end, *layout.ids)
+    if largest >= vocab_size:
+        raise InputError(
+            f"tokenizer.json has ids up to {largest}, the model embeds {vocab_size}; it is of another model."
+        )
+
+
+def _drawing(path: Path, config: Fields, vocabulary: Vocabulary, ids: dict[str, int], codec: VQGANConfig):
+    """Layout and default settings; `image_grid` of generation_config.json is this project's, Anole's is 32 x 32."""
+    settings = generation_fields(path)
+    if "mask_image_logits" in config.data or "lumina" in path.name.lower():  # a field of Lumina-mGPT's config class
+        side = trained_side(path, settings)
+        layout = LuminaLayout(vocabulary, ids, codec.codebook_size, side, codec.downsampling)
+        return layout, sampling_defaults(settings, LUMINA_DEFAULTS)
+    grid = settings.counts("image_grid", (32, 32))
+    if len(grid) != 2:
+        raise InputError(f"`image_grid` in {settings.where} has to be [rows, columns], got {list(grid)}.")
+    return RasterLayout(vocabulary, Grid(*grid), codec.downsampling), sampling_defaults(settings, ANOLE_DEFAULTS)
+
+
+def trained_side(path: Path, settings: Fields) -> int:
+    """Pixels of the square that a Lumina-mGPT was trained for: only the published name tells, `-768` or `-768-Omni`."""
+    names = re.findall(r"-(512|768|1024)(?!\d)", str(path.absolute()))
+    if not names and "image_side" not in settings.data:
+        raise InputError(
+            f"{path} does not tell its picture size: name the directory as it was published, "
+            "Lumina-mGPT-7B-512, -768 or -1024."
+        )
+    return settings.count("image_side", int(names[-1]) if names else None)

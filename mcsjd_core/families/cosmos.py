@@ -1,0 +1,282 @@
+"""NVIDIA's Cosmos autoregressive world models (arXiv 2501.03575): they continue a video, two of them by a text as well.
+
+Reads the published directories (`model.pt` or safetensors, and the video tokenizer beside it), and any of the same format
+at another size, such as the embedded video model. Shapes are those of the tensors; config.json tells what these do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..checkpoints.checkpoint import Checkpoint, Fields, fill, read_json
+from ..codecs.fsq_video import FSQVideoCodec, FSQVideoConfig
+from ..codecs.torchscript_video import DECODER, ENCODER, TorchScriptVideoCodec, load_torchscript_codec
+from ..decoding.grid import Grid
+from ..decoding.interface import Prompt
+from ..errors import InputError
+from ..nn.grid_positions import GridPositions, Yarn
+from ..nn.transformer import Transformer, TransformerConfig
+from ..text.t5 import T5Captions
+from .hf_config import generation_fields, sampling_defaults
+from .interface import SamplingDefaults, Video, VideoCodec
+from .sizes import choose_size, size_name
+from .token_model import TransformerTokenModel
+
+FIELDS = {"dim", "n_layers", "n_kv_heads", "ffn_hidden_size"}  # that every config.json of this family has
+MODEL_FILE = "model.pt"
+PLAIN_CODEC = "tokenizer"
+PUBLISHED_CODEC = FSQVideoConfig()
+# The tokenizers of the two generations of models, which have other codes.
+PUBLISHED_CODECS = ("Cosmos-1.0-Tokenizer-DV8x16x16", "Cosmos-Tokenize1-DV8x16x16-720p")
+T5_DIRECTORIES = ("t5", "t5-11b")
+# Recommended top-p of the 4B, 12B, 5B and 13B, by width and whether they read text.
+TOP_P = {(4096, False): 0.8, (5120, False): 0.9, (4096, True): 0.7, (5120, True): 0.8}
+SCALED_DIM = 5120  # the models of this width went on from a shorter grid by YaRN
+
+TOP_NAMES = {"tok_embeddings": "model.embed_tokens", "norm": "model.norm", "output": "lm_head"}
+LAYER_NAMES = {
+    "attention_norm": "input_layernorm",
+    "attention": "self_attn",
+    "cross_attention_norm": "cross_attn_layernorm",
+    "cross_attention": "cross_attn",
+    "ffn_norm": "post_attention_layernorm",
+    "feed_forward": "mlp",
+    "wq": "q_proj",
+    "wk": "k_proj",
+    "wv": "v_proj",
+    "wo": "o_proj",
+    "w1": "gate_proj",
+    "w2": "down_proj",
+    "w3": "up_proj",
+}
+
+
+def core_name(name: str) -> str | None:
+    """The token model's name of a published tensor; None for what it does not need."""
+    if "_extra_state" in name:
+        return None
+    first, *rest = name.removeprefix("model.").split(".")
+    return ".".join((TOP_NAMES.get(first, f"model.{first}"), *(LAYER_NAMES.get(part, part) for part in rest)))
+
+
+class CosmosModel(TransformerTokenModel):
+    """The token model; `positions` says where in the grid a position lies. With a context it adds absolute embeddings, too.
+
+    `vocab_size` counts all ids, of which the first `codebook_size` can be drawn. If there are more, the next one begins a
+    video.
+    """
+
+    def __init__(self, config: TransformerConfig, vocab_size: int, codebook_size: int, positions: GridPositions,
+                 absolute: bool, *, dtype=None, device=None, operations=nn):  # fmt: skip
+        factory = {"dtype": dtype, "device": device, "operations": operations}
+        offsets = positions.embeddings if absolute else None
+        transformer = Transformer(config, positions.angles, offsets, **factory)
+        super().__init__(transformer, vocab_size, codebook_size, **factory)
+        self.begin = codebook_size if vocab_size > codebook_size else None
+
+    def start(self, rows: int) -> tuple[Tensor, Tensor]:
+        """What stands before the first code, embeddings [rows, 1, dim] and padding [rows]."""
+        ids = torch.full((rows, 1), self.begin or 0, device=self.prompt_device)
+        # Models without a begin token start with a code, which is always given: the slot in front of it is padding.
+        return self.embed_ids(ids), torch.full((rows,), int(self.begin is None), device=self.prompt_device)
+
+
+class Cosmos:
+    """A loaded checkpoint. `text_places` are directories where its T5 encoder may lie, read when a prompt asks for it."""
+
+    name = "cosmos"
+
+    def __init__(self, token_model: CosmosModel, codec: VideoCodec, grid: Grid, video: Video, defaults: SamplingDefaults,
+                 text_places: list[Path], context_tokens: int):  # fmt: skip
+        self.token_model, self.codec, self.video, self.defaults = token_model, codec, video, defaults
+        self.text_places, self.context_tokens = text_places, context_tokens
+        self._grid, self._captions = grid, None
+        self.sizes = (size_name(grid.columns * codec.pixels_per_code, grid.rows * codec.pixels_per_code),)
+
+    def grid(self, size: str | None = None, frames: int | None = None) -> Grid:
+        choose_size(size, self.sizes)
+        code_frames = self._grid.frames if frames is None else self.video.code_frames(frames)
+        if code_frames > self._grid.frames:
+            raise InputError(f"This model draws at most {self.video.frames} frames, got {frames}.")
+        return Grid(self._grid.rows, self._grid.columns, frames=code_frames)
+
+    def prompt(self, texts: list[str], negatives: list[str] | None, guided: bool, size: str | None = None,
+               encoded: Mapping[str, Tensor] | None = None) -> Prompt:  # fmt: skip
+        choose_size(size, self.sizes)
+        rows = [text for pair in zip(texts, negatives or [""] * len(texts), strict=True) for text in pair[: 1 + guided]]
+        embeddings, padding = self.token_model.start(len(rows))
+        if self.video.reads_text:
+            return Prompt(embeddings, padding, guided, self._context(rows, encoded or {}))
+        if guided:
+            raise InputError("This model reads no text, so guidance has nothing to lead away from; set cfg to 1.")
+        if any(text.strip() for text in texts):
+            raise InputError(
+                "This model reads no text: what it draws follows its start frames; leave the prompt empty."
+            )
+        return Prompt(embeddings, padding, guided)
+
+    def _context(self, texts: list[str], encoded: Mapping[str, Tensor]) -> Tensor:
+        """States [rows, context_tokens, width] of texts; rows of zeros behind a text are looked at as well."""
+        missing = [text for text in dict.fromkeys(texts) if text not in encoded]
+        states = dict(encoded) | (dict(zip(missing, self.captions.encode(missing), strict=True)) if missing else {})
+        width, room = self.token_model.model.config.context_dim, self.context_tokens
+        rows = {}
+        for text in dict.fromkeys(texts):
+            if states[text].ndim != 2 or states[text].shape[1] != width:
+                raise InputError(
+                    f"The encoded text has shape {list(states[text].shape)}, this model reads [tokens, {width}]; the "
+                    "published ones need the encoder of T5-11B, version 1.0."
+                )
+            cut = states[text][:room].to(self.token_model.prompt_device, self.token_model.compute_dtype)
+            rows[text] = F.pad(cut, (0, 0, 0, room - len(cut)))
+        return torch.stack([rows[text] for text in texts])
+
+    @property
+    def captions(self) -> T5Captions:
+        """The text encoder, which a host that has its own does without; raises InputError if it is not there."""
+        if self._captions is None:
+            places = self.text_places
+            place = next((place for place in places if place.is_dir()), places[0])
+            self._captions = T5Captions(place, self.context_tokens)
+        return self._captions
+
+
+def detect(path: Path) -> bool:
+    """Whether `path` is a checkpoint directory of this family; the published config.json has no field for that."""
+    config = path / "config.json"
+    return config.is_file() and read_json(config).keys() >= FIELDS
+
+
+def load(path: Path, *, dtype: torch.dtype, device, operations) -> Cosmos:
+    """Load a checkpoint directory; the codec runs in float32, or as it was published."""
+    config = Fields.of_file(path / "config.json")
+    file = path / MODEL_FILE
+    checkpoint = Checkpoint([file]) if file.is_file() else Checkpoint.of_directory(path)
+    shapes = Shapes(checkpoint, path)
+    shape, vocab_size, codebook_size = shapes.transformer(config), *shapes.vocabulary()
+    frames, rows, columns = _grid_shape(config, "video_latent_shape", (5, 40, 64))
+    reads_text = shape.context_dim is not None
+    positions = GridPositions(
+        rows, columns, int(vocab_size > codebook_size), shape.head_dim, shape.dim,
+        config.number("rope_theta", 500_000.0), _yarn(config, shape.dim),
+    )  # fmt: skip
+    # The codec comes first: what is missing is told before gigabytes are read.
+    codec = _codec(path, frames, device, operations)
+    if codec.config.codebook_size != codebook_size:
+        raise InputError(f"{path} draws {codebook_size} codes, its video tokenizer has {codec.config.codebook_size}.")
+    absolute = config.flag("apply_abs_pos_emb", reads_text)
+    token_model = CosmosModel(
+        shape, vocab_size, codebook_size, positions, absolute, dtype=dtype, device="meta", operations=operations
+    )
+    fill(token_model, shapes.tensors(), dtype=dtype, device=device, source=path)
+    video = Video(
+        frames=1 + (frames - 1) * codec.frames_per_code,
+        frame_rate=config.number("frame_rate", 25.0),
+        frames_per_code=codec.frames_per_code,
+        start_frames=config.counts("start_frames", (1, 9)),
+        reads_text=reads_text,
+    )
+    published = SamplingDefaults(top_p=TOP_P.get((shape.dim, reads_text), 1.0))
+    defaults = sampling_defaults(generation_fields(path), published)
+    text_places = [parent / name for parent in (path, path.parent) for name in T5_DIRECTORIES]
+    context_tokens = config.count("context_tokens", 512)
+    return Cosmos(token_model, codec, Grid(rows, columns, frames), video, defaults, text_places, context_tokens)
+
+
+class Shapes:
+    """A checkpoint under this project's names, and what the shapes of its tensors tell."""
+
+    def __init__(self, checkpoint: Checkpoint, path: Path):
+        self.checkpoint, self.path = checkpoint, path
+        self.names = {core_name(name): name for name in checkpoint.files}
+
+    def of(self, name: str) -> list[int]:
+        if name not in self.names:
+            raise InputError(f"{self.path} has no tensor for {name}; it is of another model, or incomplete.")
+        return self.checkpoint.shape(self.names[name])
+
+    def vocabulary(self) -> tuple[int, int]:
+        """Ids in all, and how many of them can be drawn."""
+        return self.of("model.embed_tokens.weight")[0], self.of("lm_head.weight")[0]
+
+    def transformer(self, config: Fields) -> TransformerConfig:
+        first = "model.layers.0."
+        (head_dim,) = self.of(f"{first}self_attn.q_norm.weight")
+        eps = config.number("norm_eps", 1e-5)
+        cross = f"{first}cross_attn.k_proj.weight"
+        return TransformerConfig(
+            dim=self.of("model.norm.weight")[0],
+            layers=len({name.split(".")[2] for name in self.names if name and name.startswith("model.layers.")}),
+            heads=self.of(f"{first}self_attn.q_proj.weight")[0] // head_dim,
+            kv_heads=self.of(f"{first}self_attn.k_proj.weight")[0] // head_dim,
+            head_dim=head_dim,
+            ffn_dim=self.of(f"{first}mlp.gate_proj.weight")[0],
+            norm_eps=eps,
+            qk_norm="rms",
+            qk_norm_eps=eps,
+            context_dim=self.of(cross)[1] if cross in self.names else None,
+        )
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in self.checkpoint.renamed(core_name):
+            # One row of weights for all heads.
+            yield name, tensor[None] if name.endswith(("q_norm.weight", "k_norm.weight")) else tensor
+
+
+def _grid_shape(config: Fields, name: str, published: tuple[int, int, int]) -> tuple[int, int, int]:
+    shape = config.counts(name, published)
+    if len(shape) != 3:
+        raise InputError(f"`{name}` in {config.where} has to be frames, rows and columns, got {list(shape)}.")
+    return shape
+
+
+def _yarn(config: Fields, dim: int) -> Yarn | None:
+    if not config.flag("apply_yarn", dim == SCALED_DIM):
+        return None
+    original = _grid_shape(config, "original_latent_shape", (3, 40, 64))
+    number = config.number
+    return Yarn(original, number("yarn_beta_fast", 4.0), number("yarn_beta_slow", 1.0), number("yarn_scale", 2.0))
+
+
+def companions(path: Path) -> list[Path]:
+    """The published video tokenizers and text encoders that lie beside the directory."""
+    return [path.parent / name for name in (*PUBLISHED_CODECS, *T5_DIRECTORIES) if (path.parent / name).is_dir()]
+
+
+def _codec(path: Path, code_frames: int, device, operations) -> FSQVideoCodec | TorchScriptVideoCodec:
+    """Plain weights inside the directory, or the published TorchScript files in it or beside it."""
+    if (path / PLAIN_CODEC / "config.json").is_file():
+        return _plain_codec(path / PLAIN_CODEC, device, operations)
+    # The newer models' directories say so in their names; each generation has its own tokenizer.
+    names = PUBLISHED_CODECS[::-1] if "predict1" in path.resolve().name.lower() else PUBLISHED_CODECS
+    for place in (path, path / names[0], path.parent / names[0], path / names[1]):
+        if (place / ENCODER).is_file() and (place / DECODER).is_file():
+            return load_torchscript_codec(place, code_frames, device, PUBLISHED_CODEC)
+    raise InputError(
+        f"{path / names[0]} lacks {ENCODER} and {DECODER}: the video tokenizer that turns this model's tokens into frames is "
+        f"published as nvidia/{names[0]}; download these two files to there."
+    )
+
+
+def _plain_codec(directory: Path, device, operations) -> FSQVideoCodec:
+    fields, published = Fields.of_file(directory / "config.json"), PUBLISHED_CODEC
+    config = FSQVideoConfig(
+        channels=fields.count("channels", published.channels),
+        channel_multipliers=fields.counts("channels_mult", published.channel_multipliers),
+        res_blocks=fields.count("num_res_blocks", published.res_blocks),
+        z_channels=fields.count("z_channels", published.z_channels),
+        levels=fields.counts("levels", published.levels),
+        patch_size=fields.count("patch_size", published.patch_size),
+        spatial_compression=fields.count("spatial_compression", published.spatial_compression),
+        temporal_compression=fields.count("temporal_compression", published.temporal_compression),
+        local_encoder=fields.flag("local_encoder", published.local_encoder),
+    )
+    codec = FSQVideoCodec(config, device="meta", operations=operations)
+    tensors = Checkpoint.of_directory(directory).tensors()
+    fill(codec, tensors, dtype=torch.float32, device=device, source=directory)
+    return codec

@@ -1,0 +1,280 @@
+"""LlamaGen family (arXiv 2406.06525): a class of ImageNet or a caption in front, then the raster of codes.
+
+Reads the published files: `c2i_B_256.pt` and its kin with `vq_ds16_c2i.pt` beside them, `t2i_XL_stage1_256.pt` and its kin
+with `vq_ds16_t2i.pt` and the directory `flan-t5-xl`. A file holds weights alone, so its name has to tell the picture size.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..checkpoints.checkpoint import Checkpoint, fill
+from ..codecs.vq16 import VQ8, VQ16, vqgan_name
+from ..codecs.vqgan import VQGAN, VQGANConfig
+from ..decoding.grid import Grid
+from ..decoding.interface import Prompt
+from ..errors import InputError
+from ..nn.transformer import Transformer, TransformerConfig
+from ..text.imagenet import class_names, find_class
+from ..text.t5 import T5Captions
+from .interface import SamplingDefaults
+from .sizes import choose_size, size_name
+from .token_model import TransformerTokenModel
+
+PUBLISHED = re.compile(r"(?P<kind>c2i|t2i)_.+_(?P<side>\d+)\.(pt|safetensors)")
+CODECS, CODEC_SUFFIXES = {"vq_ds16": VQ16, "vq_ds8": VQ8}, (".safetensors", ".pt")
+T5_DIRECTORY, CAPTION_TOKENS, CAPTION_DIM = "flan-t5-xl", 120, 2048
+# Heads by (layers, width): B, L, XL, XXL, 3B, and 1B, XXXL, 7B, which exist as code alone. The tensors do not tell them.
+HEADS = {(12, 768): 12, (24, 1024): 16, (36, 1280): 20, (48, 1536): 24, (24, 3200): 32,
+         (22, 2048): 32, (48, 2560): 40, (32, 4096): 32}  # fmt: skip
+DEFAULTS = {"c2i": SamplingDefaults(cfg_scale=4.0, top_k=2000), "t2i": SamplingDefaults(cfg_scale=7.5, top_k=1000)}
+UNUSED = ("freqs_cis", "kv_cache")  # tables that some files hold and the code computes
+RENAMED = {
+    "tok_embeddings.": "model.embed_tokens.",
+    "output.": "lm_head.",
+    "norm.": "model.norm.",
+    "layers.": "model.layers.",
+    "cls_embedding.uncond_embedding": "cls_embedding.uncond_embedding.weight",
+}
+RENAMED_IN_LAYERS = {
+    ".attention_norm.": ".input_layernorm.",
+    ".ffn_norm.": ".post_attention_layernorm.",
+    ".attention.wo.": ".self_attn.o_proj.",
+    ".feed_forward.w1.": ".mlp.gate_proj.",
+    ".feed_forward.w3.": ".mlp.up_proj.",
+    ".feed_forward.w2.": ".mlp.down_proj.",
+}
+FUSED = ".attention.wqkv.weight"
+
+
+def raster_angles(positions: Tensor, head_dim: int, theta: float, first: int, columns: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [rows, 1, L, head_dim / 2] of position ids [rows, L]; position `first` is the raster's first place.
+
+    The lower half of a head's pairs turns with the row, the upper with the column. Positions before `first` get 0 for both,
+    not the identity: queries and keys of the condition vanish, and attention to it is even.
+    """
+    half = head_dim // 2
+    frequencies = theta ** (-torch.arange(0, half, 2, device=positions.device, dtype=torch.float32) / half)
+    place = (positions - first).clamp_min(0)
+    row_and_column = torch.stack((place // columns, place % columns), -1)
+    angles = (row_and_column[..., None].float() * frequencies).flatten(-2)[:, None]
+    in_raster = (positions >= first)[:, None, :, None]
+    return angles.cos() * in_raster, angles.sin() * in_raster
+
+
+class ClassCondition(nn.Module):
+    """An embedding for every class, and behind them that of no class."""
+
+    length = 1
+
+    def __init__(self, dim: int, operations, **factory):
+        super().__init__()
+        self.embedding_table = operations.Embedding(len(class_names()) + 1, dim, **factory)
+
+    def forward(self, classes: Tensor) -> Tensor:
+        """[rows, 1, dim] of classes [rows]."""
+        return self.embedding_table(classes)[:, None]
+
+
+class CaptionCondition(nn.Module):
+    """Hidden states of captions to the width of the model; `uncond_embedding` stands for no caption."""
+
+    length = CAPTION_TOKENS
+
+    def __init__(self, dim: int, operations, **factory):
+        super().__init__()
+        self.uncond_embedding = operations.Embedding(CAPTION_TOKENS, CAPTION_DIM, **factory)
+        self.cap_proj = nn.Module()
+        self.cap_proj.fc1 = operations.Linear(CAPTION_DIM, dim, bias=False, **factory)
+        self.cap_proj.fc2 = operations.Linear(dim, dim, bias=False, **factory)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """[rows, 120, dim] of hidden states [rows, 120, width]."""
+        return self.cap_proj.fc2(F.gelu(self.cap_proj.fc1(states), approximate="tanh"))
+
+    def no_caption(self, device) -> Tensor:
+        """Hidden states [120, width]."""
+        return self.uncond_embedding(torch.arange(CAPTION_TOKENS, device=device))
+
+
+CONDITIONS = {"c2i": ClassCondition, "t2i": CaptionCondition}
+
+
+class LlamaGenModel(TransformerTokenModel):
+    """The token model; `cls_embedding` makes the prompt."""
+
+    def __init__(self, config: TransformerConfig, kind: str, codebook_size: int, columns: int,
+                 *, dtype=None, device=None, operations=nn):  # fmt: skip
+        factory = {"dtype": dtype, "device": device}
+        shape = {"head_dim": config.head_dim, "theta": config.rope_theta}
+        angles = partial(raster_angles, first=CONDITIONS[kind].length, columns=columns, **shape)
+        transformer = Transformer(config, angles, operations=operations, **factory)
+        super().__init__(transformer, codebook_size, codebook_size, operations=operations, **factory)
+        self.cls_embedding = CONDITIONS[kind](config.dim, operations, **factory)
+
+
+def transformer_config(checkpoint: Checkpoint) -> TransformerConfig:
+    """From the shapes of the tensors."""
+    layers = len({name.split(".")[1] for name in checkpoint.files if name.startswith("layers.")})
+    dim = checkpoint.shape("tok_embeddings.weight")[-1]
+    heads = HEADS.get((layers, dim))
+    if heads is None:
+        raise InputError(f"No LlamaGen of {layers} layers of width {dim} is known; use one of the published files.")
+    return TransformerConfig(
+        dim=dim,
+        layers=layers,
+        heads=heads,
+        kv_heads=heads,
+        head_dim=dim // heads,
+        ffn_dim=checkpoint.shape("layers.0.feed_forward.w1.weight")[0],
+        rope_interleaved=True,
+        count_padding=True,
+    )
+
+
+def model_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a published file under this project's names."""
+    for name, tensor in checkpoint.tensors(lambda name: not any(part in name for part in UNUSED)):
+        name = next((new + name[len(old) :] for old, new in RENAMED.items() if name.startswith(old)), name)
+        for old, new in RENAMED_IN_LAYERS.items():
+            name = name.replace(old, new)
+        if name.endswith(FUSED) and len(tensor) % 3 == 0:
+            for part, rows in zip("qkv", tensor.chunk(3), strict=True):
+                yield f"{name.removesuffix(FUSED)}.self_attn.{part}_proj.weight", rows
+        else:
+            yield name, tensor
+
+
+def clean_caption(text: str) -> str:
+    """As captions were written for training: lower case, plain spaces, no HTML entities."""
+    return " ".join(html.unescape(text).lower().split())
+
+
+class LlamaGen:
+    """A loaded checkpoint; one size, square. `captions` is None for models that draw classes.
+
+    An empty prompt is no class or no caption: the model draws anything.
+    """
+
+    name = "llamagen"
+    video = None
+
+    def __init__(self, token_model: LlamaGenModel, codec: VQGAN, side: int, kind: str, captions: T5Captions | None):
+        self.token_model, self.codec, self.captions = token_model, codec, captions
+        self.sizes, self.defaults = (size_name(side, side),), DEFAULTS[kind]
+        self._grid = Grid(side // codec.config.downsampling, side // codec.config.downsampling)
+
+    def grid(self, size: str | None = None) -> Grid:
+        choose_size(size, self.sizes)
+        return self._grid
+
+    def prompt(self, texts: list[str], negatives: list[str] | None, guided: bool, size: str | None = None) -> Prompt:
+        choose_size(size, self.sizes)
+        negatives = negatives or [""] * len(texts)
+        make = self._class_prompt if self.captions is None else self._caption_prompt
+        return make(texts, negatives, guided)
+
+    def _class_prompt(self, texts: list[str], negatives: list[str], guided: bool) -> Prompt:
+        model, rows = self.token_model, []
+        for text, negative in zip(texts, negatives, strict=True):
+            rows += [_class_or_none(text), _class_or_none(negative)] if guided else [_class_or_none(text)]
+        classes = torch.tensor(rows, device=model.prompt_device)
+        return Prompt(model.cls_embedding(classes).to(model.compute_dtype), torch.zeros_like(classes), guided)
+
+    @torch.no_grad()
+    def _caption_prompt(self, texts: list[str], negatives: list[str], guided: bool) -> Prompt:
+        """A caption's states come last of 120, so the places in front are padding.
+
+        Without a negative prompt the unconditional row hides as many places as its caption leaves empty.
+        """
+        model, device = self.token_model, self.token_model.prompt_device
+        captions, negatives = ([clean_caption(text) for text in each] for each in (texts, negatives))
+        wanted = [text for text in captions + negatives * guided if text]
+        states = dict(zip(wanted, self.captions.encode(wanted), strict=True))
+        states[""] = model.cls_embedding.no_caption(device)
+        rows, empty = [], []
+        for caption, negative in zip(captions, negatives, strict=True):
+            for text in (caption, negative) if guided else (caption,):
+                rows.append(_left_padded(states[text]).to(device, model.compute_dtype))
+                empty.append(CAPTION_TOKENS - len(states[text] if text else states[caption]))
+        embeddings = model.cls_embedding(torch.stack(rows)).to(model.compute_dtype)
+        return Prompt(embeddings, torch.tensor(empty, device=device), guided)
+
+
+def _class_or_none(text: str) -> int:
+    """The class that a text names, for an empty one the number of no class."""
+    return find_class(text) if text.strip() else len(class_names())
+
+
+def _left_padded(states: Tensor) -> Tensor:
+    return F.pad(states, (0, 0, CAPTION_TOKENS - len(states), 0))
+
+
+def detect(path: Path) -> bool:
+    """Whether `path` is a published file, or a directory with one such file."""
+    return len(_model_files(path)) == 1
+
+
+def _model_files(path: Path) -> list[Path]:
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    return [file for file in files if PUBLISHED.fullmatch(file.name) and file.is_file()]
+
+
+def load(path: Path, *, dtype: torch.dtype, device, operations) -> LlamaGen:
+    """Load a file, or the directory that holds one; the codec always runs in float32."""
+    (file,) = _model_files(path)
+    published = PUBLISHED.fullmatch(file.name)
+    kind, side = published["kind"], int(published["side"])
+    # Everything is opened before anything is read: what is missing is told at once.
+    codec_file, codec_config = _codec(file.parent, kind)
+    checkpoint, codec_checkpoint = Checkpoint([file]), Checkpoint([codec_file])
+    captions = _captions(file.parent) if kind == "t2i" else None
+    if side % codec_config.downsampling:
+        raise InputError(
+            f"{file.name} names a side of {side} px, no multiple of the codec's {codec_config.downsampling}."
+        )
+    token_model = LlamaGenModel(
+        transformer_config(checkpoint), kind, codec_config.codebook_size, side // codec_config.downsampling,
+        dtype=dtype, device="meta", operations=operations,
+    )  # fmt: skip
+    fill(token_model, model_tensors(checkpoint), dtype=dtype, device=device, source=file)
+    codec = VQGAN(codec_config, device="meta", operations=operations)
+    codec_tensors = codec_checkpoint.renamed(partial(vqgan_name, config=codec_config))
+    fill(codec, codec_tensors, dtype=torch.float32, device=device, source=codec_file)
+    return LlamaGen(token_model, codec, side, kind, captions)
+
+
+def companions(path: Path) -> list[Path]:
+    """What lies beside a file of weights: the codec, and the text encoder of captions."""
+    directory = path if path.is_dir() else path.parent
+    codecs = [directory / f"{name}_{kind}{suffix}" for name in CODECS for kind in DEFAULTS for suffix in CODEC_SUFFIXES]
+    return [place for place in (*codecs, *_caption_directories(directory)) if place.exists()]
+
+
+def _codec(directory: Path, kind: str) -> tuple[Path, VQGANConfig]:
+    """The codec beside a model. Those of the two kinds have equal shapes and different weights: the name tells them apart."""
+    for name, config in CODECS.items():
+        for suffix in CODEC_SUFFIXES:
+            file = directory / f"{name}_{kind}{suffix}"
+            if file.is_file():
+                return file, config
+    raise InputError(
+        f"{directory / f'vq_ds16_{kind}.pt'} is missing: the codec that turns this model's tokens into pictures."
+    )
+
+
+def _caption_directories(directory: Path) -> tuple[Path, Path]:
+    return directory / T5_DIRECTORY, directory.parent / T5_DIRECTORY
+
+
+def _captions(directory: Path) -> T5Captions:
+    beside = _caption_directories(directory)
+    return T5Captions(next((place for place in beside if place.is_dir()), beside[0]), CAPTION_TOKENS)

@@ -1,0 +1,95 @@
+"""From a path to a loaded model: which family it is, and how its weights are to be held."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from ..checkpoints.checkpoint import calling, read_json
+from ..errors import InputError
+from ..nn.packing import pack
+from ..nn.weights import WEIGHTS
+from .interface import Family
+from .registry import FAMILIES
+
+EMBEDDED = Path(__file__).resolve().parents[2] / "embedded"
+EMBEDDED_MODEL = EMBEDDED / "emoji-256"
+EMBEDDED_VIDEO_MODEL = EMBEDDED / "emoji-motion"
+
+
+def detect(path: Path | str) -> str | None:
+    """Name of the family whose checkpoint lies at `path`, None if no family recognises it; `load` then says why."""
+    try:
+        return next((name for name, family in FAMILIES.items() if family.detect(Path(path))), None)
+    except InputError:
+        return None
+
+
+def places(path: Path) -> list[Path]:
+    """`path`, and the files and directories outside of it that its checkpoint is read from, such as a codec for several."""
+    name = detect(path)
+    companions = getattr(FAMILIES[name], "companions", None) if name else None
+    return [path, *(companions(path) if companions else ())]
+
+
+def load(
+    path: Path | str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device="cpu",
+    operations=torch.nn,
+    weights: str = "full",
+    packed: bool = False,
+    before_tensor: Callable[[], None] = lambda: None,
+) -> Family:
+    """Load the checkpoint at `path`, a directory or the file that some families keep it in, onto `device`.
+
+    `dtype` is that of the transformer's weights and activations. `operations` provides the layer classes (`Linear`,
+    `Embedding`, `RMSNorm`, `Conv2d`, `GroupNorm`), so that a host can cast and offload weights its own way.
+    `weights` is one of WEIGHTS, how the transformer's matrices are held: "full" in `dtype`, "fp8" or "int8" in 8 bits.
+    `packed` lays matrices that a CPU holds in full out as it multiplies fastest with them, see `packing.pack`.
+    `before_tensor` is called before every tensor that is taken in; what it raises ends the loading.
+    On a CPU, weights that are stored in `dtype` already stay memory-mapped: leave the files alone while the model lives.
+    Raises InputError if the path, a file in it or a tensor is not what a supported checkpoint has.
+    """
+    path = Path(path)
+    if not dtype.is_floating_point:
+        raise InputError(
+            f"Weights can be held in a floating-point dtype only, got {dtype}; use torch.float32 or torch.bfloat16."
+        )
+    if weights not in WEIGHTS:
+        raise InputError(f"weights must be one of {', '.join(WEIGHTS)}, got {weights!r}.")
+    _check_device(device)
+    name = detect(path)
+    if name is None:
+        raise InputError(_why_unsupported(path))
+    with calling(before_tensor):
+        model = FAMILIES[name].load(path, dtype=dtype, device=device, operations=WEIGHTS[weights](operations))
+    if packed:
+        pack(model.token_model)
+    return model
+
+
+def _check_device(device) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # a build without the device raises AssertionError
+        reason = str(error).splitlines()[0]
+        raise InputError(f"Device {device} cannot be used ({reason}); use 'cpu' or one that is there.") from None
+
+
+def _why_unsupported(path: Path) -> str:
+    """Why no family takes `path`, in one sentence; raises InputError itself if config.json is missing or broken."""
+    if not path.exists():
+        return f"There is no checkpoint at {path}; give the directory that holds its config.json."
+    if not path.is_dir():
+        return (
+            f"{path} is a file; give the directory that holds the checkpoint's config.json, or a file of weights under the "
+            "name that it was published with."
+        )
+    if len(inside := [file.name for file in sorted(path.iterdir()) if file.is_file() and detect(file)]) > 1:
+        return f"{path} holds several checkpoints, {', '.join(inside)}; give one of these files."
+    kind = read_json(path / "config.json").get("model_type")
+    return f"{path} is a checkpoint of model_type {kind!r}; the supported families are {', '.join(FAMILIES)}."

@@ -1,0 +1,40 @@
+"""The table of model families. A new one is a file in this folder and a row here."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from .interface import Family
+
+
+class FamilyModule(Protocol):
+    """What the file of a family offers; `companions`, if it reads more than what lies at `path`, is optional."""
+
+    def detect(self, path: Path) -> bool:
+        """Whether the checkpoint at `path` is of this family; reads no tensors."""
+
+    load: Callable[..., Family]  # load(path, dtype, device, operations)
+
+
+class Families(Mapping[str, FamilyModule]):
+    """Modules by name of the family, in the order in which they are asked; each is imported when it is first asked for."""
+
+    def __init__(self, *names: str):
+        self._names = names
+
+    def __getitem__(self, name: str) -> FamilyModule:
+        if name not in self._names:
+            raise KeyError(name)
+        return importlib.import_module(f".{name}", __package__)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+FAMILIES = Families("chameleon", "janus", "llamagen", "emu3", "cosmos")

@@ -1,0 +1,130 @@
+"""The couplings: how a new token is drawn from its target law so that it agrees with its draft as often as possible.
+
+A coupling gets the target laws p and draft laws q of the whole window, the drafts x ~ q, and the window's noise. What it
+returns follows p; where it equals the draft, the draft is kept. To add one, write a class with the same members and
+put it into `COUPLINGS`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .law import Law
+from .noise import RESAMPLE, Noise
+
+
+def draw(weights: Tensor, uniform: Tensor) -> Tensor:
+    """Place [B, L] drawn in proportion to weights [B, L, K] by one uniform [B, L] each (inverse CDF, float64)."""
+    cumulative = weights.double().cumsum(-1)
+    threshold = (uniform * cumulative[..., -1])[..., None]
+    return torch.searchsorted(cumulative, threshold, right=True).squeeze(-1).clamp_max(weights.shape[-1] - 1)
+
+
+def modified_rejection(p: Law, q: Law, drafts: Tensor, noise: Noise) -> Tensor:
+    """Keep each draft with probability min(1, p(x) / q(x)), else draw from the residual max(p - q, 0).
+
+    The result follows p, and equals the draft with probability 1 - TV(p, q); no coupling keeps more.
+    """
+    accept, resample = noise.accept_and_resample()
+    accepted = accept * q.prob_of(drafts) < p.prob_of(drafts)
+    residual = (p.probs - q.probs_at(p)).clamp_min(0)
+    # Rounding can leave nothing here; p itself is then the right law. An epsilon would revive cut codes.
+    residual = torch.where(residual.sum(-1, keepdim=True) > 0, residual, p.probs)
+    return torch.where(accepted, drafts, p.pick(draw(residual, resample)))
+
+
+def gumbel_max(p: Law, noise: Noise) -> Tensor:
+    """argmax(log p + g) with the positions' own Gumbel noise g, [B, L]; equal laws give equal tokens.
+
+    Computed as a race of exponentials: argmin(exp(-g) / p).
+    """
+    codes = noise.every_code(p.codebook_size) if p.codes is None else p.codes
+    times = noise.exponentials(codes) / p.probs
+    return p.pick(times.argmin(-1))
+
+
+def behind_first_mismatch(tokens: Tensor, drafts: Tensor) -> Tensor:
+    """Whether an earlier position of the window lost its draft, [B, L] bool."""
+    mismatches = (tokens != drafts).cumsum(-1)
+    return mismatches - (tokens != drafts).long() > 0
+
+
+class Independent:
+    """SJD (Teng et al., arXiv 2410.01699): behind the first mismatch every token is drawn afresh."""
+
+    label = "SJD (independent)"
+    uses_draft_law = True
+
+    def couple(self, p: Law, q: Law, drafts: Tensor, noise: Noise) -> Tensor:
+        tokens = modified_rejection(p, q, drafts, noise)
+        # A position takes either road by what happened in front of it, so both may use its one resampling number.
+        fresh = p.pick(draw(p.probs, noise.uniform(RESAMPLE)))
+        return torch.where(behind_first_mismatch(tokens, drafts), fresh, tokens)
+
+    def collision(self, p: Law, q: Law) -> Tensor:
+        return (p.probs * q.probs_at(p)).sum(-1)
+
+
+class Maximal:
+    """MC-SJD with maximal coupling (arXiv 2510.24211): one modified rejection over the whole window."""
+
+    label = "MC-SJD (maximal)"
+    uses_draft_law = True
+
+    def couple(self, p: Law, q: Law, drafts: Tensor, noise: Noise) -> Tensor:
+        return modified_rejection(p, q, drafts, noise)
+
+    def collision(self, p: Law, q: Law) -> Tensor:
+        return torch.minimum(p.probs, q.probs_at(p)).sum(-1)
+
+
+class Gumbel:
+    """MC-SJD with Gumbel coupling (arXiv 2510.24211): behind the first mismatch, Gumbel noise fixed per position."""
+
+    label = "MC-SJD (Gumbel)"
+    uses_draft_law = True
+
+    def couple(self, p: Law, q: Law, drafts: Tensor, noise: Noise) -> Tensor:
+        tokens = modified_rejection(p, q, drafts, noise)
+        return torch.where(behind_first_mismatch(tokens, drafts), gumbel_max(p, noise), tokens)
+
+    def collision(self, p: Law, q: Law) -> Tensor:
+        return gumbel_collision(p, q)
+
+
+class GumbelExact:
+    """Seed-exact: every token is the Gumbel maximum of its target, which is what plain AR draws with the same seed."""
+
+    label = "seed-exact (Gumbel)"
+    uses_draft_law = False  # it verifies by equality, so any draft from any source will do
+
+    def couple(self, p: Law, q: Law | None, drafts: Tensor, noise: Noise) -> Tensor:
+        return gumbel_max(p, noise)
+
+    def collision(self, p: Law, q: Law) -> Tensor:
+        return gumbel_collision(p, q)
+
+
+def gumbel_collision(p: Law, q: Law) -> Tensor:
+    """Probability [B, L] that two Gumbel maxima with shared noise agree: sum_v 1 / sum_u max(p_u / p_v, q_u / q_v).
+
+    max() takes p's ratio exactly where p_u / q_u >= p_v / q_v, so two running sums over the codes sorted by p / q replace
+    the square of the codebook.
+    """
+    p_probs, q_probs = p.dense().double(), q.dense().double()
+    order = (p_probs / q_probs.clamp_min(1e-300)).argsort(-1)
+    p_sorted, q_sorted = p_probs.gather(-1, order), q_probs.gather(-1, order)
+    q_below = q_sorted.cumsum(-1) - q_sorted
+    p_from_here = p_sorted.flip(-1).cumsum(-1).flip(-1)
+    both = (p_sorted > 0) & (q_sorted > 0)
+    total = p_from_here / p_sorted.where(both, 1) + q_below / q_sorted.where(both, 1)
+    return torch.where(both, 1 / total, 0).sum(-1).float()
+
+
+COUPLINGS = {
+    "independent": Independent(),
+    "maximal": Maximal(),
+    "gumbel": Gumbel(),
+    "gumbel_exact": GumbelExact(),
+}

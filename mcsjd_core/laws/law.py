@@ -1,0 +1,174 @@
+"""Logits to target law: the distribution that the user asked for, and that "lossless" refers to.
+
+Order: guidance, forbidden codes, temperature, top-k, top-p; all in float32. Every coupling verifies against, and commits
+from, the law made here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+
+
+@dataclass(frozen=True)
+class LawSettings:
+    """What turns logits into a law. temperature 0 is greedy, top_k 0 and top_p 1 cut nothing, cfg_scale 1 is unguided."""
+
+    cfg_scale: float = 1.0
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self):
+        if not 0 <= self.temperature < float("inf"):
+            raise InputError(f"temperature must be 0 (greedy) or more, got {self.temperature}.")
+        if not isinstance(self.top_k, int) or self.top_k < 0:
+            raise InputError(f"top_k must be 0 (off) or the number of codes to keep, got {self.top_k!r}.")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"top_p must be above 0 and at most 1 (off), got {self.top_p}.")
+        if not 0 <= self.cfg_scale < float("inf"):
+            raise InputError(f"cfg_scale must be 0 or more (1 is no guidance), got {self.cfg_scale}.")
+
+    @property
+    def guided(self) -> bool:
+        return self.cfg_scale != 1.0
+
+
+@dataclass(frozen=True)
+class Law:
+    """A distribution for every position: `probs` [B, L, K] float32 over `codes` [B, L, K], or over 0..K-1 if codes is None.
+
+    After top-k only the survivors are kept, so that a window of laws stays small for large codebooks: top-k 2048 of 32,768
+    codes takes 30,720 bytes a position (2560 places of a float32 and an int64, a fifth of them for ties), dense 131,072.
+    """
+
+    probs: Tensor
+    codes: Tensor | None
+    codebook_size: int
+
+    def prob_of(self, tokens: Tensor) -> Tensor:
+        """Probability [B, L] of tokens [B, L]."""
+        if self.codes is None:
+            return self.probs.gather(-1, tokens[..., None]).squeeze(-1)
+        return (self.probs * (self.codes == tokens[..., None])).sum(-1)
+
+    def dense(self) -> Tensor:
+        """[B, L, codebook_size]."""
+        if self.codes is None:
+            return self.probs
+        # Added, not assigned: a point mass keeps stale codes of probability 0, which may repeat its own.
+        empty = self.probs.new_zeros(*self.probs.shape[:2], self.codebook_size)
+        return empty.scatter_add_(-1, self.codes, self.probs)
+
+    def probs_at(self, other: Law) -> Tensor:
+        """This law's probabilities [B, L, K] of the codes that `other` is stored for."""
+        return self.dense() if other.codes is None else self.dense().gather(-1, other.codes)
+
+    def pick(self, choice: Tensor) -> Tensor:
+        """Tokens [B, L] of places [B, L] among the K stored codes."""
+        return choice if self.codes is None else self.codes.gather(-1, choice[..., None]).squeeze(-1)
+
+    def take_positions(self, offsets: Tensor) -> Law:
+        """The laws at `offsets` [B', L'] along the window, of the first B' rows; a copy."""
+        rows, window, size = len(offsets), self.probs.shape[1], self.probs.shape[2]
+        index = (offsets + window * torch.arange(rows, device=offsets.device)[:, None]).flatten()
+
+        def taken(values: Tensor) -> Tensor:
+            return values.reshape(-1, size).index_select(0, index).view(*offsets.shape, size)
+
+        return Law(taken(self.probs), None if self.codes is None else taken(self.codes), self.codebook_size)
+
+    def add_points(self, where: Tensor, tokens: Tensor) -> Law:
+        """Itself, with all probability on tokens [B, L] wherever `where` [B, L]; in place, and nothing may be there yet."""
+        mass = where.to(self.probs.dtype)
+        if self.codes is None:
+            self.probs.scatter_add_(-1, tokens[..., None], mass[..., None])
+        else:
+            self.codes[..., 0] = torch.where(where, tokens, self.codes[..., 0])
+            self.probs[..., 0] += mass
+        return self
+
+    def with_points(self, where: Tensor, tokens: Tensor) -> Law:
+        """The same, with the point mass on tokens [B, L] wherever `where` [B, L]."""
+        place = tokens if self.codes is None else torch.zeros_like(tokens)
+        codes = self.codes
+        if codes is not None:
+            codes = codes.clone()
+            codes[..., 0] = torch.where(where, tokens, codes[..., 0])
+        point = torch.zeros_like(self.probs).scatter_(-1, place[..., None], 1.0)
+        return Law(torch.where(where[..., None], point, self.probs), codes, self.codebook_size)
+
+
+def empty_law(shape: tuple[int, int], codebook_size: int, settings: LawSettings, device) -> Law:
+    """Room for laws of positions [B, L] as `target_law` makes them: nothing has any probability yet."""
+    width = codebook_size
+    if truncates := 0 < settings.top_k < codebook_size:
+        width = _stored_codes(codebook_size, settings.top_k)
+    if greedy := settings.temperature == 0:
+        width = 1
+    probs = torch.zeros(*shape, width, device=device)
+    codes = torch.zeros(*shape, width, dtype=torch.long, device=device) if truncates or greedy else None
+    return Law(probs, codes, codebook_size)
+
+
+def point_law(tokens: Tensor, codebook_size: int) -> Law:
+    """All probability on tokens [B, L]."""
+    return Law(torch.ones(*tokens.shape, 1, device=tokens.device), tokens[..., None], codebook_size)
+
+
+def guide(logits: Tensor, cfg_scale: float) -> Tensor:
+    """Guided logits [B, L, V] of alternating conditional and unconditional rows [2 B, L, V] (Ho and Salimans, 2022)."""
+    cond, uncond = logits.float().unflatten(0, (-1, 2)).unbind(1)
+    return uncond + cfg_scale * (cond - uncond)
+
+
+def usable(logits: Tensor) -> Tensor:
+    """Whether a distribution can be made of logits [B, L, V]: bool scalar, False for NaN, infinity or nothing allowed."""
+    return logits.amax(-1).isfinite().all()
+
+
+def target_law(logits: Tensor, settings: LawSettings) -> Law:
+    """The target law of guided logits [B, L, V] float32, in which forbidden codes are minus infinity."""
+    codebook_size = logits.shape[-1]
+    if settings.temperature == 0:
+        return point_law(logits.argmax(-1), codebook_size)
+    logits, codes = _cooled(logits, settings.temperature), None
+    if 0 < settings.top_k < codebook_size:
+        logits, codes = _top_k(logits, settings.top_k)
+    probs = logits.softmax(-1)
+    return Law(_top_p(probs, settings.top_p) if settings.top_p < 1 else probs, codes, codebook_size)
+
+
+def _cooled(logits: Tensor, temperature: float) -> Tensor:
+    """Logits over the temperature, shifted by the largest of them, so that no small temperature overflows."""
+    if temperature == 1:
+        return logits
+    # A reciprocal of what is below the limit would be infinite; the law is greedy long before.
+    return (logits - logits.amax(-1, keepdim=True)) / max(temperature, 1e-37)
+
+
+def _stored_codes(codebook_size: int, k: int) -> int:
+    """Half-precision models tie often, and the published samplers keep ties, so a quarter of k is kept as room for them."""
+    return min(codebook_size, k + max(k // 4, 8))
+
+
+def _top_k(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest logits and their codes, sorted, and what ties with the last of them.
+
+    Of more ties than there is room for, those stay which torch.topk lists first: the law is then one over that choice.
+    """
+    values, codes = logits.topk(_stored_codes(logits.shape[-1], k), dim=-1)
+    return values.masked_fill(values < values[..., k - 1 : k], float("-inf")), codes
+
+
+def _top_p(probs: Tensor, top_p: float) -> Tensor:
+    """Zero all but the smallest set of codes whose probability reaches top_p (and ties with its last), renormalised."""
+    ordered = probs.sort(-1, descending=True).values
+    before = ordered.double().cumsum(-1) - ordered  # mass in front of each
+    last = ordered.masked_fill(before >= top_p, float("inf")).amin(-1, keepdim=True)
+    kept = probs * (probs >= last)
+    return kept / kept.sum(-1, keepdim=True)

@@ -1,0 +1,45 @@
+"""Any picture made fit for a codec: three channels, and the model's size without distortion."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..errors import InputError
+
+
+def fit(pictures: Tensor, width: int, height: int) -> Tensor:
+    """Pictures [B, 3, height, width] float32 in 0..1 of pictures [B, C, H, W] in 0..1.
+
+    Scaled until both sides are covered, and what then reaches over is cut off on both sides alike. Grey pictures (C = 1)
+    get three equal channels; where a picture is transparent (C = 4) it lies on white.
+    """
+    if pictures.ndim != 4 or 0 in pictures.shape or pictures.shape[1] not in (1, 3, 4):
+        shape = list(pictures.shape)
+        raise InputError(f"A picture needs at least one pixel and 1, 3 or 4 channels, got [B, C, H, W] = {shape}.")
+    if not pictures.is_floating_point() or not pictures.isfinite().all():
+        raise InputError(
+            f"A picture needs finite floating-point values, got {pictures.dtype} or a NaN or infinity in it."
+        )
+    pictures = _three_channels(pictures.float().clamp(0, 1))
+    return _cover(pictures, width, height).clamp(0, 1)
+
+
+def _three_channels(pictures: Tensor) -> Tensor:
+    if pictures.shape[1] == 4:
+        colours, opacity = pictures[:, :3], pictures[:, 3:]
+        return colours * opacity + (1 - opacity)
+    return pictures.expand(-1, 3, -1, -1)
+
+
+def _cover(pictures: Tensor, width: int, height: int) -> Tensor:
+    """Scale and cut to height x width; what is cut is cut before scaling, so that no extreme shape becomes huge."""
+    old_height, old_width = pictures.shape[2:]
+    scale = max(width / old_width, height / old_height)
+    kept_height = min(old_height, max(1, round(height / scale)))
+    kept_width = min(old_width, max(1, round(width / scale)))
+    top, left = (old_height - kept_height) // 2, (old_width - kept_width) // 2
+    kept = pictures[:, :, top : top + kept_height, left : left + kept_width]
+    if kept.shape[2:] == (height, width):
+        return kept
+    return F.interpolate(kept, size=(height, width), mode="bicubic", antialias=True, align_corners=False)

@@ -1,0 +1,1 @@
+"""What a run cost and why: figures, charts, tables and contact sheets."""

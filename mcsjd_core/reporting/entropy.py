@@ -1,0 +1,29 @@
+"""How unsure a model is of the tokens that it draws: what step compression has to be read together with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from statistics import fmean
+
+from ..decoding.grid import FREE, Grid
+from ..decoding.loop import Decoded, DecodeSettings
+
+REPLAY_WINDOW = 64
+
+
+def mean_entropy(replay: Callable[[DecodeSettings], Decoded], settings: DecodeSettings, grid: Grid) -> float:
+    """Mean entropy, in nats, of the target law over the tokens of one picture by plain AR; forced tokens do not count.
+
+    `replay` decodes that picture again, with the given settings and AR's tokens as `earlier_tokens`. The seed-exact coupling
+    accepts its own tokens in whole windows, so the run that was timed carries no measuring, and this one needs few forwards.
+    """
+    window = min(REPLAY_WINDOW, grid.num_tokens)
+    decoded = replay(replace(settings, coupling="gumbel_exact", window=window, initialiser="warm", trace_detail=True))
+    trace, free = decoded.traces[0], (grid.forced() == FREE).tolist()
+    return fmean(
+        value
+        for start, count, entropies in zip(trace.starts, trace.committed, trace.details["entropy"], strict=True)
+        for place, value in enumerate(entropies[:count].tolist(), start)
+        if free[place]
+    )

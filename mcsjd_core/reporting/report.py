@@ -1,0 +1,153 @@
+"""What a person is told about one decode: measured figures, and apart from them what is only estimated."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from ..decoding.grid import Grid
+from ..decoding.loop import AUTOREGRESSIVE, Decoded, DecodeSettings
+from ..decoding.trace import RowTrace
+from ..laws.coupling import COUPLINGS
+from .analysis import compression_by_frame
+
+# Names of METHODS for people. Saved graphs contain them: add, do not change.
+METHOD_LABELS = {AUTOREGRESSIVE: "plain AR"} | {name: coupling.label for name, coupling in COUPLINGS.items()}
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """How many times faster; `measured` against another run, or estimated against plain AR. `basis` says what from."""
+
+    factor: float
+    measured: bool
+    basis: str
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """The cost of one decode; it holds no tensor of the model's device. `device` and `dtype` are names."""
+
+    settings: DecodeSettings
+    traces: tuple[RowTrace, ...]
+    nfe: int  # forwards of the batch, pictures in common
+    prefill_seconds: float
+    seconds: float  # prefill included
+    model: str
+    device: str
+    dtype: str
+    grid: Grid
+    preview_seconds: float = 0.0  # part of `seconds`
+
+    @classmethod
+    def of(
+        cls, decoded: Decoded, settings: DecodeSettings, *, model: str, device, dtype, grid: Grid, preview_seconds=0.0
+    ) -> Report:
+        cost = (decoded.nfe, decoded.prefill_seconds, decoded.seconds)
+        names = (model, str(device), str(dtype).removeprefix("torch."))
+        return cls(settings, tuple(decoded.traces), *cost, *names, grid, preview_seconds)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens drawn, of all pictures together."""
+        return sum(trace.num_tokens for trace in self.traces)
+
+    @property
+    def step_compression(self) -> float:
+        """Tokens of one picture per forward, mean of the pictures."""
+        return sum(trace.step_compression for trace in self.traces) / len(self.traces)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of all pictures together, prefill included."""
+        return self.num_tokens / self.seconds
+
+    def speedup(self, baseline: Report | None = None) -> Speedup:
+        """Against `baseline`, a run of plain AR, by seconds a token; without one, estimated from the forwards."""
+        if baseline is not None:
+            factor = self.tokens_per_second / baseline.tokens_per_second
+            return Speedup(factor, True, self._comparison(baseline))
+        longest = max(trace.num_tokens for trace in self.traces)
+        factor = longest / self.nfe
+        if self.settings.effective_window == 1:
+            return Speedup(factor, False, "this run took one forward a token, as plain AR does")
+        return Speedup(
+            factor, False,
+            f"plain AR takes {longest} forwards, this run took {self.nfe}; its forwards are shorter, so the true factor "
+            'is lower. To measure it, connect the stats of a run with the coupling "plain AR" as the baseline',
+        )  # fmt: skip
+
+    def headline(self) -> str:
+        return f"{self.step_compression:.2f} tokens per forward, {self.seconds:.2f} s"
+
+    def text(self, baseline: Report | None = None) -> str:
+        """The whole report, a few lines in three parts: measured, speed-up, settings."""
+        measured = [self._picture(index, trace) for index, trace in enumerate(self.traces)]
+        if len(self.traces) > 1:
+            measured.append(self._batch())
+        if self.grid.frames > 1:
+            measured.append(self._frames())
+        speedup = self.speedup(baseline)
+        over = METHOD_LABELS[AUTOREGRESSIVE if baseline is None else baseline.settings.coupling]
+        kind = "measured" if speedup.measured else "estimated from the forwards"
+        parts = {
+            "Measured (NFE: forwards after prefill)": measured,
+            f"Speed-up over {over}, {kind}": [f"{speedup.factor:.2f} times: {speedup.basis}."],
+            "Settings": self._settings(),
+        }
+        return "\n\n".join("\n".join((f"{title}:", *lines)) for title, lines in parts.items())
+
+    def _picture(self, index: int, trace: RowTrace) -> str:
+        seed = (self.settings.seed + index) % 2**64
+        seconds = self.prefill_seconds + trace.seconds[-1]
+        return (
+            f"picture {index + 1}, seed {seed}: {trace.num_tokens} tokens, NFE {trace.nfe}, "
+            f"step compression {trace.step_compression:.2f}, {seconds:.2f} s, {trace.num_tokens / seconds:.0f} tokens/s"
+        )
+
+    def _batch(self) -> str:
+        return (
+            f"all {len(self.traces)} together: {self.num_tokens} tokens, {self.nfe} shared forwards, "
+            f"{self.seconds:.2f} s, {self.tokens_per_second:.0f} tokens/s"
+        )
+
+    def compression_by_frame(self) -> list[tuple[int, float]]:
+        """(code frame, counted from 1; step compression, mean of the videos) of the frames that were drawn."""
+        means = torch.stack([compression_by_frame(trace, self.grid) for trace in self.traces]).mean(0).tolist()
+        return [(number, mean) for number, mean in enumerate(means, 1) if not math.isnan(mean)]
+
+    def _frames(self) -> str:
+        figures = ", ".join(f"{number}: {mean:.1f}" for number, mean in self.compression_by_frame())
+        return f"step compression by code frame: {figures}"
+
+    def _comparison(self, baseline: Report) -> str:
+        """What was compared, and in what the two runs differ that they should not."""
+        method = METHOD_LABELS[baseline.settings.coupling]
+        seconds = f"{baseline.seconds:.2f} s for {baseline.num_tokens} tokens by {method}, {self.seconds:.2f} s for "
+        seconds += f"{self.num_tokens} here"
+        pairs = {
+            "model": (self.model, baseline.model),
+            "device": (self.device, baseline.device),
+            "dtype": (self.dtype, baseline.dtype),
+            "number of pictures": (len(self.traces), len(baseline.traces)),
+            "guidance": (self.settings.law.guided, baseline.settings.law.guided),
+            "execution": (self.settings.execution, baseline.settings.execution),
+        }
+        others = [name for name, (here, there) in pairs.items() if here != there]
+        return seconds + (f" (the runs differ in {', '.join(others)}: no fair comparison)" if others else "")
+
+    def _settings(self) -> list[str]:
+        settings, law = self.settings, self.settings.law
+        top_k, top_p = law.top_k or "off", "off" if law.top_p == 1 else f"{law.top_p:g}"
+        method = METHOD_LABELS[settings.coupling]
+        previews = f", live preview {self.preview_seconds:.2f} s" if self.preview_seconds else ""
+        drafts = f"first drafts {settings.initialiser}"
+        if settings.trajectories > 1:
+            drafts += f", {settings.trajectories} trajectories"
+        return [
+            f"coupling {method}, window {settings.window_name}, {drafts}, {settings.execution} iterations",
+            f"cfg {law.cfg_scale:g}, temperature {law.temperature:g}, top_k {top_k}, top_p {top_p}",
+            f"model {self.model}, {self.dtype} on {self.device}, prefill {self.prefill_seconds:.2f} s{previews}",
+        ]
