@@ -217,12 +217,24 @@ def test_image_and_reserved_tokens_are_stripped_however_the_tokenizer_lists_them
     assert model.text_ids("IMGIMGAZred IMGIMGBCZ") == [*text(model, "red"), *text(model, " ")]
 
 
-def test_control_tokens_are_known_by_name_and_by_being_added():
+def test_letters_that_a_tokenizer_adds_are_text(directory, tmp_path):
+    from tokenizers import Tokenizer
+
+    shutil.copytree(directory, tmp_path, dirs_exist_ok=True)
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    tokenizer.add_tokens(["ö"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    model = mcsjd_core.load(tmp_path)
+    assert tokenizer.token_to_id("ö") in model.text_ids("Löwe") and model.text_ids("Löwe") == text(model, "Löwe")
+
+
+def test_control_tokens_are_known_by_name_and_by_being_special():
     from tokenizers import Tokenizer, models
 
     words = ["red", "<b>", "<s>", "<reserved08799>", "<sentinel:7>", "IMGIMGBCZ", "IMGIMG", "<image>", "<eoss>"]
     tokenizer = Tokenizer(models.WordLevel({word: id for id, word in enumerate(words)}, unk_token="red"))
-    tokenizer.add_tokens(["<|image|>"])
+    tokenizer.add_special_tokens(["<|image|>"])
+    tokenizer.add_tokens(["ö"])
     assert control_ids(tokenizer, CONTROL) == {2, 3, 4, 5, 7, 8, 9}
 
 

@@ -22,6 +22,7 @@ from tiny_janus import (
     CODES,
     END,
     EOS,
+    LETTERS,
     PAD,
     PLACEHOLDER,
     USER,
@@ -338,6 +339,13 @@ def test_control_tokens_in_a_prompt_are_cut_out(model, control):
 def test_cutting_leaves_no_new_control_token_behind(model):
     text = without_controls(model.tokenizer, f"<begin_of{PAD}_image>ä{END}ö", model.control_ids)
     assert text == "äö"
+
+
+def test_letters_that_the_vocabulary_adds_stay(model):
+    text = f"Zwei Löwen in Köln, {LETTERS}"
+    (row,) = ids_of(model, model.prompt([text], None, False))
+    assert row == prompt_ids(model.tokenizer, text)
+    assert set(map(model.tokenizer.token_to_id, LETTERS)) <= set(row)
 
 
 def test_roles_of_janus_1_3b_are_plain_words(native, tmp_path):

@@ -18,14 +18,18 @@ USER, ASSISTANT = "<|User|>", "<|Assistant|>"
 DIM, LAYERS, CODES = 32, 2, 40
 
 
+LETTERS = "øöúÿõ÷ûýÀùÁþü"  # added by DeepSeek-LLM's vocabulary, not as special tokens: signs of bytes that UTF-8 lacks
+
+
 def build_tokenizer(*, roles: bool = True, order: int = 0) -> Tokenizer:
     """Byte-level; control tokens come behind the text, and `order` turns them round, since checkpoints differ in ids."""
-    text = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "re", "Ġ:"]
+    text = [*sorted({*pre_tokenizers.ByteLevel.alphabet()} - {*LETTERS}), "re", "Ġ:"]
     tokenizer = Tokenizer(models.BPE(vocab={name: id for id, name in enumerate(text)}, merges=[("r", "e"), ("Ġ", ":")]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     names = [BOS, EOS, PAD, BEGIN, END, PLACEHOLDER, *((USER, ASSISTANT) if roles else ())]
     names = names[order:] + names[:order]
+    tokenizer.add_tokens([AddedToken(letter, special=False, normalized=True) for letter in LETTERS])
     tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
     return tokenizer
 

@@ -24,9 +24,13 @@ def read_tokenizer(path: Path):
 
 
 def control_ids(tokenizer, names: re.Pattern) -> frozenset[int]:
-    """Ids that no text may lead to: added tokens, and whatever bears a name that `names` matches as a whole."""
+    """Ids that no text may lead to: special tokens, and whatever bears a name that `names` matches as a whole.
+
+    Added tokens that are not special are text: DeepSeek's vocabulary adds letters such as `ö` and `ø`.
+    """
     named = {id for name, id in tokenizer.get_vocab().items() if names.fullmatch(name)}
-    return frozenset(named | set(tokenizer.get_added_tokens_decoder()))
+    special = {id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    return frozenset(named | special)
 
 
 def text_ids(tokenizer, text: str, controls: frozenset[int]) -> list[int]:
