@@ -16,7 +16,7 @@ from .families.loading import EMBEDDED_MODEL, EMBEDDED_VIDEO_MODEL, detect, load
 from .families.registry import FAMILIES
 from .laws.coupling import COUPLINGS
 from .laws.law import LawSettings
-from .pipeline.sampling import encode, pictures, sample
+from .pipeline.sampling import Drawing, encode, pictures, sample
 from .pipeline.video import start_codes, videos
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "DecodeSettings",
     "Decoded",
     "DecodingError",
+    "Drawing",
     "Grid",
     "InputError",
     "LawSettings",

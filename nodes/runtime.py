@@ -15,12 +15,11 @@ from torch import Tensor, nn
 
 from .. import mcsjd_core
 from ..mcsjd_core import Decoded, DecodeSettings, Grid, InputError, Step
-from ..mcsjd_core.families.interface import Video, empty_prompt
+from ..mcsjd_core.families.interface import Clip, empty_prompt
 from ..mcsjd_core.families.sizes import choose_size
 from ..mcsjd_core.families.weight_error import logits_moved
 from ..mcsjd_core.pipeline import video
 from ..mcsjd_core.pipeline.memory import codec_bytes, decode_bytes
-from ..mcsjd_core.pipeline.video import token_grid
 from .folders import find_checkpoint, identity
 from .progress import PREVIEWED, LivePreview, Progress, check_cancelled
 from .speed import EXECUTIONS, check_execution, compiler_errors
@@ -107,12 +106,12 @@ def describe(model: LoadedModel) -> str:
     weights, codec = (patcher.model_size() for patcher in (model.token_patcher, model.codec_patcher))
     prompt, grid = empty_prompt(family, guided=True), family.grid()
     run = decode_bytes(family, prompt, settings, grid)
-    drawn = "picture" if family.video is None else "video"
+    drawn = "picture" if family.clip.is_picture else "video"
     error = "" if model.logits_moved is None else f", which move its logits by {model.logits_moved:.1%} (rms)"
     return "\n".join(
         (
             f"{family.name} family, draws {', '.join(family.sizes)}",
-            *video_lines(family.video),
+            *video_lines(family.clip),
             f"{count_name(parameters)} parameters, {model.dtype}{error}",
             f"weights {bytes_name(weights)}, codec {bytes_name(codec)}",
             f"one {drawn}, guided, window {settings.window}: {bytes_name(run)} more",
@@ -121,9 +120,9 @@ def describe(model: LoadedModel) -> str:
     )
 
 
-def video_lines(clip: Video | None) -> list[str]:
+def video_lines(clip: Clip) -> list[str]:
     """What a video of the model is, as people read it; nothing for models of pictures."""
-    if clip is None:
+    if clip.is_picture:
         return []
     given = " or ".join(map(str, clip.start_frames))
     return [f"videos of {clip.frames} frames at {clip.frame_rate:g} a second, {given} of them given as start_frames"]
@@ -157,17 +156,22 @@ def sample(
 
     Also gives the seconds that live previews took.
     """
-    family, grid = model.family, token_grid(model.family, size, frames)
-    given = 0 if first is None else first.rows * grid.stride
     _follow_weights(model.token_patcher)
-    options = {} if encoded is None else {"encoded": encoded}
-    if options and family.video is None:
-        raise InputError(f"{model.name!r} reads its prompts itself; disconnect text_encoder.")
-    prompt = family.prompt(texts, negatives if settings.law.guided else None, settings.law.guided, size, **options)
-    needed = decode_bytes(family, prompt, settings, grid, given)
+    drawing = mcsjd_core.Drawing.of(
+        model.family,
+        texts,
+        settings,
+        size=size,
+        frames=frames,
+        negatives=negatives,
+        encoded=encoded,
+        first_codes=None if first is None else first.codes(),
+        earlier_tokens=None if warm is None else warm.tokens,
+    )
+    grid, needed = drawing.grid, drawing.memory_bytes
     mm.load_models_gpu([model.token_patcher], memory_required=needed)
     _follow_weights(model.token_patcher)
-    preview = LivePreview(family, grid)
+    preview = LivePreview(model.family, grid)
     preview.enabled &= live_preview and _make_room_for_previews(model, needed, min(PREVIEWED, len(texts)), grid)
     progress = Progress(len(texts) * grid.num_tokens)
 
@@ -175,18 +179,7 @@ def sample(
         progress.update(sum(step.done), preview.picture(step))
 
     with memory_freed_on_error(), compiler_errors(settings.execution):
-        decoded = mcsjd_core.sample(
-            family,
-            texts,
-            settings,
-            size=size,
-            frames=frames,
-            negatives=negatives,
-            encoded=encoded,
-            first_codes=None if first is None else first.codes(),
-            earlier_tokens=None if warm is None else warm.tokens,
-            on_step=on_step,
-        )
+        decoded = drawing.to(model.family.token_model.prompt_device).run(on_step)
     return decoded, preview.seconds
 
 
@@ -212,18 +205,18 @@ def _make_room_for_previews(model: LoadedModel, needed: int, count: int, grid: G
 def pictures(model: LoadedModel, tokens: ImageTokens) -> Tensor:
     """IMAGE [B, H, W, 3] float32 on the CPU of whole tokens; of videos [B T, H, W, 3], one after the other."""
     _load_codec(model, len(tokens.tokens), tokens.grid)
-    decode, at_once = (mcsjd_core.pictures, PICTURES_AT_ONCE) if model.family.video is None else (video.videos, 1)
+    at_once = PICTURES_AT_ONCE if model.family.clip.is_picture else 1
     progress, parts, done = Progress(len(tokens.tokens)), [], 0
-    for part in tokens.tokens.split(at_once):
-        parts.append(decode(model.family, part, tokens.size).flatten(0, -4).movedim(1, -1).float().cpu())
-        done += len(part)
+    for clips in video.clips(model.family, tokens.tokens, tokens.size, at_once):
+        parts.append(clips.flatten(0, 1).movedim(1, -1).cpu())
+        done += len(clips)
         progress.update(done)
     return torch.cat(parts).contiguous()
 
 
 def encode(model: LoadedModel, images: Tensor, size: str | None) -> ImageTokens:
     """Tokens of an IMAGE [B, H, W, C], scaled and cropped to `size`."""
-    if model.family.video is not None:
+    if not model.family.clip.is_picture:
         raise InputError(
             f"{model.name!r} draws videos; connect the frames to the sampler's start_frames, which encodes them itself."
         )
@@ -239,10 +232,9 @@ def encode(model: LoadedModel, images: Tensor, size: str | None) -> ImageTokens:
 
 def start_of_video(model: LoadedModel, clip: Tensor, size: str, frames: int | None) -> ImageTokens:
     """Tokens of the last frames of an IMAGE [T, H, W, C], as many as the model may be given, for `sample` to continue."""
-    grid = token_grid(model.family, size, frames)
+    grid = model.family.grid(size, frames)
     _check_pixels(clip)
-    if model.family.video is not None:
-        _load_codec(model, 1, model.family.grid(size, model.family.video.start_of(len(clip))))
+    _load_codec(model, 1, model.family.grid(size, model.family.clip.start_of(len(clip))))
     codes = video.start_codes(model.family, clip.movedim(-1, 1), size)
     return ImageTokens.of(grid.tokens(codes), size, model, frames)
 

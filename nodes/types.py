@@ -14,7 +14,6 @@ from torch import Tensor
 from ..mcsjd_core.decoding.grid import Grid
 from ..mcsjd_core.errors import InputError
 from ..mcsjd_core.families.interface import Family
-from ..mcsjd_core.pipeline.video import token_grid
 
 CATEGORY = "MC-SJD"
 
@@ -63,7 +62,7 @@ class ImageTokens:
     @classmethod
     def of(cls, tokens: Tensor, size: str, model: LoadedModel, frames: int | None = None) -> ImageTokens:
         """Tokens of pictures, or of videos of `frames` frames (None: as many as the model was made for)."""
-        return cls(tokens.cpu(), size, token_grid(model.family, size, frames), model.name, model.identity)
+        return cls(tokens.cpu(), size, model.family.grid(size, frames), model.name, model.identity)
 
     @property
     def rows(self) -> int:

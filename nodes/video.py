@@ -91,9 +91,9 @@ class DecodeVideo(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: LoadedModel, tokens: ImageTokens, frame_rate: float = 0.0) -> io.NodeOutput:
-        if model.family.video is None:
+        if model.family.clip.is_picture:
             raise InputError(f"{model.name!r} draws pictures; MC-SJD Decode turns its tokens into them.")
         frames = runtime.pictures(model, tokens.require(model).require_whole("Decode Video"))
-        rate = Fraction(frame_rate or model.family.video.frame_rate).limit_denominator(1000)
+        rate = Fraction(frame_rate or model.family.clip.frame_rate).limit_denominator(1000)
         video = InputImpl.VideoFromComponents(Types.VideoComponents(images=frames, frame_rate=rate))
         return io.NodeOutput(frames, video, float(rate))

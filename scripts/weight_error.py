@@ -17,7 +17,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from mcsjd_core import EMBEDDED_MODEL, DecodeSettings, InputError, LawSettings, load, sample
+from mcsjd_core import EMBEDDED_MODEL, DecodeSettings, InputError, load, sample
 from mcsjd_core.families.interface import Family
 from mcsjd_core.laws.law import guide
 from mcsjd_core.nn.weights import WEIGHTS
@@ -65,10 +65,9 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     reference = load(arguments.model)
-    d = reference.defaults
-    law = LawSettings(d.cfg_scale, d.temperature, d.top_k, d.top_p)
-    tokens = sample(reference, arguments.prompts, DecodeSettings("gumbel_exact", d.window, law)).tokens
-    exact = guided_logits(reference, arguments.prompts, tokens, d.cfg_scale)
+    law = reference.defaults.law
+    tokens = sample(reference, arguments.prompts, DecodeSettings("gumbel_exact", reference.defaults.window, law)).tokens
+    exact = guided_logits(reference, arguments.prompts, tokens, law.cfg_scale)
     print("| dtype | weights | logits, rms | KL, nats | total variation | same best code |\n|---|---|---|---|---|---|")
     for dtype in DTYPES:
         for weights in WEIGHTS:
@@ -77,7 +76,7 @@ def main() -> None:
             except InputError as error:
                 print(f"| {dtype} | {weights} | {error} |")
                 continue
-            moved = Moved.of(exact, guided_logits(model, arguments.prompts, tokens, d.cfg_scale))
+            moved = Moved.of(exact, guided_logits(model, arguments.prompts, tokens, law.cfg_scale))
             name = str(dtype).removeprefix("torch.")
             print(f"| {name} | {weights} | {moved.logits:.1%} | {moved.divergence:.4f} | {moved.variation:.3f} | "
                   f"{moved.same_best:.1%} |")  # fmt: skip

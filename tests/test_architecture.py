@@ -87,7 +87,7 @@ def test_nodes_import_at_the_start_only_what_comfyui_has_loaded_already(path):
 @pytest.mark.parametrize("path", sorted(CORE.rglob("*.py")), ids=lambda path: str(path.relative_to(CORE)))
 def test_the_core_imports_itself_relatively(path):
     """ComfyUI loads the pack under a name of its own, so that `mcsjd_core` is no top-level package there."""
-    modules = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+    modules = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
     absolute = {node.module for node in modules if isinstance(node, ast.ImportFrom) and not node.level}
     absolute |= {alias.name for node in modules if isinstance(node, ast.Import) for alias in node.names}
     assert not {name.split(".")[0] for name in absolute} & {"mcsjd_core", "training"}

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 import mcsjd_core
 from live_bytes import LiveBytes
-from mcsjd_core import DecodeSettings, Grid, InputError
+from mcsjd_core import DecodeSettings, Grid, InputError, LawSettings
 from mcsjd_core.checkpoints.checkpoint import Fields
 from mcsjd_core.families.chameleon import (
     CONTROL,
@@ -291,10 +291,10 @@ def test_grid_and_sampling_defaults_come_from_the_generation_config(directory, t
     edit(file, image_grid=[3, 5], guidance_scale=4.5, temperature=0.7, top_k=50, top_p=0.9)
     model = mcsjd_core.load(tmp_path)
     assert model.grid() == Grid(3, 5)
-    d = model.defaults
+    d = model.defaults.law
     assert (d.cfg_scale, d.temperature, d.top_k, d.top_p) == (4.5, 0.7, 50, 0.9)
     file.write_text('{"temperature": null, "top_k": null}')  # as transformers writes what is not set
-    assert mcsjd_core.load(tmp_path).defaults == SamplingDefaults(3.0, 0.7, 0, 0.9)  # Anole's own
+    assert mcsjd_core.load(tmp_path).defaults == SamplingDefaults(LawSettings(3.0, 0.7, 0, 0.9))  # Anole's own
     file.unlink()
     assert mcsjd_core.load(tmp_path).grid() == Grid(32, 32)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from cosmos_reference import reference_logits
 from mcsjd_core import DecodeSettings, InputError, LawSettings, Step
 from mcsjd_core.families import cosmos
 from mcsjd_core.families.cosmos import Cosmos, CosmosModel, core_name
-from mcsjd_core.families.interface import Video
+from mcsjd_core.families.interface import Clip
 from mcsjd_core.nn.grid_positions import GridPositions
 from mcsjd_core.nn.transformer import TransformerConfig
 from mcsjd_core.pipeline.preview import BLANK, DRAFT_OPACITY, unfinished_frames
@@ -63,7 +62,7 @@ def families(directories) -> dict[str, Cosmos]:
 
 
 def texts_for(family: Cosmos) -> list[str]:
-    return TEXTS if family.video.reads_text else [""] * len(TEXTS)
+    return TEXTS if family.clip.reads_text else [""] * len(TEXTS)
 
 
 def some_tokens(batch: int = 2, seed: int = 0) -> torch.Tensor:
@@ -92,7 +91,7 @@ def t5_states(directory, text: str) -> torch.Tensor:
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_equal_the_reference(kind, window, families, directories):
     family, tokens = families[kind], some_tokens()
-    reads_text, yarn = family.video.reads_text, "YaRN" in kind
+    reads_text, yarn = family.clip.reads_text, "YaRN" in kind
     prompt = family.prompt(texts_for(family), None, False)
     ours = cached_logits(family.token_model, prompt, tokens, window)
     for row, text in enumerate(texts_for(family)):
@@ -184,7 +183,7 @@ def test_the_last_frames_of_a_clip_start_a_video(families):
     for given, used in ((1, 1), (5, 1), (9, 9), (30, 9)):
         codes = mcsjd_core.start_codes(family, long[-given:])
         frames = long[-used:].movedim(1, 0)[None]
-        assert codes.shape == (1, family.video.code_frames(used), ROWS, COLUMNS)
+        assert codes.shape == (1, family.clip.code_frames(used), ROWS, COLUMNS)
         assert torch.equal(codes, family.codec.encode(frames))
 
 
@@ -197,7 +196,7 @@ def test_start_frames_are_asked_for(families):
     family = families["base, model.pt"]
     with pytest.raises(InputError, match="continues a video; give it 1 or 9 start frames"):
         mcsjd_core.sample(family, [""], DecodeSettings())
-    two_only = Video(frames=17, frame_rate=8, frames_per_code=8, start_frames=(9,))
+    two_only = Clip(frames=17, frame_rate=8, frames_per_code=8, start_frames=(9,))
     with pytest.raises(InputError, match="continues a video of 9 frames, got 4"):
         two_only.start_of(4)
     half = some_tokens(1)[:, :COLUMNS].view(1, 1, COLUMNS)
@@ -355,12 +354,12 @@ def test_full_size_models_have_the_published_tensors(dim, layers, reads_text, pa
 def test_defaults_are_the_published_ones(families, tmp_path):
     family = families["base, model.pt"]
     assert family.sizes == (f"{COLUMNS * 16}x{ROWS * 16}",)
-    assert family.video == Video(17, 25.0, 8, (1, 9), reads_text=False)
+    assert family.clip == Clip(17, 25.0, 8, (1, 9), reads_text=False)
     directory = write_checkpoint(tmp_path / "model", reads_text=True, start_frames=[1], frame_rate=12.5)
     (directory / "generation_config.json").write_text('{"top_p": 0.7, "temperature": 0.8, "guidance_scale": 2.0}')
     family = mcsjd_core.load(directory)
-    assert family.video == Video(17, 12.5, 8, (1,), reads_text=True)
-    assert replace(family.defaults, window=64) == mcsjd_core.families.interface.SamplingDefaults(2.0, 0.8, 0, 0.7)
+    assert family.clip == Clip(17, 12.5, 8, (1,), reads_text=True)
+    assert family.defaults.law == LawSettings(2.0, 0.8, 0, 0.7)
 
 
 # -- preview -----------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import ClassVar
 import pytest
 
 from mcsjd_core import InputError
-from mcsjd_core.checkpoints import downloads
+from mcsjd_core.checkpoints import catalogue
 from mcsjd_core.checkpoints.catalogue import Download, Source
 from mcsjd_core.checkpoints.transfer import fetch, listing
 
@@ -92,7 +92,7 @@ def _with_endpoint(init, address):
 
 def test_what_came_is_not_fetched_again(address, tmp_path, monkeypatch):
     source = Source(REPOSITORY, ("*.safetensors",), "some-model")
-    monkeypatch.setitem(downloads.DOWNLOADS, "some", Download((source,), "none", 0.003))
+    monkeypatch.setitem(catalogue.DOWNLOADS, "some", Download((source,), "none", 0.003))
     Hub.ranges, Hub.left = [], 1_200_000
     listed = listing("some")
     with pytest.raises(InputError, match="it goes on where it stopped"):

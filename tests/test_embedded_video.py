@@ -28,7 +28,7 @@ def first_frame(file: Path) -> torch.Tensor:
 
 
 def law(family, top_p: float | None = None) -> LawSettings:
-    d = family.defaults
+    d = family.defaults.law
     return LawSettings(d.cfg_scale, d.temperature, d.top_k, d.top_p if top_p is None else top_p)
 
 
@@ -40,7 +40,7 @@ def draw(family, files: list[Path], settings: DecodeSettings):
 def test_it_is_small_and_says_what_it_is(family):
     assert sum(file.stat().st_size for file in DIRECTORY.rglob("*") if file.is_file()) < BYTES
     assert family.name == "cosmos" and family.sizes == ("64x64",)
-    assert (family.video.frames, family.video.start_frames, family.video.reads_text) == (17, (1,), True)
+    assert (family.clip.frames, family.clip.start_frames, family.clip.reads_text) == (17, (1,), True)
     assert family.grid().num_tokens == 320 and family.token_model.codebook_size == 4096
     assert len(START_FRAMES) >= 8
 

@@ -206,7 +206,7 @@ def test_a_whole_picture_is_drawn(model):
         decoded = mcsjd_core.sample(model, ["the cat"] * 2, settings, size=size)
         pictures = mcsjd_core.pictures(model, decoded.tokens, size)
         assert pictures.shape == (2, 3, *shape) and pictures.isfinite().all()
-    assert (model.defaults.cfg_scale, model.defaults.top_k) == (3.0, 2048)
+    assert (model.defaults.law.cfg_scale, model.defaults.law.top_k) == (3.0, 2048)
 
 
 # -- files ---------------------------------------------------------------------------------------------------------------

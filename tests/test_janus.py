@@ -381,7 +381,7 @@ def test_tokenizer_of_a_larger_model_is_refused(native, tmp_path):
 
 
 def test_published_defaults_and_size(model):
-    d = model.defaults
+    d = model.defaults.law
     assert (d.cfg_scale, d.temperature, d.top_k, d.top_p) == (5.0, 1.0, 0, 1.0)
     assert model.sizes == ("384x384",) and model.grid("384x384") == Grid(24, 24)
     with pytest.raises(InputError, match="its sizes are 384x384"):

@@ -244,7 +244,7 @@ def test_a_whole_picture_is_drawn_and_seed_exact_repeats_plain_ar(folder, kind):
     model = model_of(folder, kind)
     assert model.sizes == ("8x8",) and model.grid("8x8") == Grid(SIDE, SIDE)
     text = "goldfish" if kind == "c2i" else "a red fox"
-    law = LawSettings(cfg_scale=model.defaults.cfg_scale, top_k=10)
+    law = LawSettings(cfg_scale=model.defaults.law.cfg_scale, top_k=10)
     drawn = [
         mcsjd_core.sample(model, [text, text], DecodeSettings(coupling, window=7, law=law)).tokens
         for coupling in ("autoregressive", "gumbel_exact", "maximal")
@@ -255,8 +255,8 @@ def test_a_whole_picture_is_drawn_and_seed_exact_repeats_plain_ar(folder, kind):
 
 
 def test_defaults_are_the_published_ones(folder):
-    assert model_of(folder, "c2i").defaults == llamagen.SamplingDefaults(cfg_scale=4.0, top_k=2000)
-    assert model_of(folder, "t2i").defaults == llamagen.SamplingDefaults(cfg_scale=7.5, top_k=1000)
+    assert model_of(folder, "c2i").defaults == llamagen.SamplingDefaults(LawSettings(cfg_scale=4.0, top_k=2000))
+    assert model_of(folder, "t2i").defaults == llamagen.SamplingDefaults(LawSettings(cfg_scale=7.5, top_k=1000))
 
 
 def test_each_kind_has_the_codec_of_its_name(folder):

@@ -13,6 +13,7 @@ from mcsjd_core import DecodeSettings, Grid, InputError, LawSettings
 from mcsjd_core.checkpoints.checkpoint import Fields
 from mcsjd_core.codecs.vqgan import VQGANConfig
 from mcsjd_core.families.chameleon import LuminaLayout, Vocabulary, image_token_name, trained_side
+from mcsjd_core.families.interface import SamplingDefaults
 from mcsjd_core.families.sizes import side_lengths, sizes_of_equal_area
 from oracle import cached_logits, relative, uncached_logits
 from tiny_checkpoint import split_into_shards, write_tiny_checkpoint
@@ -150,8 +151,7 @@ def test_published_files_are_read(model):
     assert model.sizes == ("64x64", "128x32", "96x32", "64x32", "32x64", "32x96", "32x128")
     assert model.grid() == Grid(4, 4, row_end=24 + ROW_END, end=(24 + END,))
     assert model.token_model.model.config.qk_norm_groups == 1
-    d = model.defaults
-    assert (d.cfg_scale, d.temperature, d.top_k, d.top_p, d.window) == (3.0, 1.0, 2000, 1.0, 32)
+    assert model.defaults == SamplingDefaults(LawSettings(3.0, 1.0, 2000, 1.0), 32)
 
 
 @pytest.mark.parametrize("name", ["vqgan.ckpt", "tokenizer/vqgan.ckpt", "../chameleon-vqgan/vqgan.ckpt"])

@@ -88,7 +88,7 @@ def test_the_family_reads_what_is_exported_and_gives_the_trained_logits(sprites,
     sprites.save(tmp_path / "sprites.npz")
     export_video.export(tmp_path / "sprites.npz", tmp_path / "transformer", tmp_path / "codec", tmp_path / "out")
     family = mcsjd_core.load(tmp_path / "out")
-    assert family.video.frames == FRAMES and len(list((tmp_path / "out" / "start_frames").glob("*.png"))) == len(
+    assert family.clip.frames == FRAMES and len(list((tmp_path / "out" / "start_frames").glob("*.png"))) == len(
         motion_data.motions()
     )
     caption = "the red apple moves right"

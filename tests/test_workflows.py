@@ -54,7 +54,7 @@ class TestFiles:
         """Then Get Model puts it where the graph looks for it."""
         graph = shipped(name)
         model = graph[node_of(graph, "MCSJD_LoadModel")]["inputs"]["model"]
-        downloads = pack.part("mcsjd_core.checkpoints.downloads").DOWNLOADS.values()
+        downloads = pack.part("mcsjd_core.checkpoints.catalogue").DOWNLOADS.values()
         files = {
             f"{source.folder}/{file}"
             for download in downloads
@@ -148,7 +148,7 @@ PUBLISHED = {
     "9_llamagen": lambda models: models("llamagen").DEFAULTS["c2i"],
     "10_emu3": lambda models: models("emu3").Emu3.defaults,
     "12_cosmos_video_to_world": lambda models: models("cosmos").SamplingDefaults(
-        top_p=models("cosmos").TOP_P[4096, False]
+        models("cosmos").LawSettings(top_p=models("cosmos").TOP_P[4096, False])
     ),
 }
 
@@ -167,10 +167,10 @@ def test_video_quickstart_has_the_embedded_model_s_frame_and_defaults(pack):
 def sampled(defaults) -> dict:
     """A family's defaults by the names of the sampler's inputs."""
     return {
-        "cfg": defaults.cfg_scale,
-        "temperature": defaults.temperature,
-        "top_k": defaults.top_k,
-        "top_p": defaults.top_p,
+        "cfg": defaults.law.cfg_scale,
+        "temperature": defaults.law.temperature,
+        "top_k": defaults.law.top_k,
+        "top_p": defaults.law.top_p,
         "window": defaults.window,
     }
 

@@ -62,7 +62,7 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, required=True)
     a = parser.parse_args()
     family, examples = load(a.model), held_out(Sprites.load(a.sprites), a.clips)
-    d = family.defaults
+    d = family.defaults.law
     law = LawSettings(d.cfg_scale, d.temperature, d.top_k, d.top_p if a.top_p is None else a.top_p)
     rows = []
     for coupling in COUPLINGS:

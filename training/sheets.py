@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from mcsjd_core import EMBEDDED_MODEL, DecodeSettings, LawSettings, load, pictures, sample
+from mcsjd_core import EMBEDDED_MODEL, DecodeSettings, load, pictures, sample
 from mcsjd_core.cli.files import to_image
 
 QUALITY = (
@@ -34,8 +34,8 @@ def draw_rows(model, prompts: tuple[str, ...], columns: int, window: int) -> Ima
     """Every prompt's SEEDS pictures side by side under its text, `columns` prompts in a row."""
     width, height = SEEDS * TILE + 12, TILE + LABEL + 8
     sheet = Image.new("RGB", (columns * width, -(-len(prompts) // columns) * height), "white")
-    pen, font, d = ImageDraw.Draw(sheet), ImageFont.load_default(13), model.defaults
-    settings = DecodeSettings("maximal", window, LawSettings(d.cfg_scale, d.temperature, d.top_k, d.top_p))
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    settings = DecodeSettings("maximal", window, model.defaults.law)
     for number, prompt in enumerate(prompts):
         x, y = number % columns * width, number // columns * height
         pen.text((x + 4, y + 1), prompt, "black", font)

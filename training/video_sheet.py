@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mcsjd_core import DecodeSettings, LawSettings, load, sample, start_codes, videos
+from mcsjd_core import DecodeSettings, load, sample, start_codes, videos
 
 from . import motion_data, video_examples
 from .motion_data import Sprites
@@ -41,7 +41,6 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, default=Path("docs/video.png"))
     a = parser.parse_args()
     family, chosen = load(a.model), video_examples.held_out(Sprites.load(a.sprites), len(motion_data.motions()))
-    d = family.defaults
-    law = LawSettings(d.cfg_scale, d.temperature, d.top_k, d.top_p)
-    drawn = draw(family, chosen, DecodeSettings("maximal", d.window, law))
+    law = family.defaults.law
+    drawn = draw(family, chosen, DecodeSettings("maximal", family.defaults.window, law))
     motion_data.contact_sheet(drawn, [example.caption for example in chosen]).save(a.out)

@@ -77,5 +77,4 @@ def warm_up(bench: Bench, prompts: list[str], methods: list[DecodeSettings], row
 
 def checkpoint_law(bench: Bench) -> LawSettings:
     """The law of the checkpoint's own settings."""
-    defaults = bench.model.defaults
-    return LawSettings(defaults.cfg_scale, defaults.temperature, defaults.top_k, defaults.top_p)
+    return bench.model.defaults.law

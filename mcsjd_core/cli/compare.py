@@ -122,7 +122,7 @@ def run(arguments: argparse.Namespace) -> None:
 def _methods(arguments: argparse.Namespace, model: Family) -> list[DecodeSettings]:
     """Plain AR, then every coupling at every window; seeds are put in later."""
     windows = arguments.windows or [model.defaults.window]
-    law, execution = law_settings(arguments, model.defaults), arguments.execution
+    law, execution = law_settings(arguments, model.defaults.law), arguments.execution
     base = DecodeSettings(AUTOREGRESSIVE, 1, law, arguments.initialiser, execution=execution)
     for seed in arguments.seeds:
         replace(base, seed=seed)  # refuses a bad one before the first forward

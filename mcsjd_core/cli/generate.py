@@ -14,8 +14,8 @@ from ..decoding.loop import METHODS, Decoded, DecodeSettings
 from ..errors import InputError
 from ..families.interface import Family
 from ..families.sizes import choose_size
-from ..pipeline.sampling import pictures, sample
-from ..pipeline.video import start_codes, token_grid, videos
+from ..pipeline.sampling import Drawing, pictures
+from ..pipeline.video import start_codes, videos
 from .clips import VIDEO_SUFFIXES, check_writable, read_clip, write_clip
 from .files import TOKEN_SUFFIXES, read_codes, read_tokens, to_image, write_tokens
 from .options import (
@@ -119,23 +119,19 @@ def run(arguments: argparse.Namespace) -> None:
     model = open_model(arguments)
     settings = _settings(arguments, model)
     texts = [prompt for prompt in arguments.prompts for _ in range(arguments.batch)]
-    grid = token_grid(model, arguments.size, arguments.frames)
     out = _out_file(arguments.out, model)
-    first = _first_codes(arguments, model)
-    given = 0 if first is None else grid.tokens(first).shape[1]
-    earlier = None if arguments.warm_tokens is None else read_tokens(arguments.warm_tokens)
-    with token_bar(len(texts) * (grid.num_tokens - given), arguments.quiet) as bar:
-        decoded = sample(
-            model,
-            texts,
-            settings,
-            size=arguments.size,
-            frames=arguments.frames,
-            negatives=[arguments.negative] * len(texts),
-            first_codes=first,
-            earlier_tokens=earlier,
-            on_step=advance(bar, given),
-        )
+    drawing = Drawing.of(
+        model,
+        texts,
+        settings,
+        size=arguments.size,
+        frames=arguments.frames,
+        negatives=[arguments.negative] * len(texts),
+        first_codes=_first_codes(arguments, model),
+        earlier_tokens=None if arguments.warm_tokens is None else read_tokens(arguments.warm_tokens),
+    )
+    with token_bar(len(texts) * (drawing.grid.num_tokens - drawing.given), arguments.quiet) as bar:
+        decoded = drawing.run(advance(bar, drawing.given))
     files = _numbered(out, len(texts))
     _write(files, model, decoded.tokens, arguments.size)
     if arguments.save_tokens:
@@ -174,7 +170,7 @@ def _settings(arguments: argparse.Namespace, model: Family) -> DecodeSettings:
     return DecodeSettings(
         coupling=arguments.coupling,
         window=model.defaults.window if arguments.window is None else arguments.window,
-        law=law_settings(arguments, model.defaults),
+        law=law_settings(arguments, model.defaults.law),
         initialiser=arguments.initialiser or ("warm" if arguments.warm_tokens else "random"),
         seed=arguments.seed,
         trace_detail=arguments.trace_detail,
@@ -189,7 +185,7 @@ def _first_codes(arguments: argparse.Namespace, model: Family) -> Tensor | None:
         return start_codes(model, read_clip(arguments.start_frames), arguments.size)
     if arguments.continue_from is None:
         return None
-    if model.video is not None:
+    if not model.clip.is_picture:
         raise InputError("This model draws video: give it --start-frames in place of --continue-from.")
     rows = model.grid(arguments.size).rows
     keep = rows // 2 if arguments.keep_rows is None else arguments.keep_rows
@@ -202,19 +198,19 @@ def _first_codes(arguments: argparse.Namespace, model: Family) -> Tensor | None:
 
 def _out_file(out: Path | None, model: Family) -> Path:
     """The file asked for, if the model's pictures or videos can be written to such a one."""
-    default, suffixes = ("picture.png", (".png",)) if model.video is None else ("video.webp", VIDEO_SUFFIXES)
+    default, suffixes = ("picture.png", (".png",)) if model.clip.is_picture else ("video.webp", VIDEO_SUFFIXES)
     out = output_file(Path(default) if out is None else out, *suffixes)
     check_writable(out)
     return out
 
 
 def _write(files: list[Path], model: Family, tokens: Tensor, size: str | None) -> None:
-    if model.video is None:
+    if model.clip.is_picture:
         for file, pixels in zip(files, pictures(model, tokens, size), strict=True):
             to_image(pixels).save(file)
         return
     for file, frames in zip(files, videos(model, tokens, size), strict=True):
-        write_clip(file, frames, model.video.frame_rate)
+        write_clip(file, frames, model.clip.frame_rate)
 
 
 def _numbered(out: Path, count: int) -> list[Path]:
@@ -226,7 +222,7 @@ def _numbered(out: Path, count: int) -> list[Path]:
 
 def _trace(arguments, model: Family, settings: DecodeSettings, texts, files, decoded: Decoded) -> dict:
     """The trace file's content; `pictures` holds one row trace a picture."""
-    grid = token_grid(model, arguments.size, arguments.frames)
+    grid = model.grid(arguments.size, arguments.frames)
     return {
         "model": arguments.model.name,
         "family": model.name,

@@ -11,7 +11,7 @@ import torch
 from ..decoding.drafts import INITIALISERS
 from ..decoding.loop import AUTO
 from ..errors import InputError
-from ..families.interface import Family, SamplingDefaults
+from ..families.interface import Family
 from ..families.loading import EMBEDDED_MODEL, load
 from ..laws.law import LawSettings
 from ..nn.weights import WEIGHTS
@@ -105,7 +105,7 @@ def pick_device(name: str) -> str:
     return name
 
 
-def law_settings(arguments: argparse.Namespace, defaults: SamplingDefaults) -> LawSettings:
+def law_settings(arguments: argparse.Namespace, defaults: LawSettings) -> LawSettings:
     """The law asked for; what was left out comes from the checkpoint."""
 
     def chosen(value, default):

@@ -18,6 +18,7 @@ from .fsq import FiniteScalarQuantizer
 from .haar import haar, inverse_haar
 
 NORM_EPS = 1e-6
+FEATURE_MAPS, CLIP_COPIES = 16, 8  # alive at once: feature maps behind the patches, and copies of a clip of pixels
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,13 @@ class FSQVideoConfig:
     @property
     def widths(self) -> list[int]:
         return [self.channels * multiplier for multiplier in self.channel_multipliers]
+
+    def activation_bytes(self, count: int, frames: int, rows: int, columns: int) -> int:
+        """About what coding one of `count` clips after the other takes, in float32; the clips themselves are kept."""
+        frames += self.patch_size - 1  # the first one fills a patch alone
+        pixels = frames * rows * columns * self.spatial_compression**2
+        maps = max(self.widths[:2]) * FEATURE_MAPS / self.patch_size**3
+        return int(pixels * 4 * (maps + 3 * CLIP_COPIES + 3 * count))
 
 
 class CausalConv3d(nn.Module):
@@ -339,6 +347,10 @@ class FSQVideoCodec(nn.Module):
             raise InputError(f"This codec has codes 0 to {self.quantizer.codebook_size - 1}, got {low} to {high}.")
         vectors = self.quantizer.vectors(codes).to(self.post_quant_conv.conv3d.weight.dtype)
         return self.reconstruct(vectors).clamp(0, 1)
+
+    def decode_clips(self, codes: Tensor) -> Tensor:
+        """Clips [B, T, 3, H, W] in 0..1 of codes [B, t, h, w]."""
+        return self.decode(codes).movedim(2, 1)
 
     def _check_pixels(self, pixels: Tensor) -> None:
         if pixels.ndim != 5 or pixels.shape[1] != 3 or 0 in pixels.shape or not pixels.is_floating_point():

@@ -61,6 +61,10 @@ class TorchScriptVideoCodec(nn.Module):
         frames = frames[:, :, : 1 + (codes.shape[1] - 1) * self.frames_per_code]
         return (frames.float() / 2 + 0.5).clamp(0, 1)
 
+    def decode_clips(self, codes: Tensor) -> Tensor:
+        """Clips [B, T, 3, H, W] in 0..1 of codes [B, t, h, w]."""
+        return self.decode(codes).movedim(2, 1)
+
 
 def _extend(x: Tensor, length: int) -> Tensor:
     """x [B, C, T, H, W] with its last frame repeated up to `length`."""

@@ -18,6 +18,8 @@ from ..errors import InputError
 NORM_GROUPS = 32
 NORM_EPS = 1e-6
 
+FEATURE_MAPS = 8  # alive at once, at full resolution
+
 
 @dataclass(frozen=True)
 class VQGANConfig:
@@ -49,6 +51,14 @@ class VQGANConfig:
     def downsampling(self) -> int:
         """Pixels per code along each side."""
         return 2 ** (len(self.channel_multipliers) - 1)
+
+    def activation_bytes(self, count: int, frames: int, rows: int, columns: int) -> int:
+        """About what coding `count` clips of that many frames takes, with rows x columns codes a frame, in float32.
+
+        Two feature maps are at full resolution; a copy of one is alive at the worst moment beside its convolution.
+        """
+        pixels = rows * columns * self.downsampling**2
+        return count * frames * pixels * self.channels * max(self.channel_multipliers[:2]) * FEATURE_MAPS * 4
 
 
 class SpatialNorm(nn.Module):
@@ -287,3 +297,7 @@ class VQGAN(nn.Module):
         if low < 0 or high >= self.config.codebook_size:
             raise InputError(f"This codec has codes 0 to {self.config.codebook_size - 1}, got {low} to {high}.")
         return self.reconstruct(self.quantize.lookup(codes)).clamp(0, 1)
+
+    def decode_clips(self, codes: Tensor) -> Tensor:
+        """Clips [B, t, 3, H, W] in 0..1 of codes [B, t, h, w], every frame a picture by itself."""
+        return self.decode(codes.flatten(0, 1)).unflatten(0, codes.shape[:2])

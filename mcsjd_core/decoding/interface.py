@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..nn.kv_cache import KVCache
 
@@ -33,6 +33,11 @@ class Prompt:
         padding = torch.tensor([longest - len(row) for row in rows], device=device)
         return cls(embed(padded), padding, guided)
 
+    def to(self, device) -> Prompt:
+        """The same on `device`."""
+        context = None if self.context is None else self.context.to(device)
+        return Prompt(self.embeddings.to(device), self.padding.to(device), self.guided, context)
+
     @property
     def batch(self) -> int:
         return len(self.embeddings) // (2 if self.guided else 1)
@@ -57,3 +62,7 @@ class TokenModel(Protocol):
 
     def logits(self, hidden: Tensor, index: Tensor) -> Tensor:
         """Logits [rows, L, codebook_size] for the token after each place; `index` as in `embed`, one further on."""
+
+
+class TokenModule(nn.Module, TokenModel):
+    """A `TokenModel` that is a module of torch, as those of all families are."""

@@ -114,12 +114,17 @@ def prepare(model, prompt: Prompt, grid: Grid, settings: DecodeSettings, first_t
     keeps_law = coupling_of(settings).uses_draft_law or settings.trace_detail
     sizes = (model.codebook_size, schedule.largest)
     state = State(prompt, grid, settings, *sizes, first_tokens, earlier, keeps_law)
-    slots = prompt.embeddings.shape[1] + grid.num_tokens + schedule.largest
+    slots = cache_slots(prompt, grid, schedule.largest)
     cache = model.new_cache(prompt, slots + settings.side_slots)
     prefill(model, prompt, first_tokens, cache)
     kind = Iteration if settings.trajectories == 1 else TrajectoryIteration
     iteration = kind(model, cache, slots, state, prompt, grid, settings)
     return schedule, iteration, Ledger(prompt.batch, given, grid.num_tokens)
+
+
+def cache_slots(prompt: Prompt, grid: Grid, window: int) -> int:
+    """Slots of the KV cache in every row: prompt, tokens, and a window that may reach past the last token."""
+    return prompt.embeddings.shape[1] + grid.num_tokens + window
 
 
 PREFILL = 512  # tokens that are read at once: what a forward needs does not grow with the square of what is given

@@ -19,20 +19,21 @@ from ..codecs.vqgan import VQGAN, VQGANConfig
 from ..decoding.grid import Grid
 from ..decoding.interface import Prompt
 from ..errors import InputError
+from ..laws.law import LawSettings
 from ..nn.transformer import Transformer, TransformerConfig
 from ..text.text_tokenizer import control_ids, read_tokenizer, text_ids
 from .hf_config import codec_config as common_codec_config
 from .hf_config import generation_fields, sampling_defaults
 from .hf_config import transformer_config as common_transformer_config
-from .interface import SamplingDefaults
-from .sizes import choose_size, side_lengths, size_name, sizes_of_equal_area
+from .interface import PictureFamily, SamplingDefaults, alternating
+from .sizes import side_lengths, size_name, sizes_of_equal_area
 from .token_model import TransformerTokenModel
 
 IMAGE_PREFIX, DIGITS = "IMGIMG", "ABCDEFGHIJ"
 BOS, BEGIN_OF_IMAGE, END_OF_IMAGE, TURN_END = "<s>", "<racm3:break>", "<eoss>", "<reserved08706>"
 ROW_END = "<reserved08799>"
-LUMINA_DEFAULTS = SamplingDefaults(cfg_scale=3.0, top_k=2000, window=32)
-ANOLE_DEFAULTS = SamplingDefaults(cfg_scale=3.0, temperature=0.7, top_p=0.9)
+LUMINA_DEFAULTS = SamplingDefaults(LawSettings(cfg_scale=3.0, top_k=2000), window=32)
+ANOLE_DEFAULTS = SamplingDefaults(LawSettings(cfg_scale=3.0, temperature=0.7, top_p=0.9))
 BLOCK = 32  # pixels that Lumina-mGPT's size tokens count in: `<reserved08801>` is one block, `<reserved08802>` two
 # Names that steer the model. Tokenizers of the family differ in which of them they list as added tokens.
 CONTROL = re.compile(rf"<(/?s|pad|unk|eoss|racm3:break|image|reserved\d+|sentinel:\d+)>|{IMAGE_PREFIX}[{DIGITS}]+Z")
@@ -147,29 +148,26 @@ def codec_config(vq: Fields) -> VQGANConfig:
     return replace(common, attention_levels=levels)
 
 
-class Chameleon:
+class Chameleon(PictureFamily):
     """A loaded checkpoint of the family."""
 
     name = "chameleon"
-    video = None
 
     def __init__(self, token_model: ChameleonTransformer, codec: VQGAN, tokenizer, layout, defaults: SamplingDefaults):
         self.token_model, self.codec, self.tokenizer = token_model, codec, tokenizer
         self.layout, self.sizes, self.defaults = layout, layout.sizes, defaults
         self.control_ids = control_ids(tokenizer, CONTROL)
 
-    def grid(self, size: str | None = None) -> Grid:
-        return self.layout.grid(choose_size(size, self.sizes))
+    def picture_grid(self, size: str) -> Grid:
+        return self.layout.grid(size)
 
     def text_ids(self, text: str) -> list[int]:
         return text_ids(self.tokenizer, text, self.control_ids)
 
-    def prompt(self, texts: list[str], negatives: list[str] | None, guided: bool, size: str | None = None) -> Prompt:
-        size, model = choose_size(size, self.sizes), self.token_model
-        rows: list[list[int]] = []
-        for i, text in enumerate(texts):
-            for part in (text, negatives[i] if negatives else "") if guided else (text,):
-                rows.append(self.layout.row(self.text_ids(self.layout.request(part, size)), size))
+    def picture_prompt(self, texts: list[str], negatives: list[str], guided: bool, size: str) -> Prompt:
+        layout, model = self.layout, self.token_model
+        requests = [layout.request(text, size) for text in alternating(texts, negatives, guided)]
+        rows = [layout.row(self.text_ids(request), size) for request in requests]
         return Prompt.of_ids(rows, model.embed_ids, guided, model.prompt_device)
 
 

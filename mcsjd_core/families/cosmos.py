@@ -6,7 +6,7 @@ at another size, such as the embedded video model. Shapes are those of the tenso
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -19,11 +19,12 @@ from ..codecs.torchscript_video import DECODER, ENCODER, TorchScriptVideoCodec, 
 from ..decoding.grid import Grid
 from ..decoding.interface import Prompt
 from ..errors import InputError
+from ..laws.law import LawSettings
 from ..nn.grid_positions import GridPositions, Yarn
 from ..nn.transformer import Transformer, TransformerConfig
 from ..text.t5 import T5Captions
 from .hf_config import generation_fields, sampling_defaults
-from .interface import SamplingDefaults, Video, VideoCodec
+from .interface import Clip, SamplingDefaults, VideoCodec, alternating
 from .sizes import choose_size, size_name
 from .token_model import TransformerTokenModel
 
@@ -91,26 +92,23 @@ class Cosmos:
 
     name = "cosmos"
 
-    def __init__(self, token_model: CosmosModel, codec: VideoCodec, grid: Grid, video: Video, defaults: SamplingDefaults,
+    def __init__(self, token_model: CosmosModel, codec: VideoCodec, grid: Grid, clip: Clip, defaults: SamplingDefaults,
                  text_places: list[Path], context_tokens: int):  # fmt: skip
-        self.token_model, self.codec, self.video, self.defaults = token_model, codec, video, defaults
+        self.token_model, self.codec, self.clip, self.defaults = token_model, codec, clip, defaults
         self.text_places, self.context_tokens = text_places, context_tokens
         self._grid, self._captions = grid, None
         self.sizes = (size_name(grid.columns * codec.pixels_per_code, grid.rows * codec.pixels_per_code),)
 
     def grid(self, size: str | None = None, frames: int | None = None) -> Grid:
         choose_size(size, self.sizes)
-        code_frames = self._grid.frames if frames is None else self.video.code_frames(frames)
-        if code_frames > self._grid.frames:
-            raise InputError(f"This model draws at most {self.video.frames} frames, got {frames}.")
-        return Grid(self._grid.rows, self._grid.columns, frames=code_frames)
+        return Grid(self._grid.rows, self._grid.columns, frames=self.clip.code_frames(frames))
 
-    def prompt(self, texts: list[str], negatives: list[str] | None, guided: bool, size: str | None = None,
+    def prompt(self, texts: Sequence[str], negatives: Sequence[str] | None, guided: bool, size: str | None = None,
                encoded: Mapping[str, Tensor] | None = None) -> Prompt:  # fmt: skip
         choose_size(size, self.sizes)
-        rows = [text for pair in zip(texts, negatives or [""] * len(texts), strict=True) for text in pair[: 1 + guided]]
+        rows = alternating(texts, negatives or [""] * len(texts), guided)
         embeddings, padding = self.token_model.start(len(rows))
-        if self.video.reads_text:
+        if self.clip.reads_text:
             return Prompt(embeddings, padding, guided, self._context(rows, encoded or {}))
         if guided:
             raise InputError("This model reads no text, so guidance has nothing to lead away from; set cfg to 1.")
@@ -174,18 +172,18 @@ def load(path: Path, *, dtype: torch.dtype, device, operations) -> Cosmos:
         shape, vocab_size, codebook_size, positions, absolute, dtype=dtype, device="meta", operations=operations
     )
     fill(token_model, shapes.tensors(), dtype=dtype, device=device, source=path)
-    video = Video(
+    clip = Clip(
         frames=1 + (frames - 1) * codec.frames_per_code,
         frame_rate=config.number("frame_rate", 25.0),
         frames_per_code=codec.frames_per_code,
         start_frames=config.counts("start_frames", (1, 9)),
         reads_text=reads_text,
     )
-    published = SamplingDefaults(top_p=TOP_P.get((shape.dim, reads_text), 1.0))
+    published = SamplingDefaults(LawSettings(top_p=TOP_P.get((shape.dim, reads_text), 1.0)))
     defaults = sampling_defaults(generation_fields(path), published)
     text_places = [parent / name for parent in (path, path.parent) for name in T5_DIRECTORIES]
     context_tokens = config.count("context_tokens", 512)
-    return Cosmos(token_model, codec, Grid(rows, columns, frames), video, defaults, text_places, context_tokens)
+    return Cosmos(token_model, codec, Grid(rows, columns, frames), clip, defaults, text_places, context_tokens)
 
 
 class Shapes:

@@ -20,12 +20,13 @@ from ..codecs.vqgan import VQGANConfig
 from ..decoding.grid import Grid
 from ..decoding.interface import Prompt
 from ..errors import InputError
+from ..laws.law import LawSettings
 from ..nn.transformer import Transformer
 from ..text.rank_tokenizer import RankTokenizer
 from ..text.text_tokenizer import control_ids, read_tokenizer, text_ids
 from .hf_config import transformer_config
-from .interface import SamplingDefaults
-from .sizes import choose_size, side_lengths, size_name
+from .interface import PictureFamily, SamplingDefaults, alternating
+from .sizes import side_lengths, size_name
 from .token_model import TransformerTokenModel
 
 PUBLISHED, TRANSFORMERS = "Emu3", "emu3"  # `model_type` of the two layouts
@@ -83,12 +84,11 @@ def codes_along(ratio: tuple[int, int], area: int, cell: int) -> tuple[int, int]
     return round(height * scale), round(width * scale)
 
 
-class Emu3:
+class Emu3(PictureFamily):
     """A loaded checkpoint of the family; the sizes have one area and several aspect ratios."""
 
     name = "emu3"
-    video = None
-    defaults = SamplingDefaults(cfg_scale=3.0, top_k=2048)
+    defaults = SamplingDefaults(LawSettings(cfg_scale=3.0, top_k=2048))
 
     def __init__(self, token_model: TransformerTokenModel, codec: Emu3VQ, encode: Callable[[str], list[int]],
                  vocabulary: Vocabulary, area: int, context: int):  # fmt: skip
@@ -98,18 +98,16 @@ class Emu3:
         codes = [codes_along(ratio, area, self.cell) for ratio in RATIOS]
         self.sizes = tuple(dict.fromkeys(size_name(columns * self.cell, rows * self.cell) for rows, columns in codes))
 
-    def grid(self, size: str | None = None) -> Grid:
+    def picture_grid(self, size: str) -> Grid:
         """A separator behind every row, the last included; then end of frame, of image and of sequence."""
-        width, height = side_lengths(choose_size(size, self.sizes))
+        width, height = side_lengths(size)
         v, forced = self.vocabulary, self.token_model.forced_token
         end = (forced(v.frame_end), forced(v.end_of_image), forced(v.eos))
         return Grid(height // self.cell, width // self.cell, row_end=forced(v.row_end), end=end)
 
-    def prompt(self, texts: list[str], negatives: list[str] | None, guided: bool, size: str | None = None) -> Prompt:
-        grid, rows = self.grid(size), []
-        for i, text in enumerate(texts):
-            for part in (text, negatives[i] if negatives else "") if guided else (text,):
-                rows.append(self._row(part, grid))
+    def picture_prompt(self, texts: list[str], negatives: list[str], guided: bool, size: str) -> Prompt:
+        grid = self.picture_grid(size)
+        rows = [self._row(text, grid) for text in alternating(texts, negatives, guided)]
         room = self.context - grid.num_tokens
         if max(map(len, rows)) > room:
             raise InputError(

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..checkpoints.checkpoint import Fields, read_json
 from ..codecs.vqgan import VQGANConfig
 from ..errors import InputError
+from ..laws.law import LawSettings
 from ..nn.transformer import TransformerConfig
 from .interface import SamplingDefaults
 
@@ -61,10 +62,10 @@ def generation_fields(directory: Path) -> Fields:
 
 def sampling_defaults(settings: Fields, published: SamplingDefaults) -> SamplingDefaults:
     """The sampling fields of generation_config.json, else what the family's authors use."""
-    return replace(
-        published,
-        cfg_scale=settings.number("guidance_scale", published.cfg_scale),
-        temperature=settings.number("temperature", published.temperature),
-        top_k=int(settings.number("top_k", published.top_k)),
-        top_p=settings.number("top_p", published.top_p),
+    law = LawSettings(
+        cfg_scale=settings.number("guidance_scale", published.law.cfg_scale),
+        temperature=settings.number("temperature", published.law.temperature),
+        top_k=int(settings.number("top_k", published.law.top_k)),
+        top_p=settings.number("top_p", published.law.top_p),
     )
+    return replace(published, law=law)

@@ -2,51 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..codecs.fsq_video import FSQVideoConfig
-from ..codecs.vqgan import VQGAN
 from ..decoding.grid import Grid
-from ..decoding.interface import Prompt
+from ..decoding.interface import Prompt, TokenModule
 from ..errors import InputError
+from ..laws.law import LawSettings
+from .sizes import choose_size
 
 
 @dataclass(frozen=True)
 class SamplingDefaults:
     """The published settings of a checkpoint, offered by every user interface."""
 
-    cfg_scale: float = 1.0
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
+    law: LawSettings = LawSettings()
     window: int = 64
 
 
 @dataclass(frozen=True)
-class Video:
-    """What a family that draws video says of it; counts are of frames of pixels unless they are called code frames.
+class Clip:
+    """What a family says of the clips that it draws; a picture is a clip of one frame.
 
-    Compression in time is causal: the first code frame holds the first frame alone, every further one the next
-    `frames_per_code`. The grid has a row-major raster of codes for each code frame, in order.
+    Counts are of frames of pixels unless they are called code frames. Compression in time is causal: the first code frame
+    holds the first frame alone, every further one the next `frames_per_code`. The grid has a row-major raster of codes for
+    each code frame, in order.
     """
 
-    frames: int  # of a whole video, given ones included
-    frame_rate: float  # frames a second
+    frames: int  # of a whole clip, given ones included
+    frame_rate: float  # frames per second
     frames_per_code: int
     start_frames: tuple[int, ...]  # how many may be given; the model was trained with these. 0: none are needed
     reads_text: bool = True
 
-    def code_frames(self, frames: int) -> int:
-        """Code frames of so many frames; raises InputError if they do not fill the last one."""
+    @property
+    def is_picture(self) -> bool:
+        return self.frames == 1
+
+    def code_frames(self, frames: int | None = None) -> int:
+        """Code frames of so many frames, None for a whole clip; raises InputError if they cannot be drawn."""
+        if frames is None:
+            frames = self.frames
+        if self.is_picture and frames != 1:
+            raise InputError(
+                f"This model draws pictures, not a video of {frames} frames; do not set the number of frames."
+            )
         if frames < 1 or (frames - 1) % self.frames_per_code:
             raise InputError(
-                f"This model counts frames in steps of {self.frames_per_code} after the first, so {frames} frames cannot "
-                f"be had; ask for 1 + {self.frames_per_code} k of them, at most {self.frames}."
+                f"This model counts frames in steps of {self.frames_per_code} after the first, so it cannot draw {frames}; "
+                f"ask for 1 + {self.frames_per_code} k of them, at most {self.frames}."
             )
+        if frames > self.frames:
+            raise InputError(f"This model draws at most {self.frames} frames, got {frames}.")
         return 1 + (frames - 1) // self.frames_per_code
 
     def pixel_frames(self, code_frames: int) -> int:
@@ -54,6 +65,8 @@ class Video:
 
     def start_of(self, count: int) -> int:
         """How many of `count` frames can be the start: the largest number that is allowed; InputError if it is none."""
+        if self.is_picture:
+            raise InputError("This model draws pictures and takes no start frames; give them to a video model.")
         allowed = [number for number in self.start_frames if 0 < number <= count]
         if not allowed:
             numbers = " or ".join(map(str, self.start_frames))
@@ -61,59 +74,120 @@ class Video:
         return max(allowed)
 
 
-class VideoCodec(Protocol):
-    """A codec of video, a `nn.Module`; pixels are in 0..1. It is causal: a shorter clip has the first codes of a longer one.
+PICTURE = Clip(frames=1, frame_rate=1.0, frames_per_code=1, start_frames=(0,))
+
+
+class CodecConfig(Protocol):
+    """What a host asks of the shape of a codec."""
+
+    def activation_bytes(self, count: int, frames: int, rows: int, columns: int) -> int:
+        """About what coding `count` clips of that many frames takes, with rows x columns codes a frame."""
+        ...
+
+
+class Codec(Protocol):
+    """Between clips of pixels in 0..1 and codes; a `nn.Module`. It is causal: a shorter clip has the first codes of a longer one.
 
     `input_device` says where its weights lie, and where codes and frames have to be; the attribute `device` is the host's.
     """
 
-    config: FSQVideoConfig
+    @property
+    def config(self) -> CodecConfig: ...
+
+    @property
+    def input_device(self) -> torch.device: ...
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Codes [B, h, w] int64 of pictures [B, 3, H, W]; [B, 1 + k, h, w] of videos [B, 3, 1 + k * frames_per_code, H, W]."""
+        ...
+
+    def decode_clips(self, codes: Tensor) -> Tensor:
+        """Clips [B, T, 3, H, W] of codes [B, t, h, w]; also of the first code frames alone."""
+        ...
+
+
+class VideoCodec(Codec, Protocol):
+    """A codec of video, which codes several frames into one frame of codes."""
+
     pixels_per_code: int  # along each side
     frames_per_code: int
-    input_device: torch.device
-
-    def encode(self, frames: Tensor) -> Tensor:
-        """Codes [B, 1 + k, h, w] int64 of frames [B, 3, 1 + k * frames_per_code, H, W]."""
 
     def decode(self, codes: Tensor) -> Tensor:
         """Frames [B, 3, 1 + k * frames_per_code, H, W] of codes [B, 1 + k, h, w]; also of the first code frames alone."""
+        ...
 
 
 class Family(Protocol):
     """A loaded checkpoint: a `TokenModel` with its prompt format, sizes and codec.
 
     A size is named `512x768`, width x height in pixels. One that is not among `sizes` is an InputError that lists them.
-
-    A family of video has a `VideoCodec`, and its `grid` takes the number of frames, too; None is the whole `video.frames`.
-    Its `prompt` takes `encoded`: hidden states [n, width] of texts that a host has encoded itself, by text. Start frames are
-    no part of the prompt: they are the first tokens of the grid (`mcsjd_core.video.start_codes`).
+    Start frames are no part of the prompt: they are the first tokens of the grid (see `pipeline.video.start_codes`).
     """
 
     name: str
     sizes: tuple[str, ...]  # what the model was trained for; the first is the default
-    token_model: nn.Module
-    codec: VQGAN | VideoCodec
+    token_model: TokenModule
+    codec: Codec
     defaults: SamplingDefaults
-    video: Video | None  # None: it draws pictures
+    clip: Clip
 
-    def grid(self, size: str | None = None) -> Grid:
-        """How the tokens of a picture of that size lie; None is the default size. Video: `grid(size, frames=None)`."""
+    def grid(self, size: str | None = None, frames: int | None = None) -> Grid:
+        """How the tokens of a clip of that size and number of frames lie; None is the default size, and a whole clip."""
+        ...
 
-    def prompt(self, texts: list[str], negatives: list[str] | None, guided: bool, size: str | None = None) -> Prompt:
+    def prompt(self, texts: Sequence[str], negatives: Sequence[str] | None, guided: bool, size: str | None = None,
+               encoded: Mapping[str, Tensor] | None = None) -> Prompt:  # fmt: skip
         """Prompt for a batch of len(texts); `negatives` replace the empty prompt of the unconditional rows.
 
-        Video: `prompt(texts, negatives, guided, size, encoded=None)`.
+        `encoded` are hidden states [n, width] of texts that a host has encoded itself, by text; a family that reads its
+        prompts without a text encoder refuses them.
         """
+        ...
+
+
+class PictureFamily:
+    """What families of pictures share: one frame, and prompts that they read themselves."""
+
+    clip = PICTURE
+    name: str
+    sizes: tuple[str, ...]
+
+    def grid(self, size: str | None = None, frames: int | None = None) -> Grid:
+        """See `Family`."""
+        self.clip.code_frames(frames)
+        return self.picture_grid(choose_size(size, self.sizes))
+
+    def prompt(self, texts: Sequence[str], negatives: Sequence[str] | None, guided: bool, size: str | None = None,
+               encoded: Mapping[str, Tensor] | None = None) -> Prompt:  # fmt: skip
+        """See `Family`."""
+        if encoded is not None:
+            raise InputError(
+                f"Models of the {self.name} family read their prompts themselves; disconnect the text encoder."
+            )
+        return self.picture_prompt(
+            list(texts), list(negatives or [""] * len(texts)), guided, choose_size(size, self.sizes)
+        )
+
+    def picture_grid(self, size: str) -> Grid:
+        """The grid of a picture of that size, one of `sizes`."""
+        raise NotImplementedError
+
+    def picture_prompt(self, texts: list[str], negatives: list[str], guided: bool, size: str) -> Prompt:
+        """The prompt, with a negative text for every text, and a size that is one of `sizes`."""
+        raise NotImplementedError
+
+
+def alternating(texts: Sequence[str], negatives: Sequence[str], guided: bool) -> list[str]:
+    """The texts of a prompt's rows: the conditional ones alone, or each followed by its unconditional one."""
+    pairs = zip(texts, negatives, strict=True)
+    return [text for pair in pairs for text in pair[: 1 + guided]]
 
 
 def empty_prompt(model: Family, guided: bool) -> Prompt:
-    """The prompt that says nothing, for one picture or video: made without a class and without a text encoder.
+    """The prompt that says nothing, for one clip: made without a class and without a text encoder.
 
     A model that reads no text has no guidance, and gets none.
     """
-    if model.video is None:
-        return model.prompt([""], None, guided)
-    if not model.video.reads_text:
-        return model.prompt([""], None, False)
-    no_states = torch.zeros(0, model.token_model.model.config.context_dim)
-    return model.prompt([""], None, guided, encoded={"": no_states})
+    width = getattr(model.token_model.model.config, "context_dim", None)
+    encoded = None if width is None else {"": torch.zeros(0, width)}
+    return model.prompt([""], None, guided and model.clip.reads_text, encoded=encoded)

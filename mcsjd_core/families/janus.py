@@ -18,20 +18,21 @@ from ..checkpoints.checkpoint import Checkpoint, Fields, fill, read_json
 from ..codecs.vq16 import VQ16, vqgan_name
 from ..codecs.vqgan import VQGAN, VQGANConfig
 from ..decoding.grid import Grid
-from ..decoding.interface import Prompt
+from ..decoding.interface import Prompt, TokenModule
 from ..errors import InputError
+from ..laws.law import LawSettings
 from ..nn.kv_cache import KVCache
 from ..nn.transformer import Transformer, TransformerConfig
 from ..text.text_tokenizer import control_ids, read_tokenizer, without_controls
 from .hf_config import codec_config, generation_fields, sampling_defaults, transformer_config
-from .interface import SamplingDefaults
-from .sizes import choose_size, size_name
+from .interface import PictureFamily, SamplingDefaults
+from .sizes import size_name
 
 BOS, PAD, BEGIN_OF_IMAGE = "<｜begin▁of▁sentence｜>", "<｜▁pad▁｜>", "<begin_of_image>"
 # Names that steer the model. Ids differ between the checkpoints, so every one is looked up by its name.
 CONTROL = re.compile(r"<｜[^｜]*｜>|<(begin|end)_of_image>|<(image|patch)_placeholder>|<\|[^|]*\|>")
 PRO_ROLES, ROLES = ("<|User|>", "<|Assistant|>"), ("User", "Assistant")
-DEFAULTS = SamplingDefaults(cfg_scale=5.0)
+DEFAULTS = SamplingDefaults(LawSettings(cfg_scale=5.0))
 GRID = Grid(24, 24)  # the only one that the models were trained for
 # What a language_config leaves out is what LlamaConfig of transformers has.
 LLAMA = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
@@ -77,7 +78,7 @@ class Head(nn.Module):
         return self.vision_head(F.gelu(self.output_mlp_projector(x)))
 
 
-class JanusTransformer(nn.Module):
+class JanusTransformer(TokenModule):
     """The token model: text ids go through `model.embed_tokens`, codes through `gen_embed` and `gen_aligner`.
 
     Code ids overlap text ids: which table one goes through depends on where it stands, never on its value. For
@@ -137,11 +138,10 @@ class Vocabulary:
         return cls(ids[BOS], ids[PAD], ids[BEGIN_OF_IMAGE])
 
 
-class Janus:
+class Janus(PictureFamily):
     """A loaded checkpoint of the family."""
 
     name = "janus"
-    video = None
 
     def __init__(self, token_model: JanusTransformer, codec: VQGAN, tokenizer, roles: tuple[str, str],
                  defaults: SamplingDefaults):  # fmt: skip
@@ -151,8 +151,7 @@ class Janus:
         self.sizes = (size_name(GRID.columns * cell, GRID.rows * cell),)
         self.control_ids = control_ids(tokenizer, CONTROL)
 
-    def grid(self, size: str | None = None) -> Grid:
-        choose_size(size, self.sizes)
+    def picture_grid(self, size: str) -> Grid:
         return GRID
 
     def request(self, text: str) -> str:
@@ -161,13 +160,12 @@ class Janus:
         text = without_controls(self.tokenizer, text, self.control_ids).strip()
         return f"{user}: {text}\n\n{assistant}:" if text else f"{user}:{assistant}:"
 
-    def prompt(self, texts: list[str], negatives: list[str] | None, guided: bool, size: str | None = None) -> Prompt:
-        choose_size(size, self.sizes)
+    def picture_prompt(self, texts: list[str], negatives: list[str], guided: bool, size: str) -> Prompt:
         rows: list[list[int]] = []
-        for i, text in enumerate(texts):
+        for text, negative in zip(texts, negatives, strict=True):
             rows.append(self._row(text))
             if guided:
-                rows.append(self._row(negatives[i]) if negatives and negatives[i] else self._empty(len(rows[-1])))
+                rows.append(self._row(negative) if negative else self._empty(len(rows[-1])))
         return Prompt.of_ids(rows, self.token_model.embed_ids, guided, self.token_model.prompt_device)
 
     def _row(self, text: str) -> list[int]:

@@ -22,11 +22,12 @@ from ..codecs.vqgan import VQGAN, VQGANConfig
 from ..decoding.grid import Grid
 from ..decoding.interface import Prompt
 from ..errors import InputError
+from ..laws.law import LawSettings
 from ..nn.transformer import Transformer, TransformerConfig
 from ..text.imagenet import class_names, find_class
 from ..text.t5 import T5Captions
-from .interface import SamplingDefaults
-from .sizes import choose_size, size_name
+from .interface import PictureFamily, SamplingDefaults, alternating
+from .sizes import size_name
 from .token_model import TransformerTokenModel
 
 PUBLISHED = re.compile(r"(?P<kind>c2i|t2i)_.+_(?P<side>\d+)\.(pt|safetensors)")
@@ -35,7 +36,10 @@ T5_DIRECTORY, CAPTION_TOKENS, CAPTION_DIM = "flan-t5-xl", 120, 2048
 # Heads by (layers, width): B, L, XL, XXL, 3B, and 1B, XXXL, 7B, which exist as code alone. The tensors do not tell them.
 HEADS = {(12, 768): 12, (24, 1024): 16, (36, 1280): 20, (48, 1536): 24, (24, 3200): 32,
          (22, 2048): 32, (48, 2560): 40, (32, 4096): 32}  # fmt: skip
-DEFAULTS = {"c2i": SamplingDefaults(cfg_scale=4.0, top_k=2000), "t2i": SamplingDefaults(cfg_scale=7.5, top_k=1000)}
+DEFAULTS = {
+    "c2i": SamplingDefaults(LawSettings(cfg_scale=4.0, top_k=2000)),
+    "t2i": SamplingDefaults(LawSettings(cfg_scale=7.5, top_k=1000)),
+}
 UNUSED = ("freqs_cis", "kv_cache")  # tables that some files hold and the code computes
 RENAMED = {
     "tok_embeddings.": "model.embed_tokens.",
@@ -158,34 +162,28 @@ def clean_caption(text: str) -> str:
     return " ".join(html.unescape(text).lower().split())
 
 
-class LlamaGen:
+class LlamaGen(PictureFamily):
     """A loaded checkpoint; one size, square. `captions` is None for models that draw classes.
 
     An empty prompt is no class or no caption: the model draws anything.
     """
 
     name = "llamagen"
-    video = None
 
     def __init__(self, token_model: LlamaGenModel, codec: VQGAN, side: int, kind: str, captions: T5Captions | None):
         self.token_model, self.codec, self.captions = token_model, codec, captions
         self.sizes, self.defaults = (size_name(side, side),), DEFAULTS[kind]
         self._grid = Grid(side // codec.config.downsampling, side // codec.config.downsampling)
 
-    def grid(self, size: str | None = None) -> Grid:
-        choose_size(size, self.sizes)
+    def picture_grid(self, size: str) -> Grid:
         return self._grid
 
-    def prompt(self, texts: list[str], negatives: list[str] | None, guided: bool, size: str | None = None) -> Prompt:
-        choose_size(size, self.sizes)
-        negatives = negatives or [""] * len(texts)
+    def picture_prompt(self, texts: list[str], negatives: list[str], guided: bool, size: str) -> Prompt:
         make = self._class_prompt if self.captions is None else self._caption_prompt
         return make(texts, negatives, guided)
 
     def _class_prompt(self, texts: list[str], negatives: list[str], guided: bool) -> Prompt:
-        model, rows = self.token_model, []
-        for text, negative in zip(texts, negatives, strict=True):
-            rows += [_class_or_none(text), _class_or_none(negative)] if guided else [_class_or_none(text)]
+        model, rows = self.token_model, [_class_or_none(text) for text in alternating(texts, negatives, guided)]
         classes = torch.tensor(rows, device=model.prompt_device)
         return Prompt(model.cls_embedding(classes).to(model.compute_dtype), torch.zeros_like(classes), guided)
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
+from ..decoding.interface import Prompt, TokenModule
 from ..nn.kv_cache import KVCache
 from ..nn.transformer import Transformer
 
-if TYPE_CHECKING:  # the families import this file
-    from ..decoding.interface import Prompt
 
-
-class TransformerTokenModel(nn.Module):
+class TransformerTokenModel(TokenModule):
     """A `TokenModel`: `model.embed_tokens` has a row for every id, `lm_head` the rows of the codes only.
 
     The ids of codes start at `first_code`. A forced token of the grid is an id, counted on from the codebook size.

@@ -1,18 +1,88 @@
-"""From a prompt to tokens to pictures with a loaded model: what the command line and every host call."""
+"""From a prompt to tokens, and between tokens and pictures, with a loaded model: what the command line and every host call."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ..decoding.loop import Decoded, DecodeSettings, Step, decode
+from ..decoding.grid import Grid
+from ..decoding.interface import Prompt
+from ..decoding.loop import Decoded, Step, decode
+from ..decoding.settings import DecodeSettings
 from ..errors import InputError
 from ..families.interface import Family
 from ..families.sizes import choose_size, side_lengths
+from .memory import decode_bytes
 from .pixels import fit
-from .video import check_start, token_grid
+from .video import check_start, clips
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A run that is checked and ready: the prompt is read, nothing of the decode is allocated."""
+
+    model: Family
+    prompt: Prompt
+    grid: Grid
+    settings: DecodeSettings
+    first_tokens: Tensor | None
+    earlier_tokens: Tensor | None
+
+    @classmethod
+    def of(
+        cls,
+        model: Family,
+        texts: list[str],
+        settings: DecodeSettings,
+        *,
+        size: str | None = None,
+        frames: int | None = None,
+        negatives: list[str] | None = None,
+        encoded: Mapping[str, Tensor] | None = None,
+        first_codes: Tensor | None = None,
+        earlier_tokens: Tensor | None = None,
+    ) -> Drawing:
+        """One clip for every text; see `sample`."""
+        if isinstance(texts, str) or not texts:
+            raise InputError(f"Prompts are a list with at least one text, got {texts!r}.")
+        if negatives is not None and len(negatives) != len(texts):
+            raise InputError(
+                f"There are {len(negatives)} negative prompts for {len(texts)} prompts; give one for each."
+            )
+        grid, guided = model.grid(size, frames), settings.law.guided
+        first = None if first_codes is None else grid.tokens(first_codes)
+        check_start(model.clip, grid, first)
+        prompt = model.prompt(texts, negatives if guided else None, guided, size, encoded)
+        return cls(model, prompt, grid, settings, first, earlier_tokens)
+
+    @property
+    def given(self) -> int:
+        """Tokens of every row that are not drawn, since they come first and are known."""
+        return 0 if self.first_tokens is None else self.first_tokens.shape[1]
+
+    @property
+    def memory_bytes(self) -> int:
+        """About what the decode allocates beside the weights."""
+        return decode_bytes(self.model, self.prompt, self.settings, self.grid, self.given)
+
+    def to(self, device) -> Drawing:
+        """The same with its prompt on `device`."""
+        return replace(self, prompt=self.prompt.to(device))
+
+    def run(self, on_step: Callable[[Step], None] | None = None) -> Decoded:
+        """Draw the tokens; `on_step` and errors as in `decode`."""
+        return decode(
+            self.model.token_model,
+            self.prompt,
+            self.grid,
+            self.settings,
+            first_tokens=self.first_tokens,
+            earlier_tokens=self.earlier_tokens,
+            on_step=on_step,
+        )
 
 
 def sample(
@@ -28,37 +98,35 @@ def sample(
     earlier_tokens: Tensor | None = None,
     on_step: Callable[[Step], None] | None = None,
 ) -> Decoded:
-    """Draw the tokens of one picture, or one video, for every text.
+    """Draw the tokens of one clip, a picture or a video, for every text.
 
-    `size` is one of `model.sizes`, None the first of them.
-    first_codes [1 or B, r, columns] are the upper rows of pictures to continue; the other arguments as in `decode`.
-    Models of video also take `frames`, how many to draw with the given ones (None: as many as the model was made for),
-    first_codes [1 or B, f, rows, columns] as `video.start_codes` gives them, and `encoded` texts (see `Family`).
+    `size` is one of `model.sizes`, None the first of them; `frames` how many to draw with the given ones, None as many as
+    the model was made for. first_codes [1 or B, r, columns] are the upper rows of pictures to continue, or
+    [1 or B, f, rows, columns] as `video.start_codes` gives them; `encoded` texts as in `Family`; the other arguments as in
+    `decode`.
     """
-    if isinstance(texts, str) or not texts:
-        raise InputError(f"Prompts are a list with at least one text, got {texts!r}.")
-    if negatives is not None and len(negatives) != len(texts):
-        raise InputError(f"There are {len(negatives)} negative prompts for {len(texts)} prompts; give one for each.")
-    guided = settings.law.guided
-    grid = token_grid(model, size, frames)
-    first = None if first_codes is None else grid.tokens(first_codes)
-    if model.video is not None:
-        check_start(model.video, grid, first)
-    options = {} if encoded is None else {"encoded": encoded}
-    prompt = model.prompt(texts, negatives if guided else None, guided, size, **options)
-    return decode(
-        model.token_model, prompt, grid, settings, first_tokens=first, earlier_tokens=earlier_tokens, on_step=on_step
+    drawing = Drawing.of(
+        model,
+        texts,
+        settings,
+        size=size,
+        frames=frames,
+        negatives=negatives,
+        encoded=encoded,
+        first_codes=first_codes,
+        earlier_tokens=earlier_tokens,
     )
+    return drawing.run(on_step)
 
 
-@torch.no_grad()
 def pictures(model: Family, tokens: Tensor, size: str | None = None, batch: int = 4) -> Tensor:
     """Pictures [B, 3, H, W] float32 in 0..1 of whole token rows [B, num_tokens] that were drawn at `size`.
 
-    `batch` of them are decoded at a time.
+    `batch` of them are decoded at a time. Of videos, use `videos`.
     """
-    codes = model.grid(size).codes(tokens).to(model.codec.input_device)
-    return torch.cat([model.codec.decode(part).float() for part in codes.split(batch)])
+    if not model.clip.is_picture:
+        raise InputError("This model draws videos; turn its tokens into frames with `videos`.")
+    return torch.cat(list(clips(model, tokens, size, batch)))[:, 0]
 
 
 @torch.no_grad()
