@@ -6,7 +6,6 @@ with `vq_ds16_t2i.pt` and the directory `flan-t5-xl`. A file holds weights alone
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Iterator
 from functools import partial
@@ -24,6 +23,7 @@ from ..decoding.interface import Prompt
 from ..errors import InputError
 from ..laws.law import LawSettings
 from ..nn.transformer import Transformer, TransformerConfig
+from ..text.captions import clean_caption
 from ..text.imagenet import class_names, find_class
 from ..text.t5 import T5Captions
 from .interface import PictureFamily, SamplingDefaults, alternating
@@ -155,11 +155,6 @@ def model_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
                 yield f"{name.removesuffix(FUSED)}.self_attn.{part}_proj.weight", rows
         else:
             yield name, tensor
-
-
-def clean_caption(text: str) -> str:
-    """As captions were written for training: lower case, plain spaces, no HTML entities."""
-    return " ".join(html.unescape(text).lower().split())
 
 
 class LlamaGen(PictureFamily):
