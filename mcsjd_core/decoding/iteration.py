@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,6 +58,13 @@ class Iteration:
         p, sound = self.target(logits, positions)
         tokens = self.couple(p, drafts, fresh, positions)
         self.commit(tokens, drafts, positions, p, sound)
+
+    def read(self, shape: Shape) -> np.ndarray:
+        """The state's report, [1 + A]; the one place where a run reads from the device, called once an iteration.
+
+        A copy, since the device goes on writing.
+        """
+        return self.state.report[: shape.rows + 1].cpu().numpy().copy()
 
     def draft(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Drafts [A, L] of the window, written to the sequence, and which of them are fresh: survivors stay, guesses follow."""

@@ -2,91 +2,131 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .trace import DETAILS, RowTrace
 
 
+class Entry(NamedTuple):
+    """One iteration: batch rows and their window starts, tokens committed for each, seconds since prefill; arrays [A]."""
+
+    rows: np.ndarray
+    window: int
+    starts: np.ndarray
+    committed: np.ndarray
+    seconds: float
+
+
 class Ledger:
-    """`active[a]` is the batch row at place a of the state; done[b] tokens of row b are final, drafted[b] are drafted.
+    """`active` [A]: the batch row in each of the state's first places. done, drafted [B]: tokens of a row that are final,
+    that are drafted.
 
     A runner may carry rows along that are complete; they commit nothing.
     """
 
     def __init__(self, batch: int, given: int, total: int):
-        self.total, self.iteration = total, 0
-        self.active = list(range(batch))
-        self.done, self.drafted = [given] * batch, [given] * batch
-        self.traces = [RowTrace() for _ in range(batch)]
-        self._details: list[tuple[list[int], Tensor]] = []
+        self.total = total
+        self.active = np.arange(batch)
+        self.done, self.drafted = np.full(batch, given), np.full(batch, given)
+        self._entries: list[Entry] = []
+        self._details: list[Tensor] = []
+
+    @property
+    def iteration(self) -> int:
+        """Iterations so far."""
+        return len(self._entries)
 
     @property
     def is_complete(self) -> bool:
-        return self.least_done == self.total
+        return bool((self.done == self.total).all())
 
-    @property
-    def least_done(self) -> int:
-        return min(self.done)
+    def span(self) -> tuple[int, int]:
+        """Tokens that are final in the row furthest behind, and in the one furthest ahead, of those that are not complete."""
+        open_rows = self.done[self.done < self.total]
+        return int(open_rows.min()), int(open_rows.max())
 
-    @property
-    def most_done(self) -> int:
-        """Of the rows that are not complete."""
-        return max(done for done in self.done if done < self.total)
-
-    def add(self, window: int, moved: list[int], seconds: float, details: Tensor | None) -> None:
-        """An iteration committed `moved[a]` tokens for the row at place a, `seconds` after prefill."""
-        self.iteration += 1
+    def add(self, window: int, committed: np.ndarray, seconds: float, details: Tensor | None) -> None:
+        """An iteration committed that many tokens [A] for the rows at work, `seconds` after prefill."""
+        rows, starts = self.active, self.done[self.active]
+        self._entries.append(Entry(rows, window, starts, committed, seconds))
         if details is not None:
-            self._details.append((list(self.active), details[:, : len(moved), :window].clone()))
-        for row, count in zip(self.active, moved, strict=True):
-            if self.done[row] == self.total:
-                continue
-            trace = self.traces[row]
-            trace.starts.append(self.done[row])
-            trace.windows.append(window)
-            trace.committed.append(count)
-            trace.seconds.append(seconds)
-            self.drafted[row] = min(self.done[row] + window, self.total)
-            self.done[row] += count
+            self._details.append(details[:, : len(rows), :window].clone())
+        self.drafted[rows] = np.minimum(starts + window, self.total)
+        self.done[rows] = starts + np.where(starts < self.total, committed, 0)
 
-    def drop_finished(self, carried: Callable[[int], int]) -> list[int]:
+    def drop_finished(self, carried: Callable[[int], int]) -> np.ndarray:
         """Take complete rows off until `carried(at work)` are left; the old places of those, in their new order.
 
-        [] if all stay where they are.
+        Empty if all stay where they are.
         """
-        at_work = [place for place, row in enumerate(self.active) if self.done[row] < self.total]
-        count = carried(len(at_work)) if at_work else 0
-        if count >= len(self.active) or not at_work:
-            return []
-        complete = sorted(set(range(len(self.active))) - set(at_work))
-        order = fill_holes(sorted(at_work + complete[: count - len(at_work)]))
-        self.active = [self.active[place] for place in order]
+        at_work = self.done[self.active] < self.total
+        count = carried(int(at_work.sum())) if at_work.any() else len(self.active)
+        if count >= len(self.active):
+            return np.empty(0, dtype=int)
+        (places,), (complete,) = at_work.nonzero(), (~at_work).nonzero()
+        order = fill_holes(np.sort(np.concatenate((places, complete[: count - len(places)]))))
+        self.active = self.active[order]
         return order
 
-    def finish_traces(self) -> list[RowTrace]:
-        """The traces, with the window details brought over in one go."""
-        if not self._details:
-            return self.traces
-        flat = torch.cat([detail.flatten() for _, detail in self._details]).cpu()
-        parts = flat.split([detail.numel() for _, detail in self._details])
-        for iteration, ((active, detail), part) in enumerate(zip(self._details, parts, strict=True)):
-            for values, row in zip(part.view(detail.shape).unbind(1), active, strict=True):
-                trace = self.traces[row]
-                if iteration >= trace.nfe:
-                    continue
+    def traces(self) -> Traces:
+        """The trace of every row; the details of windows are brought over in one go."""
+        return Traces(self._entries, self._details, len(self.done), self.total)
+
+
+class Traces(Sequence[RowTrace]):
+    """One trace for each of `batch` rows, made when the first of them is asked for: a large batch may never ask."""
+
+    def __init__(self, entries: list[Entry], details: list[Tensor], batch: int, total: int):
+        self._entries, self._batch, self._total = entries, batch, total
+        self._shapes = [detail.shape for detail in details]
+        self._details = torch.cat([detail.flatten() for detail in details]).cpu() if details else None
+        self._rows: list[RowTrace] | None = None
+
+    def __len__(self) -> int:
+        return self._batch
+
+    def __getitem__(self, row):
+        if self._rows is None:
+            self._rows = self._made()
+        return self._rows[row]
+
+    def _made(self) -> list[RowTrace]:
+        lengths = [len(entry.rows) for entry in self._entries]
+        columns = (
+            np.concatenate([entry.starts for entry in self._entries]),
+            np.concatenate([entry.committed for entry in self._entries]),
+            np.repeat([entry.seconds for entry in self._entries], lengths),
+            np.repeat([entry.window for entry in self._entries], lengths),
+        )
+        rows = np.concatenate([entry.rows for entry in self._entries])
+        (at_work,) = (columns[0] < self._total).nonzero()
+        order = at_work[np.argsort(rows[at_work], kind="stable")]
+        ends = np.cumsum(np.bincount(rows[at_work], minlength=self._batch))[:-1]
+        parts = zip(*(np.split(column[order], ends) for column in columns), strict=True)
+        traces = [RowTrace(s.tolist(), c.tolist(), t.tolist(), windows=w.tolist()) for s, c, t, w in parts]
+        if self._details is not None:
+            self._add_details(traces, self._details)
+        return traces
+
+    def _add_details(self, traces: list[RowTrace], details: Tensor) -> None:
+        parts = details.split([shape.numel() for shape in self._shapes])
+        for entry, part, shape in zip(self._entries, parts, self._shapes, strict=True):
+            for values, row, start in zip(part.view(shape).unbind(1), entry.rows, entry.starts, strict=True):
                 # The window of a row that is ahead reaches past the end, and its places there are no tokens.
-                inside = values[:, : self.total - trace.starts[iteration]]
+                inside = values[:, : max(self._total - int(start), 0)]
                 for name, value in zip(DETAILS, inside, strict=True):
-                    trace.details.setdefault(name, []).append(value)
-        return self.traces
+                    if len(value):
+                        traces[row].details.setdefault(name, []).append(value)
 
 
-def fill_holes(kept: list[int]) -> list[int]:
+def fill_holes(kept: np.ndarray) -> np.ndarray:
     """The ascending places `kept`, reordered so that only the last of them move, into the gaps in front of them."""
-    count = len(kept)
-    movers = iter([place for place in kept if place >= count])
-    stay = set(kept)
-    return [place if place in stay else next(movers) for place in range(count)]
+    order = np.arange(len(kept))
+    stay = kept < len(kept)
+    order[np.setdiff1d(order, kept[stay])] = kept[~stay]
+    return order

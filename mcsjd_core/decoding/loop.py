@@ -7,9 +7,10 @@ one and the seed-exact coupling. What happens on the device is in `iteration.py`
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from .interface import Prompt, TokenModel
 from .iteration import Iteration, Shape, coupling_of
 from .ledger import Ledger
 from .runners import Eager, runner
-from .schedule import schedule_of
+from .schedule import Schedule, schedule_of
 from .settings import AUTO, AUTOREGRESSIVE, METHODS, DecodeSettings
 from .state import State
 from .trace import RowTrace
@@ -48,15 +49,10 @@ class Decoded:
     """tokens [B, num_tokens] int64 on the model's device; one trace a row; seconds of prefill and of the whole decode."""
 
     tokens: Tensor
-    traces: list[RowTrace]
+    traces: Sequence[RowTrace]
     prefill_seconds: float
     seconds: float
     nfe: int  # forwards of the batch, rows in common
-
-
-def to_host(tensor: Tensor) -> list:
-    """The one place where the loop reads from the device; called once an iteration."""
-    return tensor.tolist()
 
 
 @torch.no_grad()
@@ -81,28 +77,45 @@ def decode(
     schedule, iteration, ledger = prepare(model, prompt, grid, settings, first_tokens, earlier_tokens)
     state, prefilled = iteration.state, time.perf_counter()
     while not ledger.is_complete:
-        shape = next_shape(ledger, schedule.next(len(ledger.active)), iteration, run)
-        began = time.perf_counter()
-        run(iteration, shape)
-        usable, *moved = to_host(state.report[: shape.rows + 1])
-        ended = time.perf_counter()
-        ledger.add(shape.window, moved, ended - prefilled, state.details)
-        if not usable:
-            raise DecodingError(
-                f"The model gave NaN or infinite logits at forward {ledger.iteration}; "
-                "its weights are damaged or its dtype is too narrow: load it as float32 or bfloat16."
-            )
-        schedule.observe(shape.window, [count for count in moved if count], ended - began)
+        advance(ledger, schedule, iteration, run, prefilled)
         if on_step is not None:
-            on_step(Step(ledger.iteration, state.tokens(grid.num_tokens), list(ledger.done), list(ledger.drafted)))
+            tokens, ends = state.tokens(grid.num_tokens), (ledger.done.tolist(), ledger.drafted.tolist())
+            on_step(Step(ledger.iteration, tokens, *ends))
         drop_finished(ledger, iteration, run)
     finished = time.perf_counter()
     tokens = state.tokens(grid.num_tokens).clone()
-    return Decoded(tokens, ledger.finish_traces(), prefilled - started, finished - started, ledger.iteration)
+    return Decoded(tokens, ledger.traces(), prefilled - started, finished - started, ledger.iteration)
 
 
-def prepare(model, prompt: Prompt, grid: Grid, settings: DecodeSettings, first_tokens, earlier_tokens):
-    """Check the arguments, lay out the run's memory and read the prompt: schedule, iteration and ledger of the run."""
+def advance(ledger: Ledger, schedule: Schedule, iteration: Iteration, run: Eager, since: float = 0.0) -> None:
+    """One iteration: run it, read what it committed, and tell ledger and schedule; decoding began at time `since`."""
+    shape = next_shape(ledger, schedule.next(len(ledger.active)), iteration, run)
+    began = time.perf_counter()
+    run(iteration, shape)
+    report = iteration.read(shape)
+    ended, moved = time.perf_counter(), report[1:]
+    ledger.add(shape.window, moved, ended - since, iteration.state.details)
+    if not report[0]:
+        raise DecodingError(
+            f"The model gave NaN or infinite logits at forward {ledger.iteration}; "
+            "its weights are damaged or its dtype is too narrow: load it as float32 or bfloat16."
+        )
+    schedule.observe(shape.window, moved[moved > 0].tolist(), ended - began)
+
+
+def prepare(
+    model: TokenModel,
+    prompt: Prompt,
+    grid: Grid,
+    settings: DecodeSettings,
+    first_tokens: Tensor | None = None,
+    earlier_tokens: Tensor | None = None,
+    kind: type[Iteration] | None = None,
+) -> tuple[Schedule, Iteration, Ledger]:
+    """Check the arguments, lay out the run's memory and read the prompt: schedule, iteration and ledger of the run.
+
+    `kind` is the class of the iteration, None for the one that the settings ask for.
+    """
     device = prompt.embeddings.device
     check_prompt(prompt, settings.law)
     check_forbidden(grid, model.codebook_size)
@@ -117,7 +130,7 @@ def prepare(model, prompt: Prompt, grid: Grid, settings: DecodeSettings, first_t
     slots = cache_slots(prompt, grid, schedule.largest)
     cache = model.new_cache(prompt, slots + settings.side_slots)
     prefill(model, prompt, first_tokens, cache)
-    kind = Iteration if settings.trajectories == 1 else TrajectoryIteration
+    kind = kind or (Iteration if settings.trajectories == 1 else TrajectoryIteration)
     iteration = kind(model, cache, slots, state, prompt, grid, settings)
     return schedule, iteration, Ledger(prompt.batch, given, grid.num_tokens)
 
@@ -147,15 +160,17 @@ def prefill(model: TokenModel, prompt: Prompt, first_tokens: Tensor, cache) -> N
 def next_shape(ledger: Ledger, wanted: int, iteration: Iteration, run: Eager) -> Shape:
     """No place behind the last one that is still to be drawn, no cache slot behind the last window's, or what `run` makes
     of that."""
-    window = run.window(wanted, ledger.total - ledger.least_done)
-    extent = iteration.prompt_slots + ledger.most_done + window - 1
+    behind, ahead = ledger.span()
+    window = run.window(wanted, ledger.total - behind)
+    extent = iteration.prompt_slots + ahead + window - 1
     return Shape(len(ledger.active), window, run.extent(extent, iteration.slots))
 
 
 def drop_finished(ledger: Ledger, iteration: Iteration, run: Eager) -> None:
     """Go on without the rows that are complete: they cost nothing more."""
     order = ledger.drop_finished(run.rows)
-    if order:
-        iteration.state.swap_rows([(place, row) for place, row in enumerate(order) if place != row])
-        branches = iteration.state.start.shape[1]
-        iteration.cache.keep_rows([branches * place + branch for place in order for branch in range(branches)])
+    if len(order):
+        (moved,) = (order != np.arange(len(order))).nonzero()
+        iteration.state.swap_rows(moved, order[moved])
+        branches = np.arange(iteration.state.start.shape[1])
+        iteration.cache.keep_rows((len(branches) * order[:, None] + branches).ravel().tolist())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,7 +47,7 @@ class State:
         room = (batch, window + 1)
         self.law = empty_law(room, codebook_size, settings.law, device) if keeps_law else None
         self.details = torch.zeros(len(DETAILS), batch, window, device=device) if settings.trace_detail else None
-        self.place = list(range(batch))  # where row b of the batch stands now
+        self.place = np.arange(batch)  # where row b of the batch stands now
 
     def _first_guesses(self, grid: Grid, settings: DecodeSettings, codebook_size: int, noise: Noise, earlier) -> Tensor:
         """A code [B, places] for every place: that of the initialiser if it looks at no tokens, else a random one."""
@@ -67,8 +68,8 @@ class State:
     def tokens(self, count: int) -> Tensor:
         """The first `count` places of every row, in the batch's order."""
         tokens = self.sequence[:, :count]
-        moved = self.place != sorted(self.place)
-        return tokens[torch.tensor(self.place, device=tokens.device)] if moved else tokens
+        moved = (self.place[1:] < self.place[:-1]).any()
+        return tokens[torch.from_numpy(self.place).to(tokens.device)] if moved else tokens
 
     def noise(self, positions: Tensor) -> Noise:
         """The randomness of this iteration at `positions` [A, L]."""
@@ -88,18 +89,17 @@ class State:
         if law.codes is not None:
             self.law.codes[:rows, :window] = law.codes
 
-    def swap_rows(self, pairs: list[tuple[int, int]]) -> None:
-        """Exchange the contents of two places for each pair; a place occurs once."""
-        if not pairs:
+    def swap_rows(self, here: np.ndarray, there: np.ndarray) -> None:
+        """Exchange the contents of the places `here` with those of `there`; a place occurs once."""
+        if not len(here):
             return
-        here, there = (list(side) for side in zip(*pairs, strict=True))
-        to, origin = torch.tensor((here + there, there + here), device=self.seeds.device).unbind(0)
+        to, origin = np.concatenate((here, there)), np.concatenate((there, here))
+        holds = np.argsort(self.place)
+        self.place[holds[to]] = origin
+        to, origin = torch.from_numpy(np.stack((to, origin))).to(self.seeds.device).unbind(0)
         tensors = [self.seeds, self.keys, self.start, self.guesses, self.sequence, self.sides]
         tensors += [self.committed, self.known, self.law_start]
         if self.law is not None:
             tensors += [tensor for tensor in (self.law.probs, self.law.codes) if tensor is not None]
         for tensor in tensors:
             tensor[to] = tensor[origin]
-        holds = {place: row for row, place in enumerate(self.place)}
-        for a, b in pairs:
-            self.place[holds[a]], self.place[holds[b]] = b, a
