@@ -7,6 +7,7 @@ import torch
 
 from mcsjd_core import COUPLINGS
 from mcsjd_core.laws.coupling import behind_first_mismatch, draw, gumbel_collision, gumbel_max, modified_rejection
+from mcsjd_core.laws.fixed_point import below, running_sums
 from mcsjd_core.laws.law import Law
 from mcsjd_core.laws.noise import ACCEPT, Noise
 
@@ -121,7 +122,7 @@ def test_a_token_equals_its_draft_exactly_where_it_was_accepted(p, q):
     rows = 20_000
     drafts, noise = drafts_from(q, rows), noise_for(p.shape[1], rows)
     tokens = modified_rejection(repeated(stored(p, "dense"), rows), repeated(stored(q, "dense"), rows), drafts, noise)
-    p_x, q_x = (law.expand(rows, -1, -1).gather(-1, drafts[..., None])[..., 0].double() for law in (p, q))
+    p_x, q_x = (law.expand(rows, -1, -1).gather(-1, drafts[..., None])[..., 0] for law in (p, q))
     assert torch.equal(tokens == drafts, noise.uniform(ACCEPT) * q_x < p_x)
 
 
@@ -151,10 +152,16 @@ def test_accept_noise_decides_nothing_about_the_correction():
 
 
 @pytest.mark.parametrize("weights", [[0, 1, 0, 2, 0], [0, 0, 3, 0, 0], [1e-30, 0, 1, 0, 1e-30], [1, 1, 1, 1, 0]])
-@pytest.mark.parametrize("uniform", [2.0**-53, 0.5, 1 - 2.0**-53])
-def test_draw_never_gives_a_code_of_weight_zero(weights, uniform):
-    place = draw(torch.tensor([[weights]]).float(), torch.tensor([[uniform]], dtype=torch.float64))
+@pytest.mark.parametrize("bits", [0, 2**63 - 1, -(2**63), -1])
+def test_draw_never_gives_a_code_of_weight_zero(weights, bits):
+    place = draw(torch.tensor([[weights]]).float(), torch.tensor([[bits]]))
     assert weights[place.item()] > 0
+
+
+def bits_of(uniforms: torch.Tensor) -> torch.Tensor:
+    """The 64 random bits that stand for float64 numbers in [0, 1)."""
+    upper = (uniforms * 2.0**53).long()
+    return (upper - 2**53 * (upper >= 2**52).long()) << 11
 
 
 def test_draw_finds_its_place_among_64000_codes():
@@ -162,8 +169,27 @@ def test_draw_finds_its_place_among_64000_codes():
     codes = 64_000
     places = torch.arange(0, codes, 640)[None]
     weights = torch.full((1, 1, codes), 1e-5).expand(1, places.shape[1], -1)
-    assert torch.equal(draw(weights, (places.double() + 5e-4) / codes), places)
-    assert torch.equal(draw(weights, (places.double() + 1 - 5e-4) / codes), places)
+    assert torch.equal(draw(weights, bits_of((places.double() + 5e-4) / codes)), places)
+    assert torch.equal(draw(weights, bits_of((places.double() + 1 - 5e-4) / codes)), places)
+
+
+@pytest.mark.parametrize("sharpness", [0.0, 1.0, 8.0, 30.0])
+@pytest.mark.parametrize("codes", [2, 1000, 65_536])
+def test_draw_gives_every_place_the_share_that_float64_gives_it(codes, sharpness):
+    """The edges between places, as threshold and running sums put them, against a float64 sum of the same weights."""
+    logits = torch.randn(1, 3, codes, generator=torch.Generator().manual_seed(1)) * sharpness
+    for weights in (logits.softmax(-1), logits.softmax(-1) * 2.0**-60):  # a residual may be tiny
+        sums, exact = running_sums(weights), weights.double() / weights.double().sum(-1, keepdim=True)
+        shares = sums.diff(dim=-1, prepend=torch.zeros_like(sums[..., :1])).double() / sums[..., -1:]
+        assert ((shares - exact).abs() <= 2.0**-39 + 2.0**-22 * exact).all()
+        assert (shares - exact).abs().sum() / 2 < 3 * 2.0**-23  # total variation, over 3 laws
+
+
+def test_a_threshold_is_the_whole_part_of_the_product():
+    totals, bits = [1, 2**20 + 7, 2**40, 2**41 - 1], [0, 1, -1, 2**63 - 1, -(2**63), 0x123456789ABCDEF]
+    for total in totals:
+        expected = [((word % 2**64) >> 20) * total >> 44 for word in bits]
+        assert below(torch.tensor(total), torch.tensor(bits)).tolist() == expected
 
 
 # -- Gumbel maxima -------------------------------------------------------------------------------------------------------

@@ -137,6 +137,14 @@ def test_truncation_equals_the_public_samplers(top_k, top_p):
     torch.testing.assert_close(law.dense()[:, 0], cut.softmax(-1))
 
 
+def test_top_p_cuts_64000_codes_where_float64_does():
+    logits = random_logits(rows=2, places=3, codes=64_000, scale=0.5)
+    probs = logits.softmax(-1)
+    ordered = probs.sort(-1, descending=True).values.double()
+    kept = (ordered.cumsum(-1) - ordered < 0.9).sum(-1)
+    assert ((target_law(logits, LawSettings(top_p=0.9)).probs > 0).sum(-1) == kept).all()
+
+
 @pytest.mark.parametrize("value", [float("nan"), INFINITY])
 def test_unusable_logits_are_noticed(value):
     logits = random_logits()

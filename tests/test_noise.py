@@ -66,18 +66,33 @@ def test_mix_is_the_splitmix64_stream(key):
 def test_uniforms_and_exponentials_never_touch_their_bounds(bits):
     uniform = to_uniform(torch.tensor([bits]))
     exponential = to_exponential(torch.tensor([bits]))
-    assert uniform.dtype == torch.float64 and 0 < uniform.item() < 1
+    assert uniform.dtype == torch.float32 and 0 < uniform.item() < 1
     assert exponential.dtype == torch.float32 and 0 < exponential.item() < math.inf
 
 
 def test_uniforms_resolve_the_smallest_and_largest_numbers():
     low, next_low, high = to_uniform(torch.tensor([0, 1 << 12, -1])).tolist()
-    assert (low, next_low, high) == (2.0**-53, 3 * 2.0**-53, 1 - 2.0**-53)
+    assert (low, next_low, high) == (2.0**-53, 3 * 2.0**-53, 1 - 2.0**-24)
+
+
+def test_uniforms_are_float64_s_rounded_once():
+    words = torch.arange(2**17) * signed(0x9E3779B97F4A7C15)
+    words = torch.cat((words, words >> 20, words >> 40))  # many sizes, down to the smallest
+    exact = (((words >> 12) & (2**52 - 1)).double() + 0.5) * 2.0**-52
+    assert len(words) > 100_000 and torch.equal(to_uniform(words), exact.float().clamp_max(1 - 2.0**-24))
+
+
+def test_first_drafts_are_the_whole_parts_of_float64_s_products():
+    noise = Noise(torch.arange(500), torch.arange(100).expand(500, -1), 0)
+    exact = ((noise._keys(INITIAL_DRAFT, INITIAL_DRAFT).squeeze(1) >> 12) & (2**52 - 1)).double() * 2.0**-52
+    for size in (1, 7, 1024, 131_072):
+        codes = noise.random_codes(size)
+        assert torch.equal(codes, (exact * size).long()) and 0 <= codes.min() and codes.max() < size
 
 
 def test_small_exponentials_keep_their_relative_precision():
     bits = torch.tensor([0, 1 << 12, 1 << 20, 1 << 40])
-    expected = -torch.log1p(-to_uniform(bits))
+    expected = -torch.log1p(-to_uniform(bits).double())
     torch.testing.assert_close(to_exponential(bits).double(), expected, rtol=1e-6, atol=0)
 
 
@@ -104,7 +119,7 @@ def test_keys_that_were_computed_before_give_the_same_numbers():
     for purpose in PURPOSES:
         assert torch.equal(anew.uniform(purpose), kept.uniform(purpose))
     for noise in (anew, kept):
-        both = (noise.uniform(ACCEPT), noise.uniform(RESAMPLE))
+        both = (noise.uniform(ACCEPT), noise.bits(RESAMPLE))
         assert all(torch.equal(*pair) for pair in zip(noise.accept_and_resample(), both, strict=True))
     assert torch.equal(anew.exponentials(torch.arange(9)), kept.exponentials(torch.arange(9)))
     assert torch.equal(anew.random_codes(9), kept.random_codes(9))

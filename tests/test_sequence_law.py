@@ -282,7 +282,7 @@ def breaks_with(rule):
 
 def e1_reuse_accept_noise(patch):
     def rule(p, q, drafts, noise):
-        return reject(p, q, drafts, replace(noise, step=0).uniform(ACCEPT), noise.uniform(RESAMPLE))
+        return reject(p, q, drafts, replace(noise, step=0).uniform(ACCEPT), noise.bits(RESAMPLE))
 
     patch.setitem(COUPLINGS, "maximal", breaks_with(rule))
     return {}
@@ -290,7 +290,7 @@ def e1_reuse_accept_noise(patch):
 
 def e1_reuse_residual_noise(patch):
     def rule(p, q, drafts, noise):
-        return reject(p, q, drafts, noise.uniform(ACCEPT), replace(noise, step=0).uniform(RESAMPLE))
+        return reject(p, q, drafts, noise.uniform(ACCEPT), replace(noise, step=0).bits(RESAMPLE))
 
     patch.setitem(COUPLINGS, "maximal", breaks_with(rule))
     return {}
@@ -316,8 +316,8 @@ def e1_share_gumbel_noise_between_positions(patch):
 def e1_accept_with_the_gumbel_noise(patch):
     class Broken(Gumbel):
         def couple(self, p, q, drafts, noise):
-            accept = torch.exp(-noise.exponentials(drafts[..., None])).squeeze(-1).double()
-            tokens = reject(p, q, drafts, accept, noise.uniform(RESAMPLE))
+            accept = torch.exp(-noise.exponentials(drafts[..., None])).squeeze(-1)
+            tokens = reject(p, q, drafts, accept, noise.bits(RESAMPLE))
             return torch.where(behind_first_mismatch(tokens, drafts), gumbel_max(p, noise), tokens)
 
     patch.setitem(COUPLINGS, "gumbel", Broken())
@@ -357,7 +357,7 @@ def with_other_law(patch, other):
         return target(logits, settings)
 
     def rule(p, q, drafts, noise):
-        accept, resample = noise.uniform(ACCEPT), noise.uniform(RESAMPLE)
+        accept, resample = noise.uniform(ACCEPT), noise.bits(RESAMPLE)
         return reject(p, q, drafts, accept, resample, verified=laws["other"])
 
     patch.setattr(iteration_module, "target_law", both)
@@ -397,7 +397,7 @@ def e3_draft_law_before_temperature(patch):
 def e4_epsilon_on_the_residual(patch):
     def rule(p, q, drafts, noise):
         residual = (p.probs - q.probs_at(p)).clamp_min(0) + 1e-4  # revives what top-k cut
-        return reject(p, q, drafts, noise.uniform(ACCEPT), noise.uniform(RESAMPLE), residual=residual)
+        return reject(p, q, drafts, noise.uniform(ACCEPT), noise.bits(RESAMPLE), residual=residual)
 
     patch.setitem(COUPLINGS, "maximal", breaks_with(rule))
     return {"law": LawSettings(top_k=2)}
@@ -406,7 +406,7 @@ def e4_epsilon_on_the_residual(patch):
 def e4_epsilon_on_the_draft_law(patch):
     def rule(p, q, drafts, noise):
         padded = Law(q.dense() + 0.02, None, q.codebook_size)
-        return reject(p, padded, drafts, noise.uniform(ACCEPT), noise.uniform(RESAMPLE))
+        return reject(p, padded, drafts, noise.uniform(ACCEPT), noise.bits(RESAMPLE))
 
     patch.setitem(COUPLINGS, "maximal", breaks_with(rule))
     return {}

@@ -57,5 +57,5 @@ class RowTrace:
 def window_details(p: Law, q: Law, drafts: Tensor, tokens: Tensor, collision: Tensor) -> Tensor:
     """[5, B, L] float32 in the order of DETAILS, on the device of the laws."""
     acceptance = torch.minimum(p.probs, q.probs_at(p)).sum(-1)
-    entropy = torch.special.entr(p.probs).sum(-1)
+    entropy = -(p.probs * p.probs.clamp_min(2.0**-126).log()).sum(-1)  # torch.special.entr is not on every device
     return torch.stack((acceptance, 1 - acceptance, (tokens != drafts).float(), collision, entropy))

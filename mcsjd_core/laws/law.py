@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from .fixed_point import FRACTION_BITS, to_units
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,8 @@ def _top_k(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def _top_p(probs: Tensor, top_p: float) -> Tensor:
     """Zero all but the smallest set of codes whose probability reaches top_p (and ties with its last), renormalised."""
     ordered = probs.sort(-1, descending=True).values
-    before = ordered.double().cumsum(-1) - ordered  # mass in front of each
-    last = ordered.masked_fill(before >= top_p, float("inf")).amin(-1, keepdim=True)
+    units = to_units(ordered)
+    before = units.cumsum(-1) - units  # mass in front of each
+    last = ordered.masked_fill(before >= int(top_p * 2**FRACTION_BITS), float("inf")).amin(-1, keepdim=True)
     kept = probs * (probs >= last)
     return kept / kept.sum(-1, keepdim=True)

@@ -39,8 +39,13 @@ def mix(key: Tensor, counter: Tensor | int) -> Tensor:
 
 
 def to_uniform(bits: Tensor) -> Tensor:
-    """Float64 strictly between 0 and 1, 52 random bits each."""
-    return (((bits >> 12) & (2**52 - 1)).double() + 0.5) * 2.0**-52
+    """Float32 strictly between 0 and 1: the nearest to an odd multiple of 2^-53, 52 random bits each.
+
+    So numbers near 0 are resolved to 2^-53, as an acceptance by a small ratio needs it, and those near 1 to 2^-24; a number
+    falls below r with probability r (1 + e), |e| at most 2^-24.
+    """
+    odd = ((bits >> 11) & (2**53 - 1)) | 1
+    return (odd.float() * 2.0**-53).clamp_max(1 - 2.0**-24)
 
 
 def to_exponential(bits: Tensor) -> Tensor:
@@ -48,7 +53,7 @@ def to_exponential(bits: Tensor) -> Tensor:
 
     Taken as -log1p(-u): the smallest variates decide a race, and float32 resolves u near 0 to 2^-52, near 1 only to 2^-24.
     """
-    return -torch.log1p(-to_uniform(bits).float().clamp_max(1 - 2**-24))
+    return -torch.log1p(-to_uniform(bits))
 
 
 def row_seeds(seed: int, batch: int, device) -> Tensor:
@@ -75,13 +80,18 @@ class Noise:
         index = self.positions[:, None].expand(-1, last - first + 1, -1)
         return self.keys[:, first - 1 : last].gather(2, index)
 
+    def bits(self, purpose: int) -> Tensor:
+        """Fresh for every position and iteration; [B, L] int64, all 64 bits random."""
+        return mix(self._keys(purpose, purpose).squeeze(1), self.step)
+
     def uniform(self, purpose: int) -> Tensor:
-        """Fresh for every position and iteration; [B, L] float64 in (0, 1)."""
-        return to_uniform(mix(self._keys(purpose, purpose).squeeze(1), self.step))
+        """Fresh for every position and iteration; [B, L] float32 in (0, 1)."""
+        return to_uniform(self.bits(purpose))
 
     def accept_and_resample(self) -> tuple[Tensor, Tensor]:
-        """`uniform(ACCEPT)` and `uniform(RESAMPLE)`, in half the operations."""
-        return to_uniform(mix(self._keys(ACCEPT, RESAMPLE), self.step)).unbind(1)
+        """`uniform(ACCEPT)` and `bits(RESAMPLE)`, in half the operations."""
+        accept, resample = mix(self._keys(ACCEPT, RESAMPLE), self.step).unbind(1)
+        return to_uniform(accept), resample
 
     def exponentials(self, codes: Tensor) -> Tensor:
         """One per position and code, the same in every iteration; [B, L, K] for codes [B, L, K] or [K]."""
@@ -95,8 +105,8 @@ class Noise:
         """A code [B, L] for every position, uniform and the same in every iteration: first drafts. Series are independent."""
         keys = self._keys(INITIAL_DRAFT, INITIAL_DRAFT).squeeze(1)
         keys = mix(keys, series) if series else keys
-        # 2^52 equally likely numbers over at most 2^17 codes: no code is favoured by more than 2^-35.
-        return (to_uniform(keys) * codebook_size).long()
+        # 2^46 equally likely numbers over at most 2^17 codes: no code is favoured by more than 2^-29.
+        return (((keys >> 18) & (2**46 - 1)) * codebook_size) >> 46
 
     def at(self, positions: Tensor) -> Noise:
         return replace(self, positions=positions)

@@ -14,7 +14,7 @@ from ..families.interface import Family
 
 LOGIT_BYTES, GUIDED_BYTES = 8, 16  # a code of the window while logits are guided: for each model row, for each picture
 LAW_BYTES = 44  # a code that top-k keeps, while tokens are drawn: target and draft law, residual or noise
-DETAIL_BYTES = 100  # a code of the window while details are recorded: both laws sorted in float64, and their sums
+DETAIL_BYTES = 100  # a code of the window while details are recorded: both laws sorted, and their sums in whole numbers
 ACTIVATIONS = 20  # numbers per embedding channel: a block's residual, queries, keys, values and feed-forward layer
 MASK_BYTES = 8  # a pair of query and cache slot, also as the attention kernel wants it
 
