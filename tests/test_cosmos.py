@@ -10,7 +10,7 @@ import torch
 import mcsjd_core
 from cosmos_reference import reference_logits
 from mcsjd_core import DecodeSettings, InputError, LawSettings, Step
-from mcsjd_core.families import cosmos
+from mcsjd_core.families import cosmos_codec
 from mcsjd_core.families.cosmos import Cosmos, CosmosModel, core_name
 from mcsjd_core.families.interface import Clip
 from mcsjd_core.nn.grid_positions import GridPositions
@@ -47,7 +47,7 @@ TEXTS = ["the ball moves left", "ball"]
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     """TorchScript files do not tell what they are: they are taken for the published tokenizer."""
-    monkeypatch.setattr(cosmos, "PUBLISHED_CODEC", CODEC)
+    monkeypatch.setattr(cosmos_codec, "PUBLISHED_CODEC", CODEC)
 
 
 @pytest.fixture(scope="module")

@@ -126,9 +126,22 @@ def test_the_wide_model_is_never_there(tmp_path):
     assert memory.peak < held + 4 * wide < sum(weight.numel() for weight in matrices(model).values()) * 2
 
 
-def test_layers_with_a_bias_and_matrices_of_zeros_are_safe():
+@pytest.mark.parametrize("weights", ["fp8", "int8"])
+def test_a_bias_is_added_as_it_is(weights):
+    if weights == "int8":
+        pytest.importorskip("torchao", reason="torchao is optional")
+    generator = torch.Generator().manual_seed(1)
+    matrix, bias, x = (torch.randn(shape, generator=generator) for shape in ((32, 16), (32,), (5, 16)))
+    layers = [WEIGHTS[weights](nn).Linear(16, 32, bias=with_bias) for with_bias in (True, False)]
+    for layer in layers:
+        layer.weight = nn.Parameter(layer.pack(matrix, torch.float32, "cpu"), requires_grad=False)
+    layers[0].bias = nn.Parameter(bias)
+    assert relative(layers[0](x), layers[1](x) + bias) < 1e-6
+
+
+def test_other_layers_stay_and_matrices_of_zeros_are_safe():
     layers = fp8_layers(nn)
-    assert type(layers.Linear(3, 2)) is nn.Linear and layers.RMSNorm is nn.RMSNorm
+    assert layers.RMSNorm is nn.RMSNorm
     layer = layers.Linear(3, 2, bias=False)
     layer.weight = nn.Parameter(layer.pack(torch.zeros(2, 3), torch.float32, "cpu"), requires_grad=False)
     assert torch.equal(layer(torch.ones(1, 3)), torch.zeros(1, 2))

@@ -96,6 +96,20 @@ def _cosmos(size: str, gigabytes: float, reads_text: bool) -> Download:
     return Download((own, files), licence, gigabytes, note + encoder * reads_text)
 
 
+def _simplear(size: str, gigabytes: float) -> Download:
+    """Of these repositories neither the list of files nor the sizes were seen: all forms that the loader reads are asked for."""
+    name, codec = f"SimpleAR-{size}", "Cosmos-1.0-Tokenizer-DV8x16x16"
+    texts = (*TEXTS, "vocab.json", "merges.txt", "added_tokens.json")
+    own = Source(f"Daniel0724/{name}", (*WEIGHTS, *texts), name)
+    files = Source(f"nvidia/{codec}", ("encoder.jit", "decoder.jit"), codec)
+    licence = "none seen (code MIT, base model Apache-2.0); its codec NVIDIA Open Model License, to be accepted on its page"
+    note = (
+        "Small enough for any card. The codec's two files are TorchScript programs of NVIDIA's, which are run. The size is "
+        "computed from the parameters; the codec comes on top of it."
+    )
+    return Download((own, files), licence, gigabytes, note)
+
+
 # Gigabytes of the two Janus-Pro, of LlamaGen's XL and XXL, of its text encoder and of Cosmos are computed from their
 # parameters, the others are the repositories' own figures.
 DOWNLOADS = {
@@ -121,6 +135,10 @@ DOWNLOADS = {
     "Cosmos-Predict1-12B": _cosmos("12B", 23.4, reads_text=False),
     "Cosmos-Predict1-5B-Video2World": _cosmos("5B-Video2World", 9.4, reads_text=True),
     "Cosmos-Predict1-13B-Video2World": _cosmos("13B-Video2World", 26.9, reads_text=True),
+    "SimpleAR-0.5B-RL": _simplear("0.5B-RL", 1.5),
+    "SimpleAR-0.5B-SFT": _simplear("0.5B-SFT", 1.5),
+    "SimpleAR-1.5B-RL": _simplear("1.5B-RL", 3.9),
+    "SimpleAR-1.5B-SFT": _simplear("1.5B-SFT", 3.9),
 }
 
 

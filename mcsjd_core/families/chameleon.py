@@ -193,9 +193,7 @@ def load(path: Path, *, dtype: torch.dtype, device, operations) -> Chameleon:
         dtype=dtype, device="meta", operations=operations,
     )  # fmt: skip
     wanted = checkpoint.tensors(lambda name: not name.startswith(CODEC_INSIDE) and "rotary_emb" not in name)
-    image_rows = slice(vocabulary.first_code, vocabulary.first_code + codec_shape.codebook_size)
-    tensors = ((name, tensor[image_rows] if name == "lm_head.weight" else tensor) for name, tensor in wanted)
-    fill(token_model, tensors, dtype=dtype, device=device, source=path)
+    fill(token_model, token_model.own_tensors(wanted), dtype=dtype, device=device, source=path)
     codec = VQGAN(codec_shape, device="meta", operations=operations)
     codec_tensors = codec_checkpoint.renamed(lambda name: _codec_name(name, codec_prefix))
     fill(codec, codec_tensors, dtype=torch.float32, device=device, source=next(iter(codec_checkpoint.files.values())))

@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..checkpoints.checkpoint import Checkpoint, Fields, fill, read_json
-from ..codecs.fsq_video import FSQVideoCodec, FSQVideoConfig
-from ..codecs.torchscript_video import DECODER, ENCODER, TorchScriptVideoCodec, load_torchscript_codec
 from ..decoding.grid import Grid
 from ..decoding.interface import Prompt
 from ..errors import InputError
@@ -23,6 +21,7 @@ from ..laws.law import LawSettings
 from ..nn.grid_positions import GridPositions, Yarn
 from ..nn.transformer import Transformer, TransformerConfig
 from ..text.t5 import T5Captions
+from .cosmos_codec import FIRST_CODEC, SECOND_CODEC, open_cosmos_codec
 from .hf_config import generation_fields, sampling_defaults
 from .interface import Clip, SamplingDefaults, VideoCodec, alternating
 from .sizes import choose_size, size_name
@@ -30,10 +29,6 @@ from .token_model import TransformerTokenModel
 
 FIELDS = {"dim", "n_layers", "n_kv_heads", "ffn_hidden_size"}  # that every config.json of this family has
 MODEL_FILE = "model.pt"
-PLAIN_CODEC = "tokenizer"
-PUBLISHED_CODEC = FSQVideoConfig()
-# The tokenizers of the two generations of models, which have other codes.
-PUBLISHED_CODECS = ("Cosmos-1.0-Tokenizer-DV8x16x16", "Cosmos-Tokenize1-DV8x16x16-720p")
 T5_DIRECTORIES = ("t5", "t5-11b")
 # Recommended top-p of the 4B, 12B, 5B and 13B, by width and whether they read text.
 TOP_P = {(4096, False): 0.8, (5120, False): 0.9, (4096, True): 0.7, (5120, True): 0.8}
@@ -164,7 +159,9 @@ def load(path: Path, *, dtype: torch.dtype, device, operations) -> Cosmos:
         config.number("rope_theta", 500_000.0), _yarn(config, shape.dim),
     )  # fmt: skip
     # The codec comes first: what is missing is told before gigabytes are read.
-    codec = _codec(path, frames, device, operations)
+    # The newer models' directories say so in their names; each generation has its own tokenizer.
+    names = (SECOND_CODEC, FIRST_CODEC) if "predict1" in path.resolve().name.lower() else (FIRST_CODEC, SECOND_CODEC)
+    codec = open_cosmos_codec(path, names, frames, device, operations)
     if codec.config.codebook_size != codebook_size:
         raise InputError(f"{path} draws {codebook_size} codes, its video tokenizer has {codec.config.codebook_size}.")
     absolute = config.flag("apply_abs_pos_emb", reads_text)
@@ -243,38 +240,6 @@ def _yarn(config: Fields, dim: int) -> Yarn | None:
 
 def companions(path: Path) -> list[Path]:
     """The published video tokenizers and text encoders that lie beside the directory."""
-    return [path.parent / name for name in (*PUBLISHED_CODECS, *T5_DIRECTORIES) if (path.parent / name).is_dir()]
-
-
-def _codec(path: Path, code_frames: int, device, operations) -> FSQVideoCodec | TorchScriptVideoCodec:
-    """Plain weights inside the directory, or the published TorchScript files in it or beside it."""
-    if (path / PLAIN_CODEC / "config.json").is_file():
-        return _plain_codec(path / PLAIN_CODEC, device, operations)
-    # The newer models' directories say so in their names; each generation has its own tokenizer.
-    names = PUBLISHED_CODECS[::-1] if "predict1" in path.resolve().name.lower() else PUBLISHED_CODECS
-    for place in (path, path / names[0], path.parent / names[0], path / names[1]):
-        if (place / ENCODER).is_file() and (place / DECODER).is_file():
-            return load_torchscript_codec(place, code_frames, device, PUBLISHED_CODEC)
-    raise InputError(
-        f"{path / names[0]} lacks {ENCODER} and {DECODER}: the video tokenizer that turns this model's tokens into frames is "
-        f"published as nvidia/{names[0]}; download these two files to there."
-    )
-
-
-def _plain_codec(directory: Path, device, operations) -> FSQVideoCodec:
-    fields, published = Fields.of_file(directory / "config.json"), PUBLISHED_CODEC
-    config = FSQVideoConfig(
-        channels=fields.count("channels", published.channels),
-        channel_multipliers=fields.counts("channels_mult", published.channel_multipliers),
-        res_blocks=fields.count("num_res_blocks", published.res_blocks),
-        z_channels=fields.count("z_channels", published.z_channels),
-        levels=fields.counts("levels", published.levels),
-        patch_size=fields.count("patch_size", published.patch_size),
-        spatial_compression=fields.count("spatial_compression", published.spatial_compression),
-        temporal_compression=fields.count("temporal_compression", published.temporal_compression),
-        local_encoder=fields.flag("local_encoder", published.local_encoder),
-    )
-    codec = FSQVideoCodec(config, device="meta", operations=operations)
-    tensors = Checkpoint.of_directory(directory).tensors()
-    fill(codec, tensors, dtype=torch.float32, device=device, source=directory)
-    return codec
+    return [
+        path.parent / name for name in (FIRST_CODEC, SECOND_CODEC, *T5_DIRECTORIES) if (path.parent / name).is_dir()
+    ]

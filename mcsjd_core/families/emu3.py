@@ -195,10 +195,8 @@ def load(path: Path, *, dtype: torch.dtype, device, operations) -> Emu3:
     factory = {"dtype": dtype, "device": "meta", "operations": operations}
     body = Transformer(transformer_config(config, norm_eps=1e-5), **factory)
     token_model = TransformerTokenModel(body, vocab_size, codec_shape.codebook_size, vocabulary.first_code, **factory)
-    codes = slice(vocabulary.first_code, vocabulary.first_code + codec_shape.codebook_size)
-    tensors = files.checkpoint.renamed(body_name)
-    used = ((name, tensor[codes] if name == "lm_head.weight" else tensor) for name, tensor in tensors)
-    fill(token_model, used, dtype=dtype, device=device, source=path)
+    tensors = token_model.own_tensors(files.checkpoint.renamed(body_name))
+    fill(token_model, tensors, dtype=dtype, device=device, source=path)
     codec = Emu3VQ(codec_shape, device="meta", operations=operations)
     codec_tensors = emu3_tensors(files.codec_checkpoint.renamed(files.codec_name))
     fill(codec, codec_tensors, dtype=torch.float32, device=device, source=path)

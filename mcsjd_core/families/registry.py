@@ -37,4 +37,4 @@ class Families(Mapping[str, FamilyModule]):
         return len(self._names)
 
 
-FAMILIES = Families("chameleon", "janus", "llamagen", "emu3", "cosmos")
+FAMILIES = Families("chameleon", "janus", "llamagen", "emu3", "cosmos", "simplear")

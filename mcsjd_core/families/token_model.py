@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -40,6 +42,14 @@ class TransformerTokenModel(TokenModule):
     def embed(self, tokens: Tensor, index: Tensor) -> Tensor:
         is_code = tokens < self.codebook_size
         return self.embed_ids(torch.where(is_code, tokens + self.first_code, tokens - self.codebook_size))
+
+    def own_tensors(self, tensors: Iterable[tuple[str, Tensor]], tied: bool = False) -> Iterator[tuple[str, Tensor]]:
+        """A checkpoint's tensors, of `lm_head` the rows of the codes alone; a tied head is those rows of the embedding."""
+        codes = slice(self.first_code, self.first_code + self.codebook_size)
+        for name, tensor in tensors:
+            if tied and name == "model.embed_tokens.weight":
+                yield "lm_head.weight", tensor[codes]
+            yield name, tensor[codes] if name == "lm_head.weight" else tensor
 
     def forced_token(self, id: int) -> int:
         """The grid's forced token for a vocabulary id."""

@@ -34,6 +34,7 @@ class TransformerConfig:
     qk_norm_groups: int = 1  # rows of weights that the queries have; keys have as many, but no more than kv_heads
     qk_norm_eps: float = 1e-5
     norm_after: bool = False  # Chameleon 30B's `swin_norm`: norm the sublayer's output instead of its input
+    qkv_bias: bool = False  # queries, keys and values have a bias (Qwen2, GLM); the output's matrix never has
     count_padding: bool = False  # padding takes up positions, too: a prompt always fills the same number of them
     context_dim: int | None = None  # width of the context that every layer looks at by cross attention; None for none
 
@@ -67,13 +68,13 @@ class Projections(nn.Module):
         super().__init__()
         self.config = config
 
-        def linear(inp: int, out: int) -> nn.Module:
-            return operations.Linear(inp, out, bias=False, **factory)
+        def linear(inp: int, out: int, bias: bool = config.qkv_bias) -> nn.Module:
+            return operations.Linear(inp, out, bias=bias, **factory)
 
         self.q_proj = linear(config.dim, config.heads * config.head_dim)
         self.k_proj = linear(source_dim, config.kv_heads * config.head_dim)
         self.v_proj = linear(source_dim, config.kv_heads * config.head_dim)
-        self.o_proj = linear(config.heads * config.head_dim, config.dim)
+        self.o_proj = linear(config.heads * config.head_dim, config.dim, bias=False)
         if config.qk_norm:
             self.q_norm, self.k_norm = _head_norms(config, **factory)
 

@@ -27,16 +27,13 @@ class _CastingLinear(nn.Linear):
 
 
 class _Layers:
-    """The given layers, with another `Linear` for matrices without a bias: those with one are few and small."""
+    """The given layers, with another `Linear`."""
 
     def __init__(self, operations, linear: type[nn.Linear]):
-        self._operations, self._linear = operations, linear
+        self._operations, self.Linear = operations, linear
 
     def __getattr__(self, name: str):
         return getattr(self._operations, name)
-
-    def Linear(self, inp: int, out: int, bias: bool = True, **factory) -> nn.Module:
-        return (self._operations.Linear if bias else self._linear)(inp, out, bias=bias, **factory)
 
 
 def fp8_layers(operations):
@@ -61,7 +58,9 @@ def fp8_layers(operations):
             return packed
 
         def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x) * self.scale
+            y = super().forward(x) * self.scale
+            # The base added the bias as well, and it was scaled with the rest.
+            return y if self.bias is None else y + self.bias.to(y) * (1 - self.scale)
 
     return _Layers(operations, Linear)
 

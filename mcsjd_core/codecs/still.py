@@ -1,0 +1,30 @@
+"""A codec of video in the place of one for pictures: a picture is a clip of one frame (SimpleAR uses Cosmos' tokenizer so)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class StillCodec(nn.Module):
+    """Between pictures [B, 3, H, W] in 0..1 and codes [B, h, w], by the codec `video`."""
+
+    def __init__(self, video: nn.Module):
+        super().__init__()
+        self.video, self.config = video, video.config
+
+    @property
+    def input_device(self) -> torch.device:
+        return self.video.input_device
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Codes [B, h, w] of pictures [B, 3, H, W]."""
+        return self.video.encode(pixels[:, :, None])[:, 0]
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Pictures [B, 3, H, W] of codes [B, h, w]."""
+        return self.video.decode(codes[:, None])[:, :, 0]
+
+    def decode_clips(self, codes: Tensor) -> Tensor:
+        """Clips [B, t, 3, H, W] of codes [B, t, h, w], every frame a picture by itself."""
+        return self.decode(codes.flatten(0, 1)).unflatten(0, codes.shape[:2])

@@ -1,0 +1,52 @@
+"""The video tokenizer of Cosmos, as its files are published; models of pictures use it as well, one frame at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ..checkpoints.checkpoint import Checkpoint, Fields, fill
+from ..codecs.fsq_video import FSQVideoCodec, FSQVideoConfig
+from ..codecs.torchscript_video import DECODER, ENCODER, load_torchscript_codec
+from ..errors import InputError
+
+PLAIN_CODEC = "tokenizer"
+PUBLISHED_CODEC = FSQVideoConfig()
+# The tokenizers of the two generations of models, which have other codes.
+FIRST_CODEC, SECOND_CODEC = "Cosmos-1.0-Tokenizer-DV8x16x16", "Cosmos-Tokenize1-DV8x16x16-720p"
+
+
+def open_cosmos_codec(path: Path, names: tuple[str, ...], code_frames: int, device, operations):
+    """Plain weights inside the directory, or the published TorchScript files in it or beside it.
+
+    `names` are the tokenizers that the model may have, its own first. A TorchScript file gets clips of `code_frames`.
+    """
+    if (path / PLAIN_CODEC / "config.json").is_file():
+        return _plain_codec(path / PLAIN_CODEC, device, operations)
+    for place in (path, path / names[0], path.parent / names[0], *(path / name for name in names[1:])):
+        if (place / ENCODER).is_file() and (place / DECODER).is_file():
+            return load_torchscript_codec(place, code_frames, device, PUBLISHED_CODEC)
+    raise InputError(
+        f"{path / names[0]} lacks {ENCODER} and {DECODER}: the video tokenizer that turns this model's tokens into pixels is "
+        f"published as nvidia/{names[0]}; download these two files to there."
+    )
+
+
+def _plain_codec(directory: Path, device, operations) -> FSQVideoCodec:
+    fields, published = Fields.of_file(directory / "config.json"), PUBLISHED_CODEC
+    config = FSQVideoConfig(
+        channels=fields.count("channels", published.channels),
+        channel_multipliers=fields.counts("channels_mult", published.channel_multipliers),
+        res_blocks=fields.count("num_res_blocks", published.res_blocks),
+        z_channels=fields.count("z_channels", published.z_channels),
+        levels=fields.counts("levels", published.levels),
+        patch_size=fields.count("patch_size", published.patch_size),
+        spatial_compression=fields.count("spatial_compression", published.spatial_compression),
+        temporal_compression=fields.count("temporal_compression", published.temporal_compression),
+        local_encoder=fields.flag("local_encoder", published.local_encoder),
+    )
+    codec = FSQVideoCodec(config, device="meta", operations=operations)
+    tensors = Checkpoint.of_directory(directory).tensors()
+    fill(codec, tensors, dtype=torch.float32, device=device, source=directory)
+    return codec
