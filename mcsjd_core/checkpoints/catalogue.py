@@ -102,7 +102,9 @@ def _simplear(size: str, gigabytes: float) -> Download:
     texts = (*TEXTS, "vocab.json", "merges.txt", "added_tokens.json")
     own = Source(f"Daniel0724/{name}", (*WEIGHTS, *texts), name)
     files = Source(f"nvidia/{codec}", ("encoder.jit", "decoder.jit"), codec)
-    licence = "none seen (code MIT, base model Apache-2.0); its codec NVIDIA Open Model License, to be accepted on its page"
+    licence = (
+        "none seen (code MIT, base model Apache-2.0); its codec NVIDIA Open Model License, to be accepted on its page"
+    )
     note = (
         "Small enough for any card. The codec's two files are TorchScript programs of NVIDIA's, which are run. The size is "
         "computed from the parameters; the codec comes on top of it."
