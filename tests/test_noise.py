@@ -87,7 +87,7 @@ def test_first_drafts_are_the_whole_parts_of_float64_s_products():
     exact = ((noise._keys(INITIAL_DRAFT, INITIAL_DRAFT).squeeze(1) >> 12) & (2**52 - 1)).double() * 2.0**-52
     for size in (1, 7, 1024, 131_072):
         codes = noise.random_codes(size)
-        assert torch.equal(codes, (exact * size).long()) and 0 <= codes.min() and codes.max() < size
+        assert torch.equal(codes, (exact * size).long()) and codes.min() >= 0 and codes.max() < size
 
 
 def test_small_exponentials_keep_their_relative_precision():

@@ -14,7 +14,6 @@ from .fixed_point import FRACTION_BITS, NOTHING, below, running_sums, to_units
 from .law import Law
 from .noise import RESAMPLE, Noise
 
-
 _SMALLEST = 2.0**-126  # of float32's normal numbers
 
 
