@@ -1,0 +1,90 @@
+"""What the embedded image model is taught: scenes, and captions that are true of them."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from training import places, sprites, textures
+from training.scenes import SIZE, SIZES, Scene, Scenes, Thing, held_out
+
+
+@pytest.fixture(scope="module")
+def drawing():
+    """Red squares and blue discs, over black and white."""
+    disc = np.hypot(*np.meshgrid(*(np.arange(128) - 63.5,) * 2)) < 64
+    images = np.zeros((2, 128, 128, 4), np.uint8)
+    images[0], images[1][disc] = (255, 0, 0, 255), (0, 0, 255, 255)
+    things = sprites.Sprites(images, ["square", "owl"], ["red", ""], ["a", "b"])
+    grounds = {"plain black": [np.zeros((200, 150, 3), np.uint8)], "grass": [np.full((128, 128, 3), 250, np.uint8)]}
+    return Scenes(things, places.Places(grounds))
+
+
+def test_a_thing_is_drawn_where_and_as_large_as_the_scene_says(drawing):
+    scene = Scene((Thing(0, 48, 8, 40, False),), "plain black", 0, (3, 7), False, 1.0)
+    picture = drawing.render(scene)
+    expected = np.zeros((SIZE, SIZE, 3), np.uint8)
+    expected[40:88, 8:56, 0] = 255
+    np.testing.assert_array_equal(picture, expected)
+
+
+def test_what_is_transparent_shows_the_ground(drawing):
+    picture = drawing.render(Scene((Thing(1, 96, 16, 16, False),), "grass", 0, (0, 0), False, 1.0))
+    assert (picture[16, 16] == 250).all() and (picture[64, 64] == (0, 0, 255)).all()
+
+
+def test_things_lie_on_the_grid_of_codes_and_inside(drawing):
+    rng = np.random.default_rng(0)
+    for scene in (drawing.draw(rng) for _ in range(200)):
+        for thing in scene.things:
+            assert thing.left % 8 == thing.top % 8 == 0
+            assert 0 <= thing.left <= SIZE - thing.size and 0 <= thing.top <= SIZE - thing.size
+
+
+def test_captions_say_nothing_false(drawing):
+    rng = np.random.default_rng(0)
+    for scene in (drawing.draw(rng) for _ in range(300)):
+        words = drawing.caption(scene, rng)
+        if len(scene.things) == 1:
+            middle = scene.things[0].left + scene.things[0].size / 2
+            assert ("left" not in words or middle < 64) and ("right" not in words or middle > 64)
+            assert "small" not in words or scene.things[0].size == SIZES["small"]
+            assert "large" not in words or scene.things[0].size == SIZES["large"]
+        assert ("red" in words) <= any(thing.sprite == 0 for thing in scene.things)
+        assert ("grass" in words) <= (scene.place == "grass")
+        assert "a owl" not in words and "an square" not in words
+
+
+def test_held_out_pairs_are_drawn_on_demand_only():
+    things = sprites.Sprites(
+        np.zeros((32, 128, 128, 4), np.uint8), [f"thing {i}" for i in range(32)], [""] * 32, [""] * 32
+    )
+    grounds = {place: [np.zeros((128, 128, 3), np.uint8)] for place in list(places.PHRASES)[:16]}
+    drawing, rng = Scenes(things, places.Places(grounds)), np.random.default_rng(0)
+    for unseen in (False, True):
+        for scene in (drawing.draw(rng, unseen) for _ in range(300)):
+            place = drawing.place_names.index(scene.place)
+            assert all(held_out(thing.sprite, place) == unseen for thing in scene.things)
+
+
+def test_every_thing_misses_a_place_and_every_place_some_things():
+    names = [row["name"] for row in csv.DictReader(sprites.THINGS.open())]
+    pairs = np.array([[held_out(t, p) for p in range(len(places.PHRASES))] for t in range(len(names))])
+    assert pairs.sum(1).min() >= 1 and pairs.sum(1).max() <= 2
+    assert pairs.sum(0).min() > 0.04 * len(names)
+
+
+@pytest.mark.parametrize("name", textures.DRAWN)
+def test_no_two_drawn_grounds_are_alike(name):
+    rng = np.random.default_rng(0)
+    first, second = (textures.DRAWN[name](rng, 128) for _ in range(2))
+    assert first.shape == (128, 128, 3) and np.abs(first - second).mean() > 0.01
+
+
+def test_the_table_of_sources_names_every_photograph_with_a_licence_that_stays_permissive():
+    with open("training/sources.csv") as file:
+        table = {row["file"]: row for row in csv.DictReader(file)}
+    for part in places.PARTS:
+        row = table["skimage/data/" + part.file.removeprefix("skimage/") if "skimage" in part.file else part.file]
+        assert part.place in row["shows"].split("; ")
+    assert {row["licence"] for row in table.values()} <= {"CC0-1.0", "CC-BY-4.0", "MIT", "OFL-1.1", "public domain"}

@@ -1,0 +1,155 @@
+"""Scenes of the embedded image model: things over grounds, drawn anew for every sequence, and captions that say some of it.
+
+A scene has one thing, or now and then two of different kinds, at a random size, place and mirror image over a random crop of
+one of a place's pictures. Corners of things lie on the codec's grid of 8 px, so that a thing keeps its codes wherever it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .places import PHRASES, Places
+from .sprites import Sprites
+
+SIZE, CELL = 128, 8  # pixels a side of a scene, of a code
+SIZES = {"small": 48, "": 72, "large": 96}  # pixels of a thing's longer side, by the word for it
+SIZE_SHARES = (0.15, 0.6, 0.25)
+TWO_THINGS = 0.06  # share of the scenes
+MIRRORED = 0.2
+# How often a caption says what it could leave open.
+SAY_PLACE, SAY_SIZE, SAY_SIDE, SAY_COLOUR, SAY_ARTICLE = 0.85, 0.3, 0.3, 0.75, 0.7
+HELD_OUT_EVERY = 16  # of all pairs of thing and place, one in so many is never trained on
+
+
+@dataclass(frozen=True)
+class Thing:
+    sprite: int  # row of Sprites
+    size: int  # pixels of its square
+    left: int  # of the square's corner
+    top: int
+    mirrored: bool
+
+
+@dataclass(frozen=True)
+class Scene:
+    things: tuple[Thing, ...]
+    place: str
+    picture: int  # which of the place's pictures
+    crop: tuple[int, int]  # left and top of the crop
+    flipped: bool  # the ground
+    light: float  # factor on the ground
+
+
+def held_out(thing: int, place: int) -> bool:
+    """Whether the pair of the thing and the place with these numbers is kept from training.
+
+    A lattice, so that every thing misses one or two of the 24 places and every place the same share of the things.
+    """
+    return (7 * thing + 5 * place) % HELD_OUT_EVERY == 3
+
+
+class Scenes:
+    """Draws scenes, their pictures and their captions."""
+
+    def __init__(self, sprites: Sprites, places: Places):
+        self.sprites, self.places = sprites, places
+        self.things, self.place_names = sprites.names, places.names
+        numbers = {name: i for i, name in enumerate(self.things)}
+        self.rows_of = [[] for _ in self.things]
+        for row, name in enumerate(sprites.things):
+            self.rows_of[numbers[name]].append(row)
+        # Plain grounds are easy and alike: together they come as often as two other places.
+        weights = np.array([0.25 if name.startswith("plain ") else 1.0 for name in self.place_names])
+        self.place_weights = weights / weights.sum()
+        self.scaled = {size: premultiplied(sprites.images, size) for size in SIZES.values()}
+
+    @classmethod
+    def load(cls, sprites: Path, places: Path) -> Scenes:
+        return cls(Sprites.load(sprites).of_scenes(), Places.load(places))
+
+    def draw(self, rng: np.random.Generator, unseen: bool = False) -> Scene:
+        """A scene whose pairs of thing and place are all trained on, or with `unseen` one thing in a held-out place."""
+        place = rng.choice(len(self.place_names), p=self.place_weights)
+        allowed = [thing for thing in range(len(self.things)) if held_out(thing, place) == unseen]
+        two = not unseen and rng.random() < TWO_THINGS
+        things = self.draw_two(rng, allowed) if two else (self.draw_one(rng, allowed),)
+        return self.on_ground(rng, things, self.place_names[place])
+
+    def draw_one(self, rng: np.random.Generator, allowed: list[int]) -> Thing:
+        size = rng.choice(list(SIZES.values()), p=SIZE_SHARES)
+        left, top = CELL * rng.integers((SIZE - size) // CELL + 1, size=2)
+        return self.thing(rng, allowed, size, left, top)
+
+    def draw_two(self, rng: np.random.Generator, allowed: list[int]) -> tuple[Thing, Thing]:
+        """Two things side by side, of 48 px each."""
+        size = SIZES["small"]
+        tops = CELL * rng.integers((SIZE - size) // CELL + 1, size=2)
+        lefts = (CELL * rng.integers(0, 3), SIZE // 2 + CELL * rng.integers(0, 3))
+        first, second = (self.thing(rng, allowed, size, left, top) for left, top in zip(lefts, tops, strict=True))
+        return first, second
+
+    def thing(self, rng: np.random.Generator, allowed: list[int], size: int, left: int, top: int) -> Thing:
+        row = rng.choice(self.rows_of[rng.choice(allowed)])
+        return Thing(int(row), int(size), int(left), int(top), bool(rng.random() < MIRRORED))
+
+    def on_ground(self, rng: np.random.Generator, things: tuple[Thing, ...], place: str) -> Scene:
+        picture = int(rng.integers(len(self.places.pictures[place])))
+        height, width = self.places.pictures[place][picture].shape[:2]
+        crop = (int(rng.integers(width - SIZE + 1)), int(rng.integers(height - SIZE + 1)))
+        return Scene(things, place, picture, crop, bool(rng.random() < 0.5), float(rng.uniform(0.85, 1.1)))
+
+    def render(self, scene: Scene) -> np.ndarray:
+        """uint8 [SIZE, SIZE, 3]."""
+        left, top = scene.crop
+        ground = self.places.pictures[scene.place][scene.picture][top : top + SIZE, left : left + SIZE]
+        canvas = (ground[:, ::-1] if scene.flipped else ground).astype(np.float32) * scene.light
+        for thing in scene.things:
+            sprite = self.scaled[thing.size][thing.sprite].astype(np.float32)
+            sprite = sprite[:, ::-1] if thing.mirrored else sprite
+            window = canvas[thing.top : thing.top + thing.size, thing.left : thing.left + thing.size]
+            window *= 1 - sprite[..., 3:] / 255
+            window += sprite[..., :3]
+        return canvas.clip(0, 255).astype(np.uint8)
+
+    def caption(self, scene: Scene, rng: np.random.Generator) -> str:
+        """What a user might write for the scene; the rest stays open."""
+        article = rng.random() < SAY_ARTICLE
+        words = " and ".join(self.words(thing, rng, article, len(scene.things) == 1) for thing in scene.things)
+        if rng.random() < SAY_PLACE:
+            words += " " + PHRASES[scene.place]
+        if len(scene.things) == 1 and rng.random() < SAY_SIDE:
+            words += side(scene.things[0])
+        return words
+
+    def words(self, thing: Thing, rng: np.random.Generator, article: bool, alone: bool) -> str:
+        name, colour = self.sprites.things[thing.sprite], self.sprites.colours[thing.sprite]
+        size = next(word for word, pixels in SIZES.items() if pixels == thing.size)
+        said = (size if alone and rng.random() < SAY_SIZE else "", colour if rng.random() < SAY_COLOUR else "", name)
+        words = " ".join(filter(None, said))
+        return f"{'an' if words[0] in 'aeiou' else 'a'} {words}" if article else words
+
+
+def side(thing: Thing) -> str:
+    """` on the left`, ` on the right`, ` in the middle`, or nothing where no word is clear."""
+    offset = thing.left + thing.size / 2 - SIZE / 2
+    if abs(offset) <= CELL / 2:
+        return " in the middle"
+    if abs(offset) < 2 * CELL:
+        return ""
+    return " on the left" if offset < 0 else " on the right"
+
+
+def premultiplied(images: np.ndarray, size: int) -> np.ndarray:
+    """Sprites [S, size, size, 4] uint8, colours multiplied by alpha, so that resizing leaves no dark seams."""
+    alpha = images[..., 3:].astype(np.uint16)
+    colour = (images[..., :3] * alpha // 255).astype(np.uint8)
+    whole = np.concatenate((colour, images[..., 3:]), -1)
+    bands = (
+        [Image.fromarray(s[..., c]).resize((size, size), Image.Resampling.LANCZOS) for c in range(4)] for s in whole
+    )
+    scaled = np.stack([np.stack([np.asarray(band) for band in four], -1) for four in bands])
+    return np.minimum(scaled, scaled[..., 3:] | np.array((0, 0, 0, 255), np.uint8))
