@@ -221,6 +221,9 @@ def test_the_law_is_described_by_what_is_switched_on():
     assert describe_law(LawSettings(temperature=0.5, top_p=0.9)) == "no guidance, temperature 0.5, top-p 0.9"
 
 
+EXACT = ("--coupling", "gumbel_exact")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -235,9 +238,10 @@ def test_the_law_is_described_by_what_is_switched_on():
         (("generate", "x", "--continue-from", "half.png"), "cannot be read as a picture"),
         (("generate", "x", "--continue-from", "whole.png", "--keep-rows", str(ROWS)), f"between 1 and {ROWS - 1}"),
         (("generate", "x", "--initialiser", "warm"), "--warm-tokens"),
-        (("generate", "x", "--warm-tokens", "none.json"), "does not exist"),
-        (("generate", "x", "--warm-tokens", "half.png.json"), "does not hold tokens"),
-        (("generate", "x", "--warm-tokens", "short.json"), f"must fill the grid of {ROWS * COLUMNS}, got 2"),
+        (("generate", "x", "--warm-tokens", "short.json"), "--coupling gumbel_exact"),
+        (("generate", "x", *EXACT, "--warm-tokens", "none.json"), "does not exist"),
+        (("generate", "x", *EXACT, "--warm-tokens", "half.png.json"), "does not hold tokens"),
+        (("generate", "x", *EXACT, "--warm-tokens", "short.json"), f"must fill the grid of {ROWS * COLUMNS}, got 2"),
         (("generate", "x", "--warm-tokens", "short.json", "--initialiser", "left"), "warm initialiser"),
         (("generate", "x", "--device", "nowhere"), "nowhere"),
         (("generate", "x", "--size", "9x9"), f"its sizes are {WIDTH}x{HEIGHT}"),

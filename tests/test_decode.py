@@ -241,12 +241,22 @@ def test_what_is_given_is_read_in_parts(monkeypatch):
 
 @pytest.mark.parametrize("given", [1, 6, 17, 35])
 @pytest.mark.parametrize("law", [LawSettings(), GUIDED], ids=["plain", "guided and truncated"])
-def test_a_picture_continued_from_its_own_first_tokens_comes_out_the_same(given, law, plain):
+def test_a_continued_picture_is_the_one_that_plain_ar_draws_of_the_same_beginning(given, law, plain):
     first = plain(law)[:4, :given]
+    expected = picture(4, coupling="autoregressive", law=law, first_tokens=first).tokens
     for window in (1, 8, 64):
         result = picture(4, coupling="gumbel_exact", window=window, law=law, first_tokens=first)
-        assert torch.equal(result.tokens, plain(law)[:4])
+        assert torch.equal(result.tokens, expected)
         assert all(trace.num_tokens == 36 - given for trace in result.traces)
+
+
+@pytest.mark.parametrize("coupling", METHODS)
+def test_a_row_that_continues_equals_a_single_run_with_its_beginning_and_the_seed_plus_b(coupling):
+    first = torch.arange(12).view(3, 4) % CODES
+    batch = picture(3, coupling=coupling, window=5, seed=9, first_tokens=first)
+    for b in range(3):
+        single = picture(1, coupling=coupling, window=5, seed=9 + b, first_tokens=first[b : b + 1])
+        assert torch.equal(batch.tokens[b], single.tokens[0])
 
 
 @pytest.mark.parametrize("coupling", METHODS)
@@ -424,6 +434,11 @@ def test_a_window_larger_than_the_picture_costs_no_more_than_the_picture():
         ({"window": -3}, r"window must be .*at least 1, or 0 for auto, got -3"),
         ({"seed": -1}, r"seed must be .*between 0 and 2\^64 - 1, got -1"),
         ({"seed": 2**64}, r"seed must be .*between 0 and 2\^64 - 1, got 18446744073709551616"),
+        ({"part": -1}, r"part must be .*at least 0, got -1"),
+        *(
+            ({"coupling": name, "initialiser": "warm"}, f"Warm .* gumbel_exact alone, got {name}")
+            for name in METHODS[:-1]
+        ),
     ],
 )
 def test_bad_settings_are_named_with_value_and_rule(settings, message):
@@ -433,6 +448,9 @@ def test_bad_settings_are_named_with_value_and_rule(settings, message):
 
 def codes(*shape, fill=0, dtype=torch.long):
     return torch.full(shape, fill, dtype=dtype)
+
+
+WARM = {"coupling": "gumbel_exact", "initialiser": "warm"}
 
 
 @pytest.mark.parametrize(
@@ -446,10 +464,10 @@ def codes(*shape, fill=0, dtype=torch.long):
         ({"first_tokens": codes(3, 6)}, r"first_tokens has 3 rows for a batch of 2; give one row, or one for each"),
         ({"first_tokens": codes(1, 6, fill=16)}, r"first tokens do not fit this model.* from 0 to 15"),
         ({"first_tokens": codes(1, 6, fill=-1)}, r"first tokens do not fit this model.* from 0 to 15"),
-        ({"initialiser": "warm"}, r"warm initialiser needs the tokens of an earlier result"),
-        ({"initialiser": "warm", "earlier_tokens": codes(1, 20)}, r"fill the grid of 36, got 20"),
-        ({"initialiser": "warm", "earlier_tokens": codes(3, 36)}, r"earlier_tokens has 3 rows for a batch of 2"),
-        ({"initialiser": "warm", "earlier_tokens": codes(36)}, r"earlier_tokens must be whole numbers"),
+        (WARM, r"warm initialiser needs the tokens of an earlier result"),
+        ({**WARM, "earlier_tokens": codes(1, 20)}, r"fill the grid of 36, got 20"),
+        ({**WARM, "earlier_tokens": codes(3, 36)}, r"earlier_tokens has 3 rows for a batch of 2"),
+        ({**WARM, "earlier_tokens": codes(36)}, r"earlier_tokens must be whole numbers"),
     ],
 )
 def test_bad_arguments_are_named_with_value_and_rule(arguments, message):

@@ -208,6 +208,9 @@ def test_cropped_tokens_can_be_cropped_further_and_no_less(pack, model):
     assert "first 2 are left" in sentence(error)
 
 
+EXACT = "seed-exact (Gumbel)"
+
+
 def cropped(pack, model):
     return pack.run("MCSJD_CropTokens", tokens=draw(pack, model)[0], rows=2)[0]
 
@@ -220,7 +223,7 @@ def test_cropped_tokens_are_not_decoded(pack, model):
 
 def test_cropped_tokens_do_not_warm(pack, model):
     with pytest.raises(pack.core.InputError) as error:
-        draw(pack, model, initialiser="warm", warm_tokens=cropped(pack, model))
+        draw(pack, model, coupling=EXACT, initialiser="warm", warm_tokens=cropped(pack, model))
     assert "whole pictures" in sentence(error)
 
 
@@ -235,8 +238,9 @@ def test_whole_first_tokens_leave_nothing_to_draw(pack, model):
 def test_connected_tokens_of_another_model_or_size_are_refused(pack, model, place, field):
     tokens = draw(pack, model)[0] if place == "warm_tokens" else cropped(pack, model)
     other = replace(tokens, **{field: "16x16" if field == "size" else "other"})
+    initialiser = "warm" if place == "warm_tokens" else "random"
     with pytest.raises(pack.core.InputError) as error:
-        draw(pack, model, initialiser="warm" if place == "warm_tokens" else "random", size="12x8", **{place: other})
+        draw(pack, model, coupling=EXACT, initialiser=initialiser, size="12x8", **{place: other})
     assert ("16x16" if field == "size" else "drawn by") in sentence(error)
 
 

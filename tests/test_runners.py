@@ -32,6 +32,9 @@ LAW = LawSettings(cfg_scale=2.0, temperature=0.9, top_k=8, top_p=0.95)
 EARLIER = torch.zeros(1, GRID.num_tokens, dtype=torch.long)
 
 
+CASES = [(c, i) for c in COUPLINGS for i in INITIALISERS if i != "warm" or c == "gumbel_exact"]
+
+
 def settings_of(coupling="maximal", law=LAW, initialiser="random", **more) -> DecodeSettings:
     return DecodeSettings(coupling, 5, law, initialiser, **more)
 
@@ -146,8 +149,7 @@ def test_all_state_keeps_its_address_for_the_whole_run(coupling, law):
             assert addresses(iteration) == before
 
 
-@pytest.mark.parametrize("initialiser", INITIALISERS)
-@pytest.mark.parametrize("coupling", COUPLINGS)
+@pytest.mark.parametrize(("coupling", "initialiser"), CASES)
 def test_an_iteration_looks_at_no_value_and_moves_nothing_between_devices(coupling, initialiser):
     model = transformer(CODES).to("meta")
     given = Prompt(torch.zeros(4, 4, 16, device="meta"), torch.zeros(4, dtype=torch.long, device="meta"), True)

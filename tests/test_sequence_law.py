@@ -148,12 +148,14 @@ WINDOWS = (2, 3, 8)
 
 
 def covering_design():
-    """Every coupling x window x initialiser, through which guidance and truncation run."""
+    """Every coupling x window x initialiser that goes with it, through which guidance and truncation run."""
     rules = list(itertools.product((1.0, 2.0), TRUNCATIONS))
     for c, coupling in enumerate(COUPLINGS):
         for w, window in enumerate(WINDOWS):
             for i, initialiser in enumerate(INITIALISERS):
                 cfg_scale, truncation = rules[(2 * c + 3 * w + i + c * w // 2) % len(rules)]
+                if initialiser == "warm" and coupling != "gumbel_exact":
+                    continue
                 yield coupling, window, initialiser, cfg_scale, truncation
     for cfg_scale, truncation in rules[::3]:
         yield "autoregressive", 1, "random", cfg_scale, truncation
@@ -164,9 +166,10 @@ DESIGN = list(covering_design())
 
 def test_the_design_covers_every_triple_with_guidance_and_truncation():
     cases = [case for case in DESIGN if case[0] in COUPLINGS]
-    for place, levels in enumerate((COUPLINGS, WINDOWS, INITIALISERS)):
+    cold = [name for name in INITIALISERS if name != "warm"]  # that one has a single coupling
+    for place, levels in enumerate((COUPLINGS, WINDOWS, cold)):
         triples = itertools.product(levels, (1.0, 2.0), TRUNCATIONS)
-        assert {(case[place], *case[3:]) for case in cases} == set(triples)
+        assert {(case[place], *case[3:]) for case in cases} >= set(triples)
     assert len(DESIGN) + OTHERS <= TESTS
 
 
@@ -338,9 +341,14 @@ def drop_survivors(patch, keep):
     patch.setattr(Iteration, "commit", broken_commit)
 
 
+def draft_by_place(patch):
+    patch.setattr(Noise, "random_codes", lambda self, size, series=0: self.positions % size)
+
+
 def e2_keep_only_drafts_that_did_not_change(patch):
     drop_survivors(patch, lambda law, drafts, old: drafts == old)
-    return {"initialiser": "warm"}  # averaged over uniform first drafts, this bias nearly cancels
+    draft_by_place(patch)  # averaged over uniform first drafts, this bias nearly cancels
+    return {}
 
 
 def e2_keep_only_confident_drafts(patch):
@@ -466,7 +474,6 @@ def test_the_g_test_rejects_e6_rows_that_share_noise(sharers, monkeypatch):
 
 UNBROKEN = [
     {},
-    {"initialiser": "warm"},
     {"coupling": "gumbel_exact"},
     {"coupling": "gumbel"},
     {"law": LawSettings(top_k=2)},
@@ -478,6 +485,11 @@ UNBROKEN = [
 @pytest.mark.parametrize("settings", UNBROKEN, ids=str)
 def test_the_unbroken_core_passes_where_broken_copies_are_rejected(settings):
     assert sample_p_value(**settings) > LEVEL
+
+
+def test_the_unbroken_core_passes_with_first_drafts_that_the_place_decides(monkeypatch):
+    draft_by_place(monkeypatch)
+    assert sample_p_value() > LEVEL
 
 
 def test_the_g_test_rejects_a_law_that_is_off_by_three_percent():

@@ -88,8 +88,14 @@ GRID = Grid(6, 6, forbidden=torch.eye(16)[:2] > 0, forbidden_row=torch.arange(36
 LAW = LawSettings(cfg_scale=2.0, top_k=8, top_p=0.95, temperature=0.9)
 
 
-@pytest.mark.parametrize("initialiser", INITIALISERS)
-@pytest.mark.parametrize(("coupling", "trajectories"), [*((coupling, 1) for coupling in METHODS), ("gumbel_exact", 4)])
+COLD = [name for name in INITIALISERS if name != "warm"]
+CASES = [(coupling, 1, initialiser) for coupling in METHODS for initialiser in COLD]
+CASES += [
+    ("gumbel_exact", count, initialiser) for count, initialiser in ((1, "warm"), *((4, name) for name in INITIALISERS))
+]
+
+
+@pytest.mark.parametrize(("coupling", "trajectories", "initialiser"), CASES)
 def test_an_iteration_reads_from_the_device_once(coupling, trajectories, initialiser, monkeypatch):
     reads, on_purpose = Counter(), []
     read = Iteration.read

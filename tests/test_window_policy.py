@@ -16,6 +16,7 @@ from mcsjd_core import DecodeSettings, Grid, InputError, decode
 from mcsjd_core.decoding import loop
 from mcsjd_core.decoding.iteration import Iteration
 from mcsjd_core.decoding.window_policy import LADDER, AutoWindow, CommitModel, ForwardTimes
+from mcsjd_core.laws.noise import Noise
 from test_sequence_law import p_value, table_law
 from tiny import TableModel, run, transformer
 
@@ -291,15 +292,10 @@ def small_runs_p_value(monkeypatch, schedule: type) -> float:
 
     monkeypatch.setattr(Iteration, "commit", watched)
     monkeypatch.setattr(loop, "schedule_of", lambda *_: schedule())
-    model, zeros = TableModel(2, 3, seed=1), torch.zeros(1, 3, dtype=torch.long)
+    monkeypatch.setattr(Noise, "random_codes", lambda self, size: torch.zeros_like(self.positions))
+    model = TableModel(2, 3, seed=1)
     tokens = [
-        decode(
-            model,
-            model.prompt(1, False),
-            Grid(1, 3),
-            DecodeSettings("maximal", initialiser="warm", seed=seed),
-            earlier_tokens=zeros,
-        ).tokens
+        decode(model, model.prompt(1, False), Grid(1, 3), DecodeSettings("maximal", seed=seed)).tokens
         for seed in range(1000)
     ]
     return p_value(torch.cat(tokens), table_law(model, DecodeSettings().law))

@@ -110,7 +110,7 @@ def _add_start_arguments(parser: argparse.ArgumentParser) -> None:
         "--warm-tokens",
         type=Path,
         metavar="FILE",
-        help="tokens of an earlier result, as --save-tokens writes them; the warm initialiser's drafts",
+        help="tokens of an earlier result, as --save-tokens writes them; the warm initialiser's drafts, with gumbel_exact",
     )
 
 
@@ -154,6 +154,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise InputError(
             f"--warm-tokens needs the warm initialiser, got {arguments.initialiser}; leave --initialiser out."
         )
+    if arguments.warm_tokens is not None and arguments.coupling != "gumbel_exact":
+        raise InputError(f"--warm-tokens goes with --coupling gumbel_exact alone, got {arguments.coupling}.")
     if arguments.initialiser == "warm" and arguments.warm_tokens is None:
         raise InputError("The warm initialiser needs the tokens of an earlier result; give them with --warm-tokens.")
     if arguments.trace_detail and arguments.trace is None:

@@ -28,6 +28,9 @@ class DecodeSettings:
     committed a forward, never the tokens.
 
     `execution` is one of EXECUTIONS: how iterations are run, which changes what they cost and nothing else.
+
+    `part` counts the runs by which one result goes on from its own tokens: each then has noise of its own, even where a run
+    is given the very tokens that an earlier one was given.
     """
 
     coupling: str = "maximal"
@@ -38,6 +41,7 @@ class DecodeSettings:
     trace_detail: bool = False
     trajectories: int = 1
     execution: str = "eager"
+    part: int = 0
 
     def __post_init__(self):
         if self.coupling not in METHODS:
@@ -50,6 +54,7 @@ class DecodeSettings:
             object.__setattr__(self, "window", AUTO)
         if self.window != AUTO and not isinstance(self.window, int):
             raise InputError(f"window must be a whole number or {AUTO!r}, got {self.window!r}.")
+        self._check_warm()
         self._check_trajectories()
         if not isinstance(self.seed, int):
             raise InputError(f"seed must be a whole number, got {self.seed!r}.")
@@ -57,6 +62,16 @@ class DecodeSettings:
             raise InputError(f"window must be at least 1, or 0 for {AUTO}, got {self.window}.")
         if not 0 <= self.seed < 2**64:
             raise InputError(f"seed must be between 0 and 2^64 - 1, got {self.seed}.")
+        if not isinstance(self.part, int) or self.part < 0:
+            raise InputError(f"part must be a whole number of at least 0, got {self.part!r}.")
+
+    def _check_warm(self) -> None:
+        """The earlier tokens may have been drawn from the very numbers that would judge them now (E5 of docs/algorithm.md)."""
+        if self.initialiser == "warm" and self.coupling != "gumbel_exact":
+            raise InputError(
+                f"Warm first drafts go with gumbel_exact alone, got {self.coupling}: choose that coupling, or another "
+                "initialiser."
+            )
 
     def _check_trajectories(self) -> None:
         if not isinstance(self.trajectories, int) or self.trajectories < 1:

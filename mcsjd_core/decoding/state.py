@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..laws.law import Law, empty_law
-from ..laws.noise import Noise, row_seeds
+from ..laws.noise import Noise, row_seeds, seeds_given
 from .drafts import INITIALISERS, READS_TOKENS, Places
 from .grid import FREE, Grid
 from .interface import Prompt
@@ -31,7 +31,9 @@ class State:
                  first_tokens: Tensor, earlier: Tensor | None, keeps_law: bool):  # fmt: skip
         (batch, given), device = first_tokens.shape, first_tokens.device
         places = grid.num_tokens + window
-        self.seeds = row_seeds(settings.seed, batch, device)
+        # What the grid forces tells nothing of any noise, so it does not count as given.
+        told = first_tokens.where(grid.forced()[:given].to(device) == FREE, FREE)
+        self.seeds = seeds_given(row_seeds(settings.seed, batch, device), told, settings.part)
         every_place = torch.arange(places, device=device).expand(batch, -1)
         noise = Noise(self.seeds, every_place, 0)
         self.keys, self.codes = noise.position_keys(), torch.arange(codebook_size, device=device)

@@ -1,8 +1,11 @@
 """Counter-based randomness: every number is a hash of what it is for.
 
-A number depends on (seed, purpose, position, and step or code) alone: not on the window, the batch, the device or the order
-of evaluation, so it is computed only where it is needed, and torch's global random state is never touched. The hash is
+A number depends on (row's seed, purpose, position, and step or code) alone: not on the window, the batch, the device or the
+order of evaluation, so it is computed only where it is needed, and torch's global random state is never touched. The hash is
 SplitMix64 (Steele, Lea and Flood, 2014), applied once per key.
+
+A row that begins with given tokens has a seed of its own, see `seeds_given`: such tokens may have been drawn from this very
+noise. docs/algorithm.md has the rule and its proof.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import torch
 from torch import Tensor
 
 # Purposes. Two draws with different purposes are independent.
-ACCEPT, RESAMPLE, GUMBEL, INITIAL_DRAFT = range(1, 5)
+ACCEPT, RESAMPLE, GUMBEL, INITIAL_DRAFT, GIVEN = range(1, 6)
 
 _GAMMA = 0x9E3779B97F4A7C15
 _FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -59,6 +62,19 @@ def to_exponential(bits: Tensor) -> Tensor:
 def row_seeds(seed: int, batch: int, device) -> Tensor:
     """Seeds [batch] of the rows of a batch: row b uses `seed + b`, so it equals a single run with that seed."""
     return torch.tensor([_signed(seed + b) for b in range(batch)], device=device)
+
+
+def seeds_given(seeds: Tensor, tokens: Tensor, part: int = 0) -> Tensor:
+    """Seeds [B] for rows in which tokens [B, n] are given at the first n places; a negative one is not given, but drawn.
+
+    They differ for other tokens at other places, and for another `part` of a result that goes on from itself. Where nothing is
+    given they are the seeds themselves. Nothing is read from the device.
+    """
+    key = torch.full_like(tokens, GIVEN)
+    of_token = mix(mix(key, torch.arange(tokens.shape[1], device=tokens.device)), tokens)
+    digest = mix(of_token.where(tokens >= 0, 0).sum(1), part)
+    mixed = mix(mix(seeds, GIVEN), digest)
+    return mixed if part else torch.where((tokens >= 0).any(1), mixed, seeds)
 
 
 @dataclass(frozen=True)
