@@ -112,6 +112,17 @@ def _simplear(size: str, gigabytes: float) -> Download:
     return Download((own, files), licence, gigabytes, note)
 
 
+def _lumina2() -> Download:
+    name = "Lumina-mGPT-2.0"
+    own = Source(f"Alpha-VLLM/{name}", (*WEIGHTS, *TEXTS, "tokenizer_config.json"), name)
+    codec = Source("ai-forever/MoVQGAN", ("movqgan_270M.ckpt",), "movqgan-270m")
+    note = (
+        "9313 tokens for 768 x 768. Pictures need the 270M MoVQ codec, 1.1 GB, which goes into the folder movqgan-270m beside "
+        "the model; its file is a torch file, read as tensors only."
+    )
+    return Download((own, codec), "Apache-2.0; none is stated for its codec", 16.8, note)
+
+
 # Gigabytes of the two Janus-Pro, of LlamaGen's XL and XXL, of its text encoder and of Cosmos are computed from their
 # parameters, the others are the repositories' own figures.
 DOWNLOADS = {
@@ -137,6 +148,7 @@ DOWNLOADS = {
     "Cosmos-Predict1-12B": _cosmos("12B", 23.4, reads_text=False),
     "Cosmos-Predict1-5B-Video2World": _cosmos("5B-Video2World", 9.4, reads_text=True),
     "Cosmos-Predict1-13B-Video2World": _cosmos("13B-Video2World", 26.9, reads_text=True),
+    "Lumina-mGPT-2.0": _lumina2(),
     "SimpleAR-0.5B-RL": _simplear("0.5B-RL", 1.5),
     "SimpleAR-0.5B-SFT": _simplear("0.5B-SFT", 1.5),
     "SimpleAR-1.5B-RL": _simplear("1.5B-RL", 3.9),

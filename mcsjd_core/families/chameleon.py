@@ -22,19 +22,25 @@ from ..errors import InputError
 from ..laws.law import LawSettings
 from ..nn.transformer import Transformer, TransformerConfig
 from ..text.text_tokenizer import control_ids, read_tokenizer, text_ids
+from .chameleon_parts import (
+    BEGIN_OF_IMAGE,
+    TURN_END,
+    LuminaLayout,
+    first_file,
+    head_norm_rows,
+    named_id,
+    transformer_config,
+)
 from .hf_config import codec_config as common_codec_config
 from .hf_config import generation_fields, sampling_defaults
-from .hf_config import transformer_config as common_transformer_config
 from .interface import PictureFamily, SamplingDefaults, alternating
-from .sizes import side_lengths, size_name, sizes_of_equal_area
+from .sizes import size_name
 from .token_model import TransformerTokenModel
 
 IMAGE_PREFIX, DIGITS = "IMGIMG", "ABCDEFGHIJ"
-BOS, BEGIN_OF_IMAGE, END_OF_IMAGE, TURN_END = "<s>", "<racm3:break>", "<eoss>", "<reserved08706>"
-ROW_END = "<reserved08799>"
+BOS = "<s>"
 LUMINA_DEFAULTS = SamplingDefaults(LawSettings(cfg_scale=3.0, top_k=2000), window=32)
 ANOLE_DEFAULTS = SamplingDefaults(LawSettings(cfg_scale=3.0, temperature=0.7, top_p=0.9))
-BLOCK = 32  # pixels that Lumina-mGPT's size tokens count in: `<reserved08801>` is one block, `<reserved08802>` two
 # Names that steer the model. Tokenizers of the family differ in which of them they list as added tokens.
 CONTROL = re.compile(rf"<(/?s|pad|unk|eoss|racm3:break|image|reserved\d+|sentinel:\d+)>|{IMAGE_PREFIX}[{DIGITS}]+Z")
 TOKENIZERS = ("tokenizer.json", "text_tokenizer.json", "tokenizer/text_tokenizer.json")
@@ -70,12 +76,6 @@ class Vocabulary:
         return cls(*named)
 
 
-def named_id(ids: dict[str, int], name: str) -> int:
-    if name not in ids:
-        raise InputError(f"The vocabulary lacks {name}; this is not a Chameleon tokenizer.")
-    return ids[name]
-
-
 class RasterLayout:
     """Anole and the embedded model: begin-of-image, then the raster of codes, nothing in between; one size."""
 
@@ -97,34 +97,6 @@ class RasterLayout:
         return [v.bos, *text, *([v.turn_end] if text else []), v.begin_of_image]
 
 
-class LuminaLayout:
-    """Lumina-mGPT: size tokens after begin-of-image, height first, a separator behind every row, and end-of-image."""
-
-    def __init__(self, vocabulary: Vocabulary, ids: dict[str, int], codebook_size: int, side: int, cell: int):
-        self.vocabulary, self.codebook_size, self.cell = vocabulary, codebook_size, cell
-        self.sizes = sizes_of_equal_area(side, BLOCK, longest=4)
-        blocks = {side // BLOCK for size in self.sizes for side in side_lengths(size)}
-        self.size_ids = {count: named_id(ids, f"<reserved{8800 + count:05d}>") for count in blocks}
-        self.row_end, self.end = named_id(ids, ROW_END), named_id(ids, END_OF_IMAGE)
-        self.ids = (self.row_end, self.end, *self.size_ids.values())
-
-    def grid(self, size: str) -> Grid:
-        width, height = side_lengths(size)
-        row_end, end = (
-            self.codebook_size + id for id in (self.row_end, self.end)
-        )  # forced tokens, see the token model
-        return Grid(height // self.cell, width // self.cell, row_end=row_end, end=(end,))
-
-    def request(self, text: str, size: str) -> str:
-        return f"Generate an image of {size} according to the following prompt:\n{text}" if text else ""
-
-    def row(self, text: list[int], size: str) -> list[int]:
-        """`<s> text <reserved08706> <racm3:break> height width`; without text it begins at begin-of-image."""
-        v, (width, height) = self.vocabulary, side_lengths(size)
-        start = [v.begin_of_image, self.size_ids[height // BLOCK], self.size_ids[width // BLOCK]]
-        return [v.bos, *text, v.turn_end, *start] if text else start
-
-
 class ChameleonTransformer(TransformerTokenModel):
     """The token model. `lm_head` holds the rows of the image tokens only: nothing else is ever drawn."""
 
@@ -133,12 +105,6 @@ class ChameleonTransformer(TransformerTokenModel):
         factory = {"dtype": dtype, "device": device, "operations": operations}
         super().__init__(Transformer(config, **factory), vocab_size, codebook_size, vocabulary.first_code, **factory)
         self.vocabulary = vocabulary
-
-
-def transformer_config(config: Fields, head_norm_rows: int) -> TransformerConfig:
-    """From a public `config.json`; `head_norm_rows` is read off the stored norm tensors."""
-    after = config.flag("swin_norm", False)
-    return common_transformer_config(config, 1e-5, qk_norm="layer", qk_norm_groups=head_norm_rows, norm_after=after)
 
 
 def codec_config(vq: Fields) -> VQGANConfig:
@@ -181,7 +147,7 @@ def load(path: Path, *, dtype: torch.dtype, device, operations) -> Chameleon:
     """Load a checkpoint directory; the codec always runs in float32, since lower precision shows in flat areas."""
     config = Fields.of_file(path / "config.json")
     codec_shape = codec_config(config.part("vq_config", {}))
-    tokenizer, vocab_size = read_tokenizer(_first(path, TOKENIZERS)), config.count("vocab_size")
+    tokenizer, vocab_size = read_tokenizer(first_file(path, TOKENIZERS)), config.count("vocab_size")
     vocabulary = Vocabulary.from_names(tokenizer.get_vocab(), codec_shape.codebook_size)
     layout, defaults = _drawing(path, config, vocabulary, tokenizer.get_vocab(), codec_shape)
     _check_ids(tokenizer, vocabulary, layout, codec_shape.codebook_size, vocab_size)
@@ -189,7 +155,7 @@ def load(path: Path, *, dtype: torch.dtype, device, operations) -> Chameleon:
     checkpoint = Checkpoint.of_directory(path)
     codec_checkpoint, codec_prefix = _codec_checkpoint(path, checkpoint)
     token_model = ChameleonTransformer(
-        transformer_config(config, _head_norm_rows(checkpoint)), vocab_size, vocabulary, codec_shape.codebook_size,
+        transformer_config(config, head_norm_rows(checkpoint)), vocab_size, vocabulary, codec_shape.codebook_size,
         dtype=dtype, device="meta", operations=operations,
     )  # fmt: skip
     wanted = checkpoint.tensors(lambda name: not name.startswith(CODEC_INSIDE) and "rotary_emb" not in name)
@@ -200,20 +166,15 @@ def load(path: Path, *, dtype: torch.dtype, device, operations) -> Chameleon:
     return Chameleon(token_model, codec, tokenizer, layout, defaults)
 
 
-def _first(path: Path, names: tuple[str, ...]) -> Path:
-    """The first of several files that is there; the first of all, for its error, if none is."""
-    return next((path / name for name in names if (path / name).exists()), path / names[0])
-
-
 def companions(path: Path) -> list[Path]:
     """The codec that several checkpoints share, if it is this one's."""
-    codec = _first(path, CODECS)
+    codec = first_file(path, CODECS)
     return [codec] if codec.exists() and codec.parent.name == SHARED_CODEC else []
 
 
 def _codec_checkpoint(path: Path, checkpoint: Checkpoint) -> tuple[Checkpoint, str]:
     """The codec's tensors and the prefix of their names: from a file of its own, else from among the transformer's."""
-    file = _first(path, CODECS)
+    file = first_file(path, CODECS)
     if file.exists():
         return Checkpoint([file]), ""
     if f"{CODEC_INSIDE}decoder.conv_in.weight" in checkpoint:
@@ -228,17 +189,6 @@ def _codec_name(name: str, prefix: str) -> str | None:
     """Without the prefix; None for what is no part of the codec, such as the losses that a training checkpoint holds."""
     inner = name.removeprefix(prefix)
     return inner if name.startswith(prefix) and inner.startswith(CODEC_PARTS) else None
-
-
-def _head_norm_rows(checkpoint: Checkpoint) -> int:
-    """Rows of the stored query norms: 1 for every model-parallel shard (Lumina-mGPT), or one a head (transformers)."""
-    name = "model.layers.0.self_attn.q_norm.weight"
-    shape = checkpoint.shape(name)
-    if len(shape) != 2:
-        raise InputError(
-            f"{name} needs the shape [rows, head channels], got {shape}; convert it to the Hugging Face layout."
-        )
-    return shape[0]
 
 
 def _check_ids(tokenizer, vocabulary: Vocabulary, layout, codebook_size: int, vocab_size: int) -> None:

@@ -25,7 +25,7 @@ from ..nn.transformer import Transformer
 from ..text.rank_tokenizer import RankTokenizer
 from ..text.text_tokenizer import control_ids, read_tokenizer, text_ids
 from .hf_config import transformer_config
-from .interface import PictureFamily, SamplingDefaults, alternating
+from .interface import PictureFamily, SamplingDefaults, alternating, check_room
 from .sizes import side_lengths, size_name
 from .token_model import TransformerTokenModel
 
@@ -108,12 +108,7 @@ class Emu3(PictureFamily):
     def picture_prompt(self, texts: list[str], negatives: list[str], guided: bool, size: str) -> Prompt:
         grid = self.picture_grid(size)
         rows = [self._row(text, grid) for text in alternating(texts, negatives, guided)]
-        room = self.context - grid.num_tokens
-        if max(map(len, rows)) > room:
-            raise InputError(
-                f"The prompt takes {max(map(len, rows))} tokens, and beside a picture of this size the model reads {room}; "
-                "shorten it."
-            )
+        check_room(rows, self.context - grid.num_tokens)
         return Prompt.of_ids(rows, self.token_model.embed_ids, guided, self.token_model.prompt_device)
 
     def _row(self, text: str, grid: Grid) -> list[int]:

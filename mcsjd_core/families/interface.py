@@ -183,6 +183,14 @@ def alternating(texts: Sequence[str], negatives: Sequence[str], guided: bool) ->
     return [text for pair in pairs for text in pair[: 1 + guided]]
 
 
+def check_room(rows: Sequence[Sequence[int]], room: int) -> None:
+    """Raise InputError if a prompt's row has more than `room` tokens: those that a model reads beside a picture."""
+    if (longest := max(map(len, rows))) > room:
+        raise InputError(
+            f"The prompt takes {longest} tokens, and beside a picture of this size the model reads {room}; shorten it."
+        )
+
+
 def empty_prompt(model: Family, guided: bool) -> Prompt:
     """The prompt that says nothing, for one clip: made without a class and without a text encoder.
 

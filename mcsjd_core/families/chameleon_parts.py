@@ -1,0 +1,74 @@
+"""What Chameleon's kin share with Lumina-mGPT 2.0, which was trained anew: the body, and Lumina's layout of a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..checkpoints.checkpoint import Checkpoint, Fields
+from ..decoding.grid import Grid
+from ..errors import InputError
+from ..nn.transformer import TransformerConfig
+from .hf_config import transformer_config as llama_config
+from .sizes import side_lengths, sizes_of_equal_area
+
+BEGIN_OF_IMAGE, END_OF_IMAGE, TURN_END, ROW_END = "<racm3:break>", "<eoss>", "<reserved08706>", "<reserved08799>"
+BLOCK = 32  # pixels that Lumina-mGPT's size tokens count in: `<reserved08801>` is one block, `<reserved08802>` two
+
+
+def transformer_config(config: Fields, head_norm_rows: int) -> TransformerConfig:
+    """From a public `config.json`; `head_norm_rows` is read off the stored norm tensors."""
+    after = config.flag("swin_norm", False)
+    return llama_config(config, 1e-5, qk_norm="layer", qk_norm_groups=head_norm_rows, norm_after=after)
+
+
+def head_norm_rows(checkpoint: Checkpoint) -> int:
+    """Rows of the stored query norms: 1 for every model-parallel shard (Lumina-mGPT), or one a head (transformers)."""
+    name = "model.layers.0.self_attn.q_norm.weight"
+    shape = checkpoint.shape(name)
+    if len(shape) != 2:
+        raise InputError(
+            f"{name} needs the shape [rows, head channels], got {shape}; convert it to the Hugging Face layout."
+        )
+    return shape[0]
+
+
+def named_id(ids: dict[str, int], name: str) -> int:
+    if name not in ids:
+        raise InputError(f"The vocabulary lacks {name}; the tokenizer is of another model.")
+    return ids[name]
+
+
+class LuminaLayout:
+    """Lumina-mGPT: size tokens after begin-of-image, height first, a separator behind every row, and end-of-image.
+
+    `vocabulary` has `bos`, `begin_of_image` and `turn_end`, `ids` all names; a code stands for `cell` pixels a side.
+    """
+
+    def __init__(self, vocabulary, ids: dict[str, int], codebook_size: int, side: int, cell: int):
+        self.vocabulary, self.codebook_size, self.cell = vocabulary, codebook_size, cell
+        self.sizes = sizes_of_equal_area(side, BLOCK, longest=4)
+        blocks = {side // BLOCK for size in self.sizes for side in side_lengths(size)}
+        self.size_ids = {count: named_id(ids, f"<reserved{8800 + count:05d}>") for count in blocks}
+        self.row_end, self.end = named_id(ids, ROW_END), named_id(ids, END_OF_IMAGE)
+        self.ids = (self.row_end, self.end, *self.size_ids.values())
+
+    def grid(self, size: str) -> Grid:
+        width, height = side_lengths(size)
+        row_end, end = (
+            self.codebook_size + id for id in (self.row_end, self.end)
+        )  # forced tokens, see the token model
+        return Grid(height // self.cell, width // self.cell, row_end=row_end, end=(end,))
+
+    def request(self, text: str, size: str) -> str:
+        return f"Generate an image of {size} according to the following prompt:\n{text}" if text else ""
+
+    def row(self, text: list[int], size: str) -> list[int]:
+        """`<s> text <reserved08706> <racm3:break> height width`; without text it begins at begin-of-image."""
+        v, (width, height) = self.vocabulary, side_lengths(size)
+        start = [v.begin_of_image, self.size_ids[height // BLOCK], self.size_ids[width // BLOCK]]
+        return [v.bos, *text, v.turn_end, *start] if text else start
+
+
+def first_file(path: Path, names: tuple[str, ...]) -> Path:
+    """The first of several files that is there; the first of all, for its error, if none is."""
+    return next((path / name for name in names if (path / name).exists()), path / names[0])
