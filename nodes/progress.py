@@ -52,7 +52,7 @@ class LivePreview:
 
     def __init__(self, family: Family, grid: Grid, budget: Budget | None = None):
         self.family, self.grid, self.budget = family, grid, budget or Budget()
-        self.enabled = True
+        self.enabled = family.clip.has_pixels
         # What a preview is counted in: token rows of pictures, code frames of videos.
         self.drafted, self.draw = (
             (drafted_rows, unfinished_pictures) if grid.frames == 1 else (drafted_code_frames, unfinished_frames)

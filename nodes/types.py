@@ -79,6 +79,7 @@ class ImageTokens:
 
     def crop(self, rows: int) -> ImageTokens:
         """The first `rows` rows of every picture, at least one fewer than a whole picture has."""
+        self.grid.upper(1)  # raises where a part of a picture cannot be gone on from
         whole = self.grid.rows * self.grid.frames
         if not 1 <= rows <= min(self.rows, whole - 1):
             kept = "" if self.rows == whole else f", of which the first {self.rows} are left"

@@ -19,11 +19,15 @@ CHAMELEON_CODEC = (
 
 @dataclass(frozen=True)
 class Source:
-    """Files of one repository whose names match `patterns`, and the folder, below the model folder, that they go to."""
+    """Files of one repository whose names match `patterns`, and the folder, below the model folder, that they go to.
+
+    They lie in the folder `inside` of the repository, at its top where that is empty.
+    """
 
     repository: str
     patterns: tuple[str, ...]
     folder: str
+    inside: str = ""
 
 
 @dataclass(frozen=True)
@@ -34,10 +38,11 @@ class Download:
     licence: str
     gigabytes: float
     note: str = ""
+    checkpoint: str = ""  # folder that is loaded, if it is not the first source's
 
     @property
     def folder(self) -> str:
-        return self.sources[0].folder
+        return self.checkpoint or self.sources[0].folder
 
 
 def _lumina(side: int) -> Download:
@@ -123,6 +128,22 @@ def _lumina2() -> Download:
     return Download((own, codec), "Apache-2.0; none is stated for its codec", 16.8, note)
 
 
+def _glm_image() -> Download:
+    """The autoregressive stage alone; of the repository's folders it is known that they hold these files."""
+    repository, name = "zai-org/GLM-Image", "GLM-Image"
+    model, processor = "vision_language_encoder", "processor"
+    texts = ("config.json", "generation_config.json")
+    sources = (
+        Source(repository, (*WEIGHTS, *texts), f"{name}/{model}", model),
+        Source(repository, ("tokenizer.json",), f"{name}/{processor}", processor),
+    )
+    note = (
+        "Only its autoregressive stage, which draws codes: the picture is made of them by a diffusion transformer of 7 billion "
+        "parameters, which is no part of this download or this pack. The size is computed from the parameters."
+    )
+    return Download(sources, "MIT by second hand; its own page was not seen", 20.2, note, name)
+
+
 # Gigabytes of the two Janus-Pro, of LlamaGen's XL and XXL, of its text encoder and of Cosmos are computed from their
 # parameters, the others are the repositories' own figures.
 DOWNLOADS = {
@@ -149,6 +170,7 @@ DOWNLOADS = {
     "Cosmos-Predict1-5B-Video2World": _cosmos("5B-Video2World", 9.4, reads_text=True),
     "Cosmos-Predict1-13B-Video2World": _cosmos("13B-Video2World", 26.9, reads_text=True),
     "Lumina-mGPT-2.0": _lumina2(),
+    "GLM-Image": _glm_image(),
     "SimpleAR-0.5B-RL": _simplear("0.5B-RL", 1.5),
     "SimpleAR-0.5B-SFT": _simplear("0.5B-SFT", 1.5),
     "SimpleAR-1.5B-RL": _simplear("1.5B-RL", 3.9),

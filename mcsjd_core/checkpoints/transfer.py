@@ -74,17 +74,20 @@ def _bring(listed: Listed, name: str, root: Path, bar: type | None) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     options = {"tqdm_class": bar} if bar and "tqdm_class" in inspect.signature(http_get).parameters else {}
     with partial.open("ab") as target:
-        url = hf_hub_url(listed.source.repository, name, revision=listed.commit)
+        inside = listed.source.inside or None
+        url = hf_hub_url(listed.source.repository, name, subfolder=inside, revision=listed.commit)
         http_get(url, target, resume_size=target.tell(), headers=build_hf_headers(), expected_size=size, **options)
     partial.replace(file)
 
 
 def _list(hub, source: Source) -> Listed:
     info = hub.HfApi().model_info(source.repository, files_metadata=True)
-    # Names come from the net; a plain one leads nowhere else, and nothing that is needed lies in a folder.
-    plain = {
-        file.rfilename: file.size for file in info.siblings if PurePosixPath(file.rfilename).name == file.rfilename
+    # Names come from the net; what is left of one behind a folder that we name ourselves has to be plain: it leads nowhere else.
+    start = f"{source.inside}/" if source.inside else ""
+    names = {
+        file.rfilename.removeprefix(start): file.size for file in info.siblings if file.rfilename.startswith(start)
     }
+    plain = {name: size for name, size in names.items() if PurePosixPath(name).name == name}
     files = {name: size for name, size in plain.items() if any(fnmatch(name, pattern) for pattern in source.patterns)}
     if not files:
         raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..families.interface import Family
+from ..families.sizes import choose_size, side_lengths
 
 TOKEN_SUFFIXES = (".safetensors", ".json")
 
@@ -41,17 +43,18 @@ def read_codes(path: Path, model: Family, size: str | None = None) -> Tensor:
             image = on_white(file)
     except (OSError, Image.DecompressionBombError) as error:
         raise InputError(f"{path} cannot be read as a picture ({error}); give a PNG or JPEG file.") from None
-    grid, factor = model.grid(size), model.codec.config.downsampling
-    resized = image.resize((grid.columns * factor, grid.rows * factor), Image.Resampling.LANCZOS)
+    resized = image.resize(side_lengths(choose_size(size, model.sizes)), Image.Resampling.LANCZOS)
     return model.codec.encode(to_pixels(resized)[None].to(model.codec.input_device))
 
 
-def write_tokens(path: Path, tokens: Tensor) -> None:
-    """Tokens [B, num_tokens] as safetensors (tensor `tokens`) or JSON (key `tokens`), by the file's suffix."""
+def write_tokens(path: Path, tokens: Tensor, others: Mapping[str, Tensor] | None = None) -> None:
+    """Tokens [B, num_tokens] as safetensors (tensor `tokens`) or JSON (key `tokens`), by the file's suffix; and `others`."""
+    tensors = {"tokens": tokens, **(others or {})}
     if path.suffix.lower() == ".json":
-        path.write_text(json.dumps({"tokens": tokens.tolist()}) + "\n", encoding="utf-8")
+        text = json.dumps({name: tensor.tolist() for name, tensor in tensors.items()})
+        path.write_text(text + "\n", encoding="utf-8")
     else:
-        save_file({"tokens": tokens.cpu().contiguous()}, path)
+        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path)
 
 
 def read_tokens(path: Path) -> Tensor:

@@ -118,6 +118,8 @@ def run(arguments: argparse.Namespace) -> None:
     _check(arguments)
     model = open_model(arguments)
     settings = _settings(arguments, model)
+    if not model.clip.has_pixels and arguments.save_tokens is None:
+        raise InputError(f"{model.clip.pixels_elsewhere} Name a file for them with --save-tokens.")
     texts = [prompt for prompt in arguments.prompts for _ in range(arguments.batch)]
     out = _out_file(arguments.out, model)
     drawing = Drawing.of(
@@ -132,10 +134,11 @@ def run(arguments: argparse.Namespace) -> None:
     )
     with token_bar(len(texts) * (drawing.grid.num_tokens - drawing.given), arguments.quiet) as bar:
         decoded = drawing.run(advance(bar, drawing.given))
-    files = _numbered(out, len(texts))
-    _write(files, model, decoded.tokens, arguments.size)
+    files = _numbered(out, len(texts)) if model.clip.has_pixels else [arguments.save_tokens] * len(texts)
+    if model.clip.has_pixels:
+        _write(files, model, decoded.tokens, arguments.size)
     if arguments.save_tokens:
-        write_tokens(arguments.save_tokens, decoded.tokens)
+        write_tokens(arguments.save_tokens, decoded.tokens, model.handed_on(decoded.tokens, arguments.size))
     if arguments.trace:
         trace = _trace(arguments, model, settings, texts, files, decoded)
         arguments.trace.write_text(json.dumps(trace) + "\n", encoding="utf-8")
@@ -252,5 +255,5 @@ def _report(settings: DecodeSettings, files: list[Path], decoded: Decoded) -> No
         f"{settings.coupling}, window {settings.window_name}, {describe_law(settings.law)}: {tokens} tokens in "
         f"{decoded.nfe} forwards and {decoded.seconds:.2f} s, step compression {compression:.2f}"
     )
-    for file in files:
+    for file in dict.fromkeys(files):
         print(f"wrote {file}")

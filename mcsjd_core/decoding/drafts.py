@@ -34,7 +34,7 @@ class Places:
         tokens = self.sequence.gather(1, index.clamp(0, self.sequence.shape[1] - 1))
         return torch.where((index >= 0) & (index < self.known[:, None]), tokens, NO_GUESS)
 
-    def back_by(self, distance: int) -> Tensor:
+    def back_by(self, distance: int | Tensor) -> Tensor:
         """Tokens [B, L] a multiple of `distance` places back, the nearest that is known."""
         missing = self.positions - self.known[:, None]
         multiples = torch.div(missing, distance, rounding_mode="floor").clamp_min(0) + 1
@@ -53,7 +53,10 @@ def left(places: Places) -> Tensor:
 
 def above(places: Places) -> Tensor:
     """The token one row up; in the first row, the token before."""
-    return _else(places.back_by(places.grid.stride), left(places))
+    grid, distance = places.grid, places.grid.stride
+    if grid.preview is not None:
+        distance = torch.where(places.positions < grid.start, grid.preview[1], distance)
+    return _else(places.back_by(distance), left(places))
 
 
 def previous_frame(places: Places) -> Tensor:

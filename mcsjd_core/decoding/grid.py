@@ -17,6 +17,7 @@ class Grid:
     """`frames` x `rows` x `columns` codes in raster order, with an optional forced token after every row and at the end.
 
     Forced tokens are ids at or above the codebook size, which the model family embeds itself; they have probability 1.
+    `preview` are rows and columns of a raster that is drawn in front and is no part of the picture; it has no forced tokens.
     `forbidden` [R, codebook_size] bool and `forbidden_row` [num_tokens] (row of `forbidden` in force at a place, -1 for
     none) cut codes per place.
     """
@@ -26,6 +27,7 @@ class Grid:
     frames: int = 1
     row_end: int | None = None
     end: tuple[int, ...] = ()
+    preview: tuple[int, int] | None = None
     forbidden: Tensor | None = field(default=None, compare=False)
     forbidden_row: Tensor | None = field(default=None, compare=False)
 
@@ -53,8 +55,13 @@ class Grid:
         return self.columns + (self.row_end is not None)
 
     @property
+    def start(self) -> int:
+        """Tokens in front of the picture's own."""
+        return 0 if self.preview is None else self.preview[0] * self.preview[1]
+
+    @property
     def num_tokens(self) -> int:
-        return self.frames * self.frame_tokens + len(self.end)
+        return self.start + self.frames * self.frame_tokens + len(self.end)
 
     @property
     def frame_tokens(self) -> int:
@@ -69,13 +76,15 @@ class Grid:
         """Forced token of every place, [num_tokens], FREE where the model decides."""
         forced = torch.full((self.num_tokens,), FREE)
         if self.row_end is not None:
-            forced[self.stride - 1 : self.frames * self.frame_tokens : self.stride] = self.row_end
+            body = forced[self.start : self.start + self.frames * self.frame_tokens]
+            body[self.stride - 1 :: self.stride] = self.row_end
         if self.end:
             forced[-len(self.end) :] = torch.tensor(self.end)
         return forced
 
     def upper(self, rows: int) -> Grid:
         """The grid of the first `rows` token rows alone (rows of all frames are counted together)."""
+        self._refuse_preview()
         if not 1 <= rows <= self.rows * self.frames:
             raise InputError(
                 f"This grid has {self.rows * self.frames} rows of tokens; keep 1 or more of them, got {rows}."
@@ -86,7 +95,7 @@ class Grid:
         """Codes [B, rows, columns], or [B, frames, rows, columns] for video, of whole token rows [B, num_tokens]."""
         if tokens.ndim != 2 or tokens.shape[1] != self.num_tokens:
             raise InputError(f"This grid has {self.num_tokens} tokens, got tokens of shape {list(tokens.shape)}.")
-        body = tokens[:, : self.frames * self.frame_tokens]
+        body = tokens[:, self.start : self.start + self.frames * self.frame_tokens]
         codes = body.view(len(tokens), self.frames, self.rows, self.stride)[..., : self.columns]
         return codes if self.frames > 1 else codes[:, 0]
 
@@ -95,6 +104,7 @@ class Grid:
 
         Codes of the first f frames of a video may also come as [B, f, rows, columns].
         """
+        self._refuse_preview()
         if codes.ndim == 4 and codes.shape[2] == self.rows:
             codes = codes.flatten(1, 2)
         if codes.ndim != 3 or codes.shape[2] != self.columns or not 1 <= codes.shape[1] <= self.rows * self.frames:
@@ -111,3 +121,10 @@ class Grid:
             if whole and self.end
             else tokens
         )
+
+    def _refuse_preview(self) -> None:
+        if self.preview is not None:
+            raise InputError(
+                "This model draws a small preview before the picture, which a part of the picture does not tell; it cannot go "
+                "on with one."
+            )

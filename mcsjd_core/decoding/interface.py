@@ -18,25 +18,28 @@ class Prompt:
 
     With guidance the rows alternate: conditional, unconditional, conditional ... (2 B rows), so that the first rows of the
     cache belong to the first pictures of the batch. `context` [rows, n, width] is what models with cross attention look at.
+    `planes` [N, axes] are positions of the grid's N tokens, counted from its start, for models that have several a token.
     """
 
     embeddings: Tensor
     padding: Tensor
     guided: bool
     context: Tensor | None = None
+    planes: Tensor | None = None
 
     @classmethod
-    def of_ids(cls, rows: list[list[int]], embed: Callable[[Tensor], Tensor], guided: bool, device) -> Prompt:
+    def of_ids(cls, rows: list[list[int]], embed: Callable[[Tensor], Tensor], guided: bool, device,
+               planes: Tensor | None = None) -> Prompt:  # fmt: skip
         """From the ids of every row; `embed` gives embeddings [rows, P, dim] of ids [rows, P]."""
         longest = max(map(len, rows))
         padded = torch.tensor([[0] * (longest - len(row)) + row for row in rows], device=device)
         padding = torch.tensor([longest - len(row) for row in rows], device=device)
-        return cls(embed(padded), padding, guided)
+        return cls(embed(padded), padding, guided, planes=None if planes is None else planes.to(device))
 
     def to(self, device) -> Prompt:
         """The same on `device`."""
-        context = None if self.context is None else self.context.to(device)
-        return Prompt(self.embeddings.to(device), self.padding.to(device), self.guided, context)
+        context, planes = (None if t is None else t.to(device) for t in (self.context, self.planes))
+        return Prompt(self.embeddings.to(device), self.padding.to(device), self.guided, context, planes)
 
     @property
     def batch(self) -> int:

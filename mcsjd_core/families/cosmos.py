@@ -113,6 +113,9 @@ class Cosmos:
             )
         return Prompt(embeddings, padding, guided)
 
+    def handed_on(self, tokens: Tensor, size: str | None = None) -> dict[str, Tensor]:
+        return {}
+
     def _context(self, texts: list[str], encoded: Mapping[str, Tensor]) -> Tensor:
         """States [rows, context_tokens, width] of texts; rows of zeros behind a text are looked at as well."""
         missing = [text for text in dict.fromkeys(texts) if text not in encoded]

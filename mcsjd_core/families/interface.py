@@ -38,10 +38,21 @@ class Clip:
     frames_per_code: int
     start_frames: tuple[int, ...]  # how many may be given; the model was trained with these. 0: none are needed
     reads_text: bool = True
+    takes_guidance: bool = True  # whether it has learned what guidance leads away from
+    pixels_elsewhere: str = ""  # a sentence on which other model makes pixels of its codes; empty: its codec does
 
     @property
     def is_picture(self) -> bool:
         return self.frames == 1
+
+    @property
+    def has_pixels(self) -> bool:
+        return not self.pixels_elsewhere
+
+    def require_pixels(self) -> None:
+        """Raise InputError if the family has no codec, and tokens are all that it gives."""
+        if self.pixels_elsewhere:
+            raise InputError(self.pixels_elsewhere)
 
     def code_frames(self, frames: int | None = None) -> int:
         """Code frames of so many frames, None for a whole clip; raises InputError if they cannot be drawn."""
@@ -144,6 +155,10 @@ class Family(Protocol):
         """
         ...
 
+    def handed_on(self, tokens: Tensor, size: str | None = None) -> dict[str, Tensor]:
+        """What other programs take in place of whole tokens [B, num_tokens], by the names that they have for it."""
+        ...
+
 
 class PictureFamily:
     """What families of pictures share: one frame, and prompts that they read themselves."""
@@ -164,9 +179,15 @@ class PictureFamily:
             raise InputError(
                 f"Models of the {self.name} family read their prompts themselves; disconnect the text encoder."
             )
+        if guided and not self.clip.takes_guidance:
+            raise InputError(f"Models of the {self.name} family are drawn from without guidance; set cfg to 1.")
         return self.picture_prompt(
             list(texts), list(negatives or [""] * len(texts)), guided, choose_size(size, self.sizes)
         )
+
+    def handed_on(self, tokens: Tensor, size: str | None = None) -> dict[str, Tensor]:
+        """See `Family`."""
+        return {}
 
     def picture_grid(self, size: str) -> Grid:
         """The grid of a picture of that size, one of `sizes`."""
@@ -194,8 +215,8 @@ def check_room(rows: Sequence[Sequence[int]], room: int) -> None:
 def empty_prompt(model: Family, guided: bool) -> Prompt:
     """The prompt that says nothing, for one clip: made without a class and without a text encoder.
 
-    A model that reads no text has no guidance, and gets none.
+    A model without guidance gets none.
     """
     width = getattr(model.token_model.model.config, "context_dim", None)
     encoded = None if width is None else {"": torch.zeros(0, width)}
-    return model.prompt([""], None, guided and model.clip.reads_text, encoded=encoded)
+    return model.prompt([""], None, guided and model.clip.reads_text and model.clip.takes_guidance, encoded=encoded)

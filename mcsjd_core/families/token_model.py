@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..decoding.interface import Prompt, TokenModule
-from ..nn.kv_cache import KVCache
+from ..nn.kv_cache import KVCache, Planes
 from ..nn.transformer import Transformer
 
 
@@ -56,7 +56,8 @@ class TransformerTokenModel(TokenModule):
         return self.codebook_size + id
 
     def new_cache(self, prompt: Prompt, capacity: int) -> KVCache:
-        return self.model.new_cache(prompt.padding, capacity, self.compute_dtype, prompt.context)
+        planes = None if prompt.planes is None else Planes(prompt.planes, prompt.embeddings.shape[1])
+        return self.model.new_cache(prompt.padding, capacity, self.compute_dtype, prompt.context, planes)
 
     def cache_bytes(self, prompt: Prompt, capacity: int) -> int:
         """What `new_cache` allocates."""

@@ -7,8 +7,28 @@ still move at their own pace.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Planes:
+    """Positions on several axes: `table` [N, axes] of a grid's places, the first of which lies in slot `first`.
+
+    They count from the grid's start, so that one table serves rows of all lengths: what stands before it has negative ones,
+    the same on every axis. Rotary embedding looks at differences alone.
+    """
+
+    table: Tensor
+    first: int
+
+    def of(self, slots: Tensor) -> Tensor:
+        """Positions [rows, L, axes] of slots [rows, L]."""
+        place = slots - self.first
+        inside = self.table[place.clamp(0, len(self.table) - 1)]
+        return torch.where(place[..., None] < 0, place[..., None], inside)
 
 
 class KVCache:
@@ -25,6 +45,7 @@ class KVCache:
         self.padding = padding.clone()  # [rows], slots before a row's first real token
         self.rows = len(padding)
         self.context: list[tuple[Tensor, Tensor]] = []
+        self.planes: Planes | None = None
 
     @property
     def capacity(self) -> int:
@@ -68,7 +89,9 @@ class KVCache:
         return real | (key == slots[..., None])
 
     def positions(self, slots: Tensor) -> Tensor:
-        """Position ids [rows, L] of slots [rows, L]: real tokens are counted, padding is not."""
+        """Position ids [rows, L] of slots [rows, L]: real tokens are counted, padding is not. With planes, [rows, L, axes]."""
+        if self.planes is not None:
+            return self.planes.of(slots)
         return (slots - self.padding[: self.rows, None]).clamp_min(0)
 
     def keep_rows(self, order: list[int]) -> None:

@@ -17,6 +17,34 @@ def rotary_angles(positions: Tensor, head_dim: int, theta: float) -> tuple[Tenso
     return angles.cos(), angles.sin()
 
 
+def plane_angles(positions: Tensor, sections: tuple[int, ...], head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [rows, 1, L, head_dim / 2] in float32 for positions [rows, L, axes]; or [rows, L], alike on all axes.
+
+    Pairs of channels are shared out to the axes in contiguous `sections`; those behind the last section do not turn.
+    """
+    if positions.ndim == 2:
+        positions = positions[..., None].expand(-1, -1, len(sections))
+    turning = sum(sections)
+    frequencies = theta ** (-torch.arange(turning, device=positions.device, dtype=torch.float32) / turning)
+    parts = [
+        axis[..., None].float() * part
+        for axis, part in zip(positions.unbind(-1), frequencies.split(sections), strict=True)
+    ]
+    angles = F.pad(torch.cat(parts, -1), (0, head_dim // 2 - turning))[:, None]
+    return angles.cos(), angles.sin()
+
+
+def spread_pairs(rows: Tensor, head_dim: int, turning: int) -> Tensor:
+    """Rows [heads * head_dim, ...] of queries or keys whose pairs lie in a head's first 2 * `turning` channels, for `rotate`.
+
+    There the partners are half a head apart, and the pairs that turn come first. Scores do not depend on the order.
+    """
+    channel = torch.arange(head_dim)
+    rest = channel[2 * turning :].chunk(2)
+    order = torch.cat((channel[:turning], rest[0], channel[turning : 2 * turning], rest[1]))
+    return rows.unflatten(0, (-1, head_dim))[:, order].flatten(0, 1)
+
+
 def rotation(angles: tuple[Tensor, Tensor], dtype: torch.dtype, interleaved: bool) -> tuple[Tensor, Tensor]:
     """Factors [rows, 1, L, head_dim] of a channel and of its partner, for `rotate`; made once for all layers."""
     cos, sin = (angle.to(dtype) for angle in angles)

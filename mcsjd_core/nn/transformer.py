@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import InputError
-from .kv_cache import KVCache
+from .kv_cache import KVCache, Planes
 from .layers import HeadNorm, rotary_angles, rotate, rotation
 
 
@@ -34,6 +34,7 @@ class TransformerConfig:
     qk_norm_groups: int = 1  # rows of weights that the queries have; keys have as many, but no more than kv_heads
     qk_norm_eps: float = 1e-5
     norm_after: bool = False  # Chameleon 30B's `swin_norm`: norm the sublayer's output instead of its input
+    norm_both: bool = False  # GLM: norm the sublayers' outputs as well as their inputs, before they are added
     qkv_bias: bool = False  # queries, keys and values have a bias (Qwen2, GLM); the output's matrix never has
     count_padding: bool = False  # padding takes up positions, too: a prompt always fills the same number of them
     context_dim: int | None = None  # width of the context that every layer looks at by cross attention; None for none
@@ -52,6 +53,8 @@ class TransformerConfig:
             )
         if self.qk_norm not in (None, "layer", "rms"):
             raise InputError(f"qk_norm has to be None, 'layer' or 'rms', got {self.qk_norm!r}.")
+        if self.norm_after and self.norm_both:
+            raise InputError("Norms stand behind the sublayers alone or on both sides of them; choose one.")
         if self.heads % self.qk_norm_groups or self.kv_heads % self.key_norm_groups:
             rows, heads = self.qk_norm_groups, f"{self.heads} query and {self.kv_heads} key heads"
             raise InputError(f"{rows} rows of norm weights cannot serve {heads}; the rows have to divide the heads.")
@@ -170,11 +173,14 @@ class MLP(nn.Module):
 class Block(nn.Module):
     def __init__(self, config: TransformerConfig, operations, **factory):
         super().__init__()
-        self.norm_after = config.norm_after
+        self.norm_after, self.norm_both = config.norm_after, config.norm_both
         self.self_attn = Attention(config, operations, **factory)
         self.mlp = MLP(config, operations, **factory)
         self.input_layernorm = operations.RMSNorm(config.dim, eps=config.norm_eps, **factory)
         self.post_attention_layernorm = operations.RMSNorm(config.dim, eps=config.norm_eps, **factory)
+        if config.norm_both:
+            self.post_self_attn_layernorm = operations.RMSNorm(config.dim, eps=config.norm_eps, **factory)
+            self.post_mlp_layernorm = operations.RMSNorm(config.dim, eps=config.norm_eps, **factory)
         if config.context_dim:
             self.cross_attn = CrossAttention(config, operations, **factory)
             self.cross_attn_layernorm = operations.RMSNorm(config.dim, eps=config.norm_eps, **factory)
@@ -183,17 +189,20 @@ class Block(nn.Module):
         if self.norm_after:
             x = x + self.input_layernorm(self.self_attn(x, turns, mask, store))
             return x + self.post_attention_layernorm(self.mlp(x))
-        x = x + self.self_attn(self.input_layernorm(x), turns, mask, store)
+        attended = self.self_attn(self.input_layernorm(x), turns, mask, store)
+        x = x + (self.post_self_attn_layernorm(attended) if self.norm_both else attended)
         if context is not None:
             x = x + self.cross_attn(self.cross_attn_layernorm(x), *context)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        fed = self.mlp(self.post_attention_layernorm(x))
+        return x + (self.post_mlp_layernorm(fed) if self.norm_both else fed)
 
 
 class Transformer(nn.Module):
     """Embeddings in, final hidden states out (after the last norm).
 
-    `angles` gives the cosines and sines [rows, 1, L, head_dim / 2] of position ids [rows, L], in float32; by default those
-    of the position's number alone. A family whose positions are places in a grid brings its own. `offsets`, if given, tells
+    `angles` gives the cosines and sines [rows, 1, L, head_dim / 2] of position ids [rows, L], or [rows, L, axes] where a
+    prompt has `planes`, in float32; by default those of the position's number alone. A family whose positions are places in a
+    grid brings its own. `offsets`, if given, tells
     what is added to the hidden states before every layer, [rows, L, dim] of position ids.
     """
 
@@ -207,14 +216,15 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(Block(config, operations, **factory) for _ in range(config.layers))
         self.norm = operations.RMSNorm(config.dim, eps=config.norm_eps, **factory)
 
-    def new_cache(self, padding: Tensor, capacity: int, dtype, context: Tensor | None = None) -> KVCache:
+    def new_cache(self, padding: Tensor, capacity: int, dtype, context: Tensor | None = None,
+                  planes: Planes | None = None) -> KVCache:  # fmt: skip
         """An empty cache for len(padding) rows with `padding` [rows] unused slots in front.
 
         Keys and values of a `context` [rows, n, context_dim] are computed here, once for all forwards.
         """
         c = self.config
         cache = KVCache(c.layers, padding, c.kv_heads, capacity, c.head_dim, dtype=dtype, device=padding.device)
-        cache.context = self._context(context)
+        cache.context, cache.planes = self._context(context), planes
         return cache
 
     def cache_bytes(self, rows: int, capacity: int, dtype: torch.dtype, context_tokens: int = 0) -> int:

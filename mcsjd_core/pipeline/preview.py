@@ -21,7 +21,7 @@ DRAFT_OPACITY = 0.4
 
 def drafted_rows(step: Step, grid: Grid, count: int) -> int:
     """Token rows from the top that hold a draft or a committed token, in any of the first `count` pictures."""
-    return min(math.ceil(max(step.drafted[:count]) / grid.stride), grid.rows)
+    return min(math.ceil(max(max(step.drafted[:count]) - grid.start, 0) / grid.stride), grid.rows)
 
 
 @torch.no_grad()

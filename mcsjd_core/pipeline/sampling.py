@@ -135,6 +135,7 @@ def encode(model: Family, images: Tensor, size: str | None = None, batch: int = 
 
     The inverse of `pictures` as far as the codec goes; `batch` of them are encoded at a time.
     """
+    model.clip.require_pixels()
     width, height = side_lengths(choose_size(size, model.sizes))
     device = model.codec.input_device
     codes = [model.codec.encode(fit(part, width, height).to(device)) for part in images.split(batch)]

@@ -44,6 +44,7 @@ def clips(model: Family, tokens: Tensor, size: str | None = None, batch: int = 1
 
     The tokens may be those of the first code frames alone.
     """
+    model.clip.require_pixels()
     frame_tokens = model.grid(size).frame_tokens
     code_frames = tokens.shape[-1] // frame_tokens
     if not code_frames:

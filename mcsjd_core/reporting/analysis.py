@@ -64,7 +64,7 @@ def compression_by_frame(trace: RowTrace, grid: Grid) -> Tensor:
 
     A forward counts for a frame by the share of its tokens that lie in it, so that the frames' forwards add up to the NFE.
     """
-    counts = committed_together(trace)[: grid.frames * grid.frame_tokens].view(grid.frames, grid.frame_tokens)
+    counts = committed_together(trace)[grid.start :][: grid.frames * grid.frame_tokens].view(grid.frames, -1)
     drawn = counts > 0
     forwards = torch.where(drawn, 1 / counts.clamp_min(1), 0).sum(1)
     return drawn.sum(1) / forwards
