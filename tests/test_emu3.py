@@ -13,7 +13,9 @@ from mcsjd_core import DecodeSettings, InputError, LawSettings
 from mcsjd_core.checkpoints.checkpoint import Fields
 from mcsjd_core.codecs.emu3_vq import Emu3VQ
 from mcsjd_core.families import emu3
-from mcsjd_core.families.emu3 import RATIOS, Emu3, Vocabulary, code_name, codes_along
+from mcsjd_core.families.emu3 import RATIOS, Emu3, Vocabulary, codes_along
+from mcsjd_core.families.emu_vocabulary import SPECIAL as SPECIAL_NAMES
+from mcsjd_core.families.emu_vocabulary import code_name
 from mcsjd_core.families.hf_config import transformer_config
 from mcsjd_core.families.token_model import TransformerTokenModel
 from mcsjd_core.laws.noise import Noise, row_seeds
@@ -217,7 +219,7 @@ def vision_names(codes: int) -> list[str]:
 
 
 def ids_of(vision_names: list[str], text_tokens: int) -> dict[str, int]:
-    return {name: text_tokens + place for place, name in enumerate((*emu3.SPECIAL, *vision_names))}
+    return {name: text_tokens + place for place, name in enumerate((*SPECIAL_NAMES, *vision_names))}
 
 
 def test_ids_of_the_published_vocabulary():

@@ -117,6 +117,18 @@ def _simplear(size: str, gigabytes: float) -> Download:
     return Download((own, files), licence, gigabytes, note)
 
 
+def _emu3_5() -> Download:
+    name, codec = "Emu3.5-Image", "Emu3.5-VisionTokenizer"
+    own = Source(f"BAAI/{name}", (*WEIGHTS, "config.json", "emu3.tiktoken", "emu3_vision_tokens.txt"), name)
+    files = Source(f"BAAI/{codec}", ("model.safetensors", "model.ckpt"), f"{name}/{codec}")
+    note = (
+        "34 billion parameters: 67 GB of memory in bf16, 35 GB as fp8 weights, and 2.2 GB more for a guided picture. One graphics "
+        "card computes; what does not fit is offloaded by ComfyUI, which is slow. Pictures begin at once: the text that the "
+        "published model may write before one is left out."
+    )
+    return Download((own, files), "Apache-2.0", 70.0, note)
+
+
 def _lumina2() -> Download:
     name = "Lumina-mGPT-2.0"
     own = Source(f"Alpha-VLLM/{name}", (*WEIGHTS, *TEXTS, "tokenizer_config.json"), name)
@@ -170,6 +182,7 @@ DOWNLOADS = {
     "Cosmos-Predict1-5B-Video2World": _cosmos("5B-Video2World", 9.4, reads_text=True),
     "Cosmos-Predict1-13B-Video2World": _cosmos("13B-Video2World", 26.9, reads_text=True),
     "Lumina-mGPT-2.0": _lumina2(),
+    "Emu3.5-Image": _emu3_5(),
     "GLM-Image": _glm_image(),
     "SimpleAR-0.5B-RL": _simplear("0.5B-RL", 1.5),
     "SimpleAR-0.5B-SFT": _simplear("0.5B-SFT", 1.5),

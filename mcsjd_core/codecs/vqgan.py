@@ -18,6 +18,7 @@ from ..errors import InputError
 NORM_GROUPS = 32
 NORM_EPS = 1e-6
 
+PRODUCTS = 2**25  # of places and codes that are there at once while codes are searched: 128 MiB
 FEATURE_MAPS = 8  # alive at once, at full resolution
 
 
@@ -33,6 +34,7 @@ class VQGANConfig:
     embed_dim: int = 256
     codebook_size: int = 8192
     normalize_codebook: bool = False
+    product_search: bool = False  # IBQ (arXiv 2412.02692): the code is that with the largest product, not the nearest
     spatial_norm: bool = False  # decoder norms guided by the codebook vectors (MoVQ, arXiv 2209.09002)
 
     def __post_init__(self):
@@ -227,7 +229,7 @@ class Codebook(nn.Module):
     def __init__(self, config: VQGANConfig, operations, **factory):
         super().__init__()
         self.embedding = operations.Embedding(config.codebook_size, config.embed_dim, **factory)
-        self.normalize = config.normalize_codebook
+        self.normalize, self.by_product = config.normalize_codebook, config.product_search
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Vectors [..., embed_dim] of the codes [...]."""
@@ -235,10 +237,12 @@ class Codebook(nn.Module):
         return F.normalize(vectors, dim=-1) if self.normalize else vectors
 
     def nearest(self, z: Tensor) -> Tensor:
-        """Code [...] whose row is nearest to z [..., embed_dim] by squared distance."""
+        """Code [...] whose row is nearest to z [..., embed_dim] by squared distance, or by product where the model says so."""
         # Where rows have length 1 the models normalise z too; that scales all products alike and moves no minimum.
         rows = self.lookup(torch.arange(self.embedding.num_embeddings, device=z.device))
-        return (rows.square().sum(-1) - 2 * z @ rows.T).argmin(-1)
+        lengths = 0 if self.by_product else rows.square().sum(-1)
+        places = z.flatten(0, -2).split(max(PRODUCTS // len(rows), 1))
+        return torch.cat([(lengths - 2 * part @ rows.T).argmin(-1) for part in places]).view(z.shape[:-1])
 
 
 class VQGAN(nn.Module):

@@ -17,6 +17,7 @@ class Grid:
     """`frames` x `rows` x `columns` codes in raster order, with an optional forced token after every row and at the end.
 
     Forced tokens are ids at or above the codebook size, which the model family embeds itself; they have probability 1.
+    Behind the very last row stands `last_end` in place of `row_end`, if it is given.
     `preview` are rows and columns of a raster that is drawn in front and is no part of the picture; it has no forced tokens.
     `forbidden` [R, codebook_size] bool and `forbidden_row` [num_tokens] (row of `forbidden` in force at a place, -1 for
     none) cut codes per place.
@@ -28,6 +29,7 @@ class Grid:
     row_end: int | None = None
     end: tuple[int, ...] = ()
     preview: tuple[int, int] | None = None
+    last_end: int | None = None
     forbidden: Tensor | None = field(default=None, compare=False)
     forbidden_row: Tensor | None = field(default=None, compare=False)
 
@@ -78,6 +80,8 @@ class Grid:
         if self.row_end is not None:
             body = forced[self.start : self.start + self.frames * self.frame_tokens]
             body[self.stride - 1 :: self.stride] = self.row_end
+            if self.last_end is not None:
+                body[-1] = self.last_end
         if self.end:
             forced[-len(self.end) :] = torch.tensor(self.end)
         return forced

@@ -22,8 +22,8 @@ from ..decoding.interface import Prompt
 from ..errors import InputError
 from ..laws.law import LawSettings
 from ..nn.transformer import Transformer
-from ..text.rank_tokenizer import RankTokenizer
 from ..text.text_tokenizer import control_ids, read_tokenizer, text_ids
+from .emu_vocabulary import named_ids, read_vocabulary
 from .hf_config import transformer_config
 from .interface import PictureFamily, SamplingDefaults, alternating, check_room
 from .sizes import side_lengths, size_name
@@ -32,9 +32,7 @@ from .token_model import TransformerTokenModel
 PUBLISHED, TRANSFORMERS = "Emu3", "emu3"  # `model_type` of the two layouts
 RATIOS = ((1, 1), (4, 3), (3, 4), (3, 2), (2, 3), (16, 9), (9, 16))  # width : height
 AREA = 720 * 720  # pixels, of Emu3-Gen
-RANKS, VISION_TOKENS, CODEC_DIRECTORY = "emu3.tiktoken", "emu3_vision_tokens.txt", "Emu3-VisionTokenizer"
-# Ids go on behind the text tokens with these names, then those of emu3_vision_tokens.txt.
-SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{number}|>" for number in range(205)))
+CODEC_DIRECTORY = "Emu3-VisionTokenizer"
 CONTROL = re.compile(r"<\|.*\|>|<image>")
 INNER_CODEC = re.compile(r"(?:model\.)?vqmodel\.(.+)")
 # What the published models have; a config.json leaves out what is the default of its class.
@@ -44,10 +42,6 @@ CODEC = VQGANConfig(
     channels=256, channel_multipliers=(1, 2, 2, 4), attention_levels=(3,), z_channels=4, embed_dim=4,
     codebook_size=32768, spatial_norm=True,
 )  # fmt: skip
-
-
-def code_name(code: int) -> str:
-    return f"<|visual token {code:06d}|>"
 
 
 @dataclass(frozen=True)
@@ -64,17 +58,11 @@ class Vocabulary:
     first_code: int
 
     NAMES = ("<|extra_203|>", "<|image start|>", "<|image token|>", "<|extra_200|>", "<|extra_201|>", "<|image end|>",
-             "<|extra_204|>", code_name(0))  # fmt: skip
+             "<|extra_204|>")  # fmt: skip
 
     @classmethod
     def of_ids(cls, ids: dict[str, int], codebook_size: int) -> Vocabulary:
-        last = code_name(codebook_size - 1)
-        missing = [name for name in (*cls.NAMES, last) if name not in ids]
-        if missing:
-            raise InputError(f"The vocabulary lacks {', '.join(missing)}; it is of another model, or incomplete.")
-        if ids[last] - ids[code_name(0)] != codebook_size - 1:
-            raise InputError("The vocabulary does not count the visual tokens one by one; it is of another model.")
-        return cls(*(ids[name] for name in cls.NAMES))
+        return cls(*named_ids(ids, cls.NAMES, codebook_size))
 
 
 def codes_along(ratio: tuple[int, int], area: int, cell: int) -> tuple[int, int]:
@@ -154,18 +142,8 @@ def open_published(path: Path) -> Files:
             f"BAAI/{CODEC_DIRECTORY}; download it to there."
         )
     configs = Fields.of_file(path / "config.json"), Fields.of_file(codec / "config.json")
-    tokenizer = RankTokenizer.of_file(path / RANKS)
-    names = (*SPECIAL, *_vision_names(path / VISION_TOKENS))
-    ids = {name: len(tokenizer.ranks) + place for place, name in enumerate(names)}
+    tokenizer, ids = read_vocabulary(path)
     return Files(*configs, tokenizer.encode, ids, Checkpoint.of_directory(path), Checkpoint.of_directory(codec))
-
-
-def _vision_names(file: Path) -> list[str]:
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        raise InputError(f"{file} is missing or no text; download it again.") from None
-    return [line.strip() for line in lines if line.strip()]
 
 
 def open_transformers(path: Path) -> Files:

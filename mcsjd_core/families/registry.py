@@ -37,4 +37,4 @@ class Families(Mapping[str, FamilyModule]):
         return len(self._names)
 
 
-FAMILIES = Families("lumina2", "chameleon", "janus", "llamagen", "emu3", "cosmos", "simplear", "glm_image")
+FAMILIES = Families("lumina2", "chameleon", "janus", "llamagen", "emu3_5", "emu3", "cosmos", "simplear", "glm_image")
