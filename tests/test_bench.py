@@ -358,27 +358,29 @@ def test_the_automatic_window_has_rounds_of_other_prompts(tiny, monkeypatch):
     assert len(set(asked)) == 3 and all(len(prompts) == 2 for prompts in asked)
 
 
-# -- README --------------------------------------------------------------------------------------------------------------
+# -- pages -------------------------------------------------------------------------------------------------------------
 
 
-def how_fast():
-    spec = importlib.util.spec_from_file_location("make_how_fast", ROOT / "scripts" / "make_how_fast.py")
+def pages():
+    spec = importlib.util.spec_from_file_location("make_benchmarks", ROOT / "scripts" / "make_benchmarks.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def test_readme_says_what_the_bench_measured():
-    script = how_fast()
-    page = script.README.read_text(encoding="utf-8")
-    assert page.count(script.BEGIN) == page.count(script.END) == 1
+def test_the_pages_say_what_the_bench_measured():
+    script = pages()
     if not script.JSON.exists():
         pytest.skip("docs/bench.json is not there")
-    assert page == script.replaced(page, script.section(json.loads(script.JSON.read_text(encoding="utf-8"))))
+    result = json.loads(script.JSON.read_text(encoding="utf-8"))
+    for file, (name, write) in script.PAGES.items():
+        page = file.read_text(encoding="utf-8")
+        assert page.count(f"<!-- {name}: begin -->") == page.count(f"<!-- {name}: end -->") == 1
+        assert page == script.replaced(page, name, write(result))
 
 
 def test_the_committed_figures_are_complete():
-    script = how_fast()
+    script = pages()
     if not script.JSON.exists():
         pytest.skip("docs/bench.json is not there")
     figures = json.loads(script.JSON.read_text(encoding="utf-8"))
@@ -387,12 +389,12 @@ def test_the_committed_figures_are_complete():
     assert set(figures["auto_window_slowdown"]) == {"1", "4", "8"}
 
 
-def test_the_section_of_the_page_is_made_from_the_figures(result):
-    script = how_fast()
-    text = script.section(result)
+def test_what_the_pages_say_is_made_from_the_figures(result):
+    script = pages()
     best = max(factor for windows in result["speedup"].values() for factor in windows.values())
-    assert f"{best:.2f} times plain AR" in text and result["machine"]["cpu"] in text
-    page = f"# A\n\n{script.BEGIN}\nold\n{script.END}\n\n# B\n"
-    assert script.replaced(page, "new") == f"# A\n\n{script.BEGIN}\nnew\n{script.END}\n\n# B\n"
-    with pytest.raises(SystemExit, match="how fast: begin"):
-        script.replaced("# A\n", "new")
+    for write in (script.tables, script.highlights):
+        assert f"{best:.2f} times plain AR" in write(result) and result["machine"]["cpu"] in write(result)
+    page = "# A\n\n<!-- x: begin -->\nold\n<!-- x: end -->\n\n# B\n"
+    assert script.replaced(page, "x", "new") == page.replace("old", "new")
+    with pytest.raises(SystemExit, match="x: begin"):
+        script.replaced("# A\n", "x", "new")

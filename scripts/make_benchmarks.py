@@ -1,9 +1,9 @@
-"""Write README's section "How fast" from what the bench measured.
+"""Write the tables of docs/benchmarks.md, and README's highlights, from what the bench measured.
 
     python -m mcsjd_core bench --json docs/bench.json
-    python scripts/make_how_fast.py
+    python scripts/make_benchmarks.py
 
-replaces what stands between the two marks in README.md. Nothing in that section is written by hand.
+replaces what stands between two marks in each of these pages. Nothing between them is written by hand.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ from mcsjd_core.bench.machine import sentence  # noqa: E402
 from mcsjd_core.reporting.report import METHOD_LABELS  # noqa: E402
 from mcsjd_core.reporting.tables import wrapped  # noqa: E402
 
-README, JSON = ROOT / "README.md", ROOT / "docs" / "bench.json"
-BEGIN, END = "<!-- how fast: begin -->", "<!-- how fast: end -->"
+README, PAGE, JSON = ROOT / "README.md", ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "bench.json"
 FOLDED = ("forward", "breakdown", "memory", "transfers")  # sections for those who look closer
 
 
-def section(result: dict) -> str:
-    """The text between the marks, from the JSON of a bench."""
-    parts = [_introduction(result), *_highlights(result)]
+def tables(result: dict) -> str:
+    """What docs/benchmarks.md says, from the JSON of a bench."""
+    parts = [_introduction(result, "bench.json"), *_highlights(result)]
     for measured in bench.SECTIONS:
         data = result["sections"].get(measured.NAME)
         if data is not None:
@@ -36,19 +35,25 @@ def section(result: dict) -> str:
     return "\n\n".join(parts)
 
 
-def replaced(page: str, text: str) -> str:
-    """`page` with `text` between the marks."""
-    before, mark, rest = page.partition(BEGIN)
-    if not mark or END not in rest:
-        raise SystemExit(f"README.md needs the lines {BEGIN} and {END}, one below the other.")
-    return f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}"
+def highlights(result: dict) -> str:
+    """What README says, from the JSON of a bench."""
+    return "\n\n".join((_introduction(result, "docs/bench.json"), *_highlights(result)))
 
 
-def _introduction(result: dict) -> str:
+def replaced(page: str, name: str, text: str) -> str:
+    """`page` with `text` between the marks of that name."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, mark, rest = page.partition(begin)
+    if not mark or end not in rest:
+        raise SystemExit(f"The page needs the lines {begin} and {end}, one below the other.")
+    return f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}"
+
+
+def _introduction(result: dict, link: str) -> str:
     plan = "" if result["plan"]["name"] == "full" else f" A {result['plan']['name']} run: few pictures, not all tokens."
     return wrapped(
-        f"Measured in one run on {sentence(result['machine'])}. Written by `scripts/make_how_fast.py` from "
-        f"[`docs/bench.json`](docs/bench.json), which `python3 dev.py bench --json docs/bench.json` makes.{plan}"
+        f"Measured in one run on {sentence(result['machine'])}. Written by `scripts/make_benchmarks.py` from "
+        f"[`docs/bench.json`]({link}), which `python3 dev.py bench --json docs/bench.json` makes.{plan}"
     )
 
 
@@ -76,10 +81,15 @@ def _folded(title: str, text: str) -> str:
     return f"<details>\n<summary>{title[0].upper()}{title[1:]}</summary>\n\n{text}\n\n</details>"
 
 
+PAGES = {PAGE: ("tables", tables), README: ("highlights", highlights)}
+
+
 def main() -> None:
     result = json.loads(JSON.read_text(encoding="utf-8"))
-    README.write_text(replaced(README.read_text(encoding="utf-8"), section(result)), encoding="utf-8")
-    print(f"wrote {README}")
+    for file, (name, write) in PAGES.items():
+        page = replaced(file.read_text(encoding="utf-8"), name, write(result))
+        file.write_text(page, encoding="utf-8")
+        print(f"wrote {file}")
 
 
 if __name__ == "__main__":
