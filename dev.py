@@ -2,7 +2,7 @@
 
     python3 dev.py compare "red apple" "rocket"     any command of `python -m mcsjd_core`
     python3 dev.py bench --quick                    speed and memory on this machine; installs transformers, to compare with
-    python3 dev.py test [pytest arguments]          the tests
+    python3 dev.py test [pytest arguments]          style, types, dependencies, and the tests on all cores
 
 On Linux, PyPI's torch brings CUDA libraries of several gigabytes. Without an NVIDIA GPU, set
 PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu before the first call to get the small CPU build.
@@ -24,6 +24,9 @@ CONSTRAINTS = "tests/constraints.txt"
 RUN = [["torch", "-r", "requirements.txt"]]
 BENCH = [*RUN, ["transformers; python_version >= '3.11'"]]
 TEST = [*RUN, ["-r", "tests/requirements.txt"], ["--no-deps", "-r", "tests/requirements-nodeps.txt"]]
+
+CHECKS = (["ruff", "check"], ["ruff", "format", "--check"])  # tests hold types and the contracts of dependencies
+WORKERS = ["-n", "auto"]  # tests use one thread each
 
 
 def fingerprint(installs):
@@ -75,6 +78,14 @@ def install(name, installs):
     stamp.write_text(wanted, encoding="utf-8")
 
 
+def check():
+    """Style; the first check that fails ends the command."""
+    for arguments in CHECKS:
+        print("$", *arguments, flush=True)
+        if code := subprocess.call([str(PYTHON), "-m", *arguments], cwd=ROOT):
+            sys.exit(code)
+
+
 def run(arguments):
     """Go on as the command, in the caller's folder, with the clone on the module path; the exit code is the command's."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -95,7 +106,8 @@ def main():
         if command == "test":
             install("test", TEST)
             os.chdir(ROOT)
-            run(["-m", "pytest", *rest])
+            check()
+            run(["-m", "pytest", *WORKERS, *rest])
         install(*(("bench", BENCH) if command == "bench" else ("run", RUN)))
         run(["-m", "mcsjd_core", command, *rest])
     except KeyboardInterrupt:

@@ -96,7 +96,8 @@ def load_model(name: str, dtype_choice: str, execution: str = EXECUTIONS[0]) -> 
         ModelPatcher(m, load_device=device, offload_device=offload_device) for m in (family.token_model, family.codec)
     ]
     dtype_name = str(dtype).removeprefix("torch.") + (f" with {dtype_choice}" if dtype_choice in SMALL else "")
-    return LoadedModel(name, identity(path), family, dtype_name, *patchers, execution, moved)
+    tokens, codec = patchers
+    return LoadedModel(name, identity(path), family, dtype_name, tokens, codec, execution, moved)
 
 
 def describe(model: LoadedModel) -> str:

@@ -188,8 +188,8 @@ class Sampler(io.ComfyNode):
             METHODS[coupling], window, law, initialiser, seed, record_details, trajectories, model.execution
         )
         warm_tokens = warm_tokens if initialiser == "warm" else None
-        size, frames = common_size(model, size, first_tokens, warm_tokens), frames or None
-        first_tokens = start_tokens(model, start_frames, first_tokens, size, frames)
+        size, count = common_size(model, size, first_tokens, warm_tokens), frames or None
+        first_tokens = start_tokens(model, start_frames, first_tokens, size, count)
         if warm_tokens is not None:
             warm_tokens.require_whole("the warm initialiser")
         decoded, preview_seconds = runtime.sample(
@@ -198,13 +198,13 @@ class Sampler(io.ComfyNode):
             settings,
             negatives=[negative] * batch_size,
             size=size,
-            frames=frames,
+            frames=count,
             encoded=encoded_texts(text_encoder, [prompt, negative]),
             first=first_tokens,
             warm=warm_tokens,
             live_preview=live_preview,
         )
-        tokens = ImageTokens.of(decoded.tokens, size, model, frames)
+        tokens = ImageTokens.of(decoded.tokens, size, model, count)
         names = {"model": model.name, "device": decoded.tokens.device, "dtype": model.dtype}
         report = Report.of(decoded, settings, **names, grid=tokens.grid, preview_seconds=preview_seconds)
         return io.NodeOutput(tokens, report)

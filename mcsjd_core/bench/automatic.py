@@ -21,7 +21,7 @@ def measure(bench: Bench) -> dict:
     methods = {AR: DecodeSettings(AUTOREGRESSIVE, 1, law)}
     methods |= {str(window): DecodeSettings(COUPLING, window, law) for window in bench.plan.auto_windows}
     methods[AUTO] = DecodeSettings(COUPLING, AUTO, law)
-    batches = {}
+    batches, tokens = {}, 0
     for batch in bench.plan.batches:
         bench.tell(f"batch of {batch}")
         warm_up(bench, texts(0, batch), [method for name, method in methods.items() if name != AUTO], rows)
@@ -33,15 +33,14 @@ def measure(bench: Bench) -> dict:
             for name in names[shift:] + names[:shift]:
                 decoded = draw(bench, prompts, replace(methods[name], seed=turn), rows=rows)
                 seconds[name].append(decoded.seconds)
-        batches[str(batch)] = _summary(seconds, first_run.seconds)
-    tokens = first_run.tokens.shape[1]
+        batches[str(batch)], tokens = _summary(seconds, first_run.seconds), first_run.tokens.shape[1]
     return {"coupling": COUPLING, "tokens": tokens, "repeats": bench.plan.auto_repeats, "batches": batches}
 
 
 def _summary(seconds: dict[str, list[float]], first_run: float) -> dict:
     """Slowdowns are seconds of the automatic window over those of another method for the same prompts, medians of rounds."""
     medians = {name: spread(values)["median"] for name, values in seconds.items()}
-    best = min((name for name in medians if name not in (AR, AUTO)), key=medians.get)
+    best = min((name for name in medians if name not in (AR, AUTO)), key=lambda name: medians[name])
 
     def slowdown(name: str) -> float:
         return spread([auto / other for auto, other in zip(seconds[AUTO], seconds[name], strict=True)])["median"]

@@ -77,8 +77,9 @@ def _fill(model: torch.nn.Module) -> None:
         if name.endswith("bias"):
             parameter.zero_()
     randomise(model, torch.Generator().manual_seed(0))
-    for layer in model.model.language_model.layers:
-        layer.self_attn.q_proj.weight.mul_(SHARPER)
+    for name, parameter in model.named_parameters():
+        if "language_model.layers" in name and name.endswith("self_attn.q_proj.weight"):
+            parameter.mul_(SHARPER)
 
 
 def _tokenizer() -> Tokenizer:

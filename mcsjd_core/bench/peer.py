@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch import Tensor
 from ..decoding.grid import Grid
 from ..decoding.interface import Prompt
 from ..decoding.loop import AUTOREGRESSIVE, DecodeSettings, decode
-from ..families.interface import Family
+from ..families.janus import Janus
 from ..families.loading import load
 from ..laws.law import LawSettings
 from ..reporting.tables import Table
@@ -79,7 +80,8 @@ def prepare(directory: Path, size: JanusSize, bench: Bench) -> Contest:
     import transformers
 
     model = load(directory, dtype=bench.dtype, device=bench.device, packed=True)
-    reference = transformers.JanusForConditionalGeneration.from_pretrained(directory, dtype=bench.dtype)
+    assert isinstance(model, Janus)
+    reference: Any = transformers.JanusForConditionalGeneration.from_pretrained(directory, dtype=bench.dtype)
     reference = reference.to(bench.device).eval()
     ids = model.vocabulary
     row = [ids.bos, *[0] * PROMPT_WORDS, ids.begin_of_image]
@@ -103,7 +105,7 @@ def prepare(directory: Path, size: JanusSize, bench: Bench) -> Contest:
     return Contest(lambda batch, greedy: _ours(model, row, size, batch, greedy), theirs, parameters, size.side**2)
 
 
-def _ours(model: Family, row: list[int], size: JanusSize, batch: int, greedy: bool) -> Tensor:
+def _ours(model: Janus, row: list[int], size: JanusSize, batch: int, greedy: bool) -> Tensor:
     """The same rows as transformers makes: the unconditional one has pad tokens in place of the text."""
     empty = [row[0], *[model.vocabulary.pad] * PROMPT_WORDS, row[-1]]
     token_model = model.token_model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +64,7 @@ class ShapedModel:
     def __init__(self, shape: ModelShape, layers: int, widest: int, device: str, dtype: torch.dtype):
         self.shape, self.layers, self.device = shape, min(layers, shape.config.layers), device
         config = replace(shape.config, layers=self.layers)
-        self.token_model = shape.build(config, shape.codebook_size, dtype=dtype, device=device).eval()
+        self.token_model: Any = shape.build(config, shape.codebook_size, dtype=dtype, device=device).eval()
         randomise(self.token_model, torch.Generator(device).manual_seed(0))
         pack(self.token_model)
         self.prefix = PROMPT_TOKENS + shape.tokens // 2

@@ -14,7 +14,13 @@ from ..decoding.iteration import Iteration
 from ..decoding.loop import DecodeSettings, advance, drop_finished, prepare
 from ..decoding.runners import Eager
 
-PARTS = ("forward", "law", "coupling", "bookkeeping", "transfer")  # bookkeeping is whatever the others are not
+PARTS: tuple[str, ...] = (
+    "forward",
+    "law",
+    "coupling",
+    "bookkeeping",
+    "transfer",
+)  # bookkeeping is whatever the others are not
 
 
 class ClockedIteration(Iteration):
@@ -22,7 +28,8 @@ class ClockedIteration(Iteration):
 
     def start_clock(self, clock: Callable[[], float]) -> None:
         """Forget the seconds so far; from now on time is read off `clock`."""
-        self.clock, self.seconds = clock, dict.fromkeys(PARTS, 0.0)
+        self.clock = clock
+        self.seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
 
     @contextmanager
     def clocked(self, part: str) -> Iterator[None]:
@@ -36,21 +43,21 @@ class ClockedIteration(Iteration):
         if self.state.sequence.is_cuda:
             torch.cuda.synchronize()
 
-    def forward(self, *args):
+    def forward(self, tokens, positions, extent, cache):
         with self.clocked("forward"):
-            return super().forward(*args)
+            return super().forward(tokens, positions, extent, cache)
 
-    def target(self, *args):
+    def target(self, logits, positions):
         with self.clocked("law"):
-            return super().target(*args)
+            return super().target(logits, positions)
 
-    def couple(self, *args):
+    def couple(self, p, drafts, fresh, positions):
         with self.clocked("coupling"):
-            return super().couple(*args)
+            return super().couple(p, drafts, fresh, positions)
 
-    def read(self, *args):
+    def read(self, shape):
         with self.clocked("transfer"):
-            return super().read(*args)
+            return super().read(shape)
 
 
 @torch.no_grad()
@@ -70,6 +77,7 @@ def part_seconds(
     one trajectory.
     """
     schedule, iteration, ledger = prepare(model, prompt, grid, settings, kind=ClockedIteration)
+    assert isinstance(iteration, ClockedIteration)
     iteration.start_clock(clock)
     run, began, counted = Eager(), clock(), 0
     while not ledger.is_complete and (iterations is None or counted < iterations):

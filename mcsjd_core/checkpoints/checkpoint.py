@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path, PureWindowsPath
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +69,7 @@ class Fields:
         data = self._get(name, default, "an object", lambda value: isinstance(value, dict))
         return Fields(data, f"`{name}` in {self.where}")
 
-    def _get(self, name: str, default, kind: str, fits: Callable[[object], bool]):
+    def _get(self, name: str, default, kind: str, fits: Callable[[object], bool]) -> Any:
         value = self.data.get(name)
         if value is None and default is None:
             raise InputError(f"{self.where} lacks the field `{name}`; it is of another model, or incomplete.")
@@ -144,7 +145,7 @@ def _mapped(file: Path, names: list[str]) -> Iterator[tuple[str, Tensor]]:
     What was read of a mapping stays in memory as long as the mapping does. So the file is mapped anew from time to time,
     unless tensors of the last mapping are kept: those that need no conversion cost no memory of their own.
     """
-    waiting = iter(names)
+    waiting, tensor = iter(names), None
     name = next(waiting, None)
     while name is not None:
         with open_tensors(file) as opened:
@@ -202,7 +203,9 @@ def fill(module: nn.Module, tensors: Iterable[tuple[str, Tensor]], *, dtype: tor
     """
     shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
     missing, weights = dict(shapes), {}
-    packers = {f"{name}.weight": layer.pack for name, layer in module.named_modules() if hasattr(layer, "pack")}
+    packers: dict[str, Any] = {
+        f"{name}.weight": layer.pack for name, layer in module.named_modules() if hasattr(layer, "pack")
+    }
     unexpected, misshaped, quantised = [], [], []
     for name, tensor in tensors:
         _before_tensor.get()()

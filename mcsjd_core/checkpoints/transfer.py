@@ -11,6 +11,7 @@ import shutil
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from ..errors import InputError
 from .catalogue import Source, choose_download
@@ -72,7 +73,9 @@ def _bring(listed: Listed, name: str, root: Path, bar: type | None) -> None:
     file, size = root / listed.source.folder / name, listed.files[name]
     partial = file.with_name(f"{name}.{listed.commit[:8]}{PARTIAL}")  # of this commit: parts of two make no whole
     file.parent.mkdir(parents=True, exist_ok=True)
-    options = {"tqdm_class": bar} if bar and "tqdm_class" in inspect.signature(http_get).parameters else {}
+    options: dict[str, Any] = (
+        {"tqdm_class": bar} if bar and "tqdm_class" in inspect.signature(http_get).parameters else {}
+    )
     with partial.open("ab") as target:
         inside = listed.source.inside or None
         url = hf_hub_url(listed.source.repository, name, subfolder=inside, revision=listed.commit)

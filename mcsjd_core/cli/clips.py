@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image, ImageSequence
@@ -88,7 +89,7 @@ def write_clip(path: Path, frames: Tensor, frame_rate: float) -> None:
     """Frames [T, 3, H, W] in 0..1 as an animated WebP, or as H.264 in MP4 (even width and height), by the file's suffix."""
     images = [to_image(frame) for frame in frames]
     if path.suffix.lower() == ".webp":
-        options = {"duration": round(1000 / frame_rate), "loop": 0, "quality": WEBP_QUALITY}
+        options: dict[str, Any] = {"duration": round(1000 / frame_rate), "loop": 0, "quality": WEBP_QUALITY}
         images[0].save(path, save_all=True, append_images=images[1:], **options)
     else:
         _write_mp4(path, images, frame_rate)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,8 @@ class StoredBatchNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(channels, **factory))
         self.bias = nn.Parameter(torch.zeros(channels, **factory))
+        self.running_mean: Tensor
+        self.running_var: Tensor
         self.register_buffer("running_mean", torch.zeros(channels, **factory))
         self.register_buffer("running_var", torch.ones(channels, **factory))
 
@@ -77,12 +80,18 @@ class TimeConv(nn.Module):
         return F.silu(self.conv(x))
 
 
+def _layers(half: nn.Module, *names: str) -> list[nn.Module]:
+    """The layers of the named lists, in order."""
+    return [layer for name in names for layer in half.get_submodule(name).children()]
+
+
 class Emu3VQ(VQGAN):
     """`VQGAN` with the temporal layers around it; `config` needs `spatial_norm`."""
 
     def __init__(self, config: VQGANConfig, *, dtype=None, device=None, operations=nn):
         super().__init__(config, dtype=dtype, device=device, operations=operations)
-        factory, z = {"dtype": dtype, "device": device}, config.z_channels
+        factory: dict[str, Any] = {"dtype": dtype, "device": device}
+        z = config.z_channels
         # Plain layers, not the host's: they are too small to be worth moving one by one.
         for half in (self.encoder, self.decoder):
             half.time_res_stack = nn.ModuleList(TimeResBlock(z, **factory) for _ in range(config.res_blocks))
@@ -94,14 +103,14 @@ class Emu3VQ(VQGAN):
     def latents(self, pixels: Tensor) -> Tensor:
         frame = self.encoder(pixels * 2 - 1)
         x = frame[:, :, None].expand(-1, -1, FRAMES, -1, -1)  # a picture is a video that stands still
-        for layer in (*self.encoder.time_conv, *self.encoder.time_res_stack):
+        for layer in _layers(self.encoder, "time_conv", "time_res_stack"):
             x = layer(x)
         return self.quant_conv(x)[:, :, 0].movedim(1, -1)
 
     def reconstruct(self, vectors: Tensor) -> Tensor:
         vectors = vectors.movedim(-1, 1)[:, :, None]
         x = torch.cat((self.post_quant_conv(vectors), vectors))  # the decoder's guide takes the same road in time
-        for layer in (*self.decoder.time_res_stack, *self.decoder.time_conv):
+        for layer in _layers(self.decoder, "time_res_stack", "time_conv"):
             x = layer(x)
         z, guide = x[:, :, 0].chunk(2)
         return (self.decoder(z, guide) + 1) / 2

@@ -260,7 +260,7 @@ class Encoder(nn.Module):
         x = self.conv_in(x)
         for level in self.down:
             x = level(x)
-            x = level.downsample(x) if hasattr(level, "downsample") else x
+            x = level.get_submodule("downsample")(x) if hasattr(level, "downsample") else x
         return self.conv_out(F.silu(self.norm_out(self.mid(x))))
 
 
@@ -283,7 +283,7 @@ class Decoder(nn.Module):
         x = self.mid(self.conv_in(z))
         for level in reversed(self.up):
             x = level(x)
-            x = level.upsample(x) if hasattr(level, "upsample") else x
+            x = level.get_submodule("upsample")(x) if hasattr(level, "upsample") else x
         x = self.conv_out(F.silu(self.norm_out(x)))
         for _ in range(int(log2(self.patch))):
             x = inverse_haar(x)

@@ -73,7 +73,8 @@ def _extend(x: Tensor, length: int) -> Tensor:
 
 def load_torchscript_codec(directory: Path, code_frames: int, device, config: FSQVideoConfig) -> TorchScriptVideoCodec:
     """The codec in a directory that holds `encoder.jit` and `decoder.jit`; raises InputError if one cannot be read."""
-    return TorchScriptVideoCodec(*(_load(directory / name, device) for name in (ENCODER, DECODER)), code_frames, config)
+    encoder, decoder = _load(directory / ENCODER, device), _load(directory / DECODER, device)
+    return TorchScriptVideoCodec(encoder, decoder, code_frames, config)
 
 
 def _load(file: Path, device) -> nn.Module:

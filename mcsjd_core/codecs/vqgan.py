@@ -192,7 +192,7 @@ class Encoder(nn.Module):
         for i, level in enumerate(self.down):
             x = level(x)
             if i < len(self.down) - 1:
-                x = level.downsample(x)
+                x = level.get_submodule("downsample")(x)
         return self.conv_out(F.silu(self.norm_out(self.mid(x))))
 
 
@@ -219,7 +219,7 @@ class Decoder(nn.Module):
         for i in reversed(range(len(self.up))):
             x = self.up[i](x, guide)
             if i > 0:
-                x = self.up[i].upsample(x)
+                x = self.up[i].get_submodule("upsample")(x)
         return self.conv_out(F.silu(_normalize(self.norm_out, x, guide)))
 
 

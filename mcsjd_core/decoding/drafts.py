@@ -66,6 +66,7 @@ def previous_frame(places: Places) -> Tensor:
 
 def warm(places: Places) -> Tensor:
     """The token of an earlier result at the same place."""
+    assert places.earlier is not None  # see `arguments.check_earlier_tokens`
     return places.earlier.gather(1, places.positions.clamp_max(places.earlier.shape[1] - 1))
 
 

@@ -39,16 +39,16 @@ class Grid:
             raise InputError(f"A token grid needs at least one frame, row and column, got {size}.")
         if (self.forbidden is None) != (self.forbidden_row is None):
             raise InputError("Forbidden codes need both `forbidden` and `forbidden_row`.")
-        if self.forbidden is not None:
-            self._check_forbidden()
+        if self.forbidden is not None and self.forbidden_row is not None:
+            self._check_forbidden(self.forbidden, self.forbidden_row)
 
-    def _check_forbidden(self) -> None:
-        if self.forbidden_row.shape != (self.num_tokens,):
-            got = list(self.forbidden_row.shape)
+    def _check_forbidden(self, forbidden: Tensor, forbidden_row: Tensor) -> None:
+        if forbidden_row.shape != (self.num_tokens,):
+            got = list(forbidden_row.shape)
             raise InputError(f"`forbidden_row` needs one entry for each of {self.num_tokens} tokens, got shape {got}.")
-        if self.forbidden_row.max() >= len(self.forbidden):
-            raise InputError(f"`forbidden_row` names row {self.forbidden_row.max()} of {len(self.forbidden)}.")
-        if self.forbidden.all(-1).any():
+        if forbidden_row.max() >= len(forbidden):
+            raise InputError(f"`forbidden_row` names row {forbidden_row.max()} of {len(forbidden)}.")
+        if forbidden.all(-1).any():
             raise InputError("A row of `forbidden` cuts every code, so nothing can be drawn there; leave at least one.")
 
     @property

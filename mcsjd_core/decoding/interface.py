@@ -53,19 +53,36 @@ class TokenModel(Protocol):
 
     def embed(self, tokens: Tensor, index: Tensor) -> Tensor:
         """Embeddings [rows, L, dim] of codes or forced tokens [rows, L] at grid places `index` [rows, L]."""
+        ...
 
     def new_cache(self, prompt: Prompt, capacity: int) -> KVCache:
         """Room for `capacity` slots in every row of the prompt, and what is computed once of its context. Nothing is written."""
+        ...
 
     def cache_bytes(self, prompt: Prompt, capacity: int) -> int:
         """What `new_cache` allocates."""
+        ...
 
     def hidden(self, embeddings: Tensor, slots: Tensor, cache: KVCache, extent: int) -> Tensor:
         """Hidden states [rows, L, dim]; see `Transformer.forward_cached`."""
+        ...
 
     def logits(self, hidden: Tensor, index: Tensor) -> Tensor:
         """Logits [rows, L, codebook_size] for the token after each place; `index` as in `embed`, one further on."""
+        ...
 
 
 class TokenModule(nn.Module, TokenModel):
-    """A `TokenModel` that is a module of torch, as those of all families are."""
+    """A `TokenModel` that is a module of torch, as those of all families are.
+
+    `context_dim` is the width of the states that cross attention looks at, None without any.
+    """
+
+    context_dim: int | None = None
+    compute_dtype: torch.dtype
+    compute_device: torch.device | None
+
+    @property
+    def prompt_device(self) -> torch.device:
+        """Where prompts have to be put."""
+        raise NotImplementedError

@@ -112,10 +112,10 @@ class Iteration:
             law = law.with_points(forced != FREE, self.codes(forced))
         return law, sound
 
-    def couple(self, p: Law, drafts: Tensor, fresh: Tensor, positions: Tensor) -> Tensor:
+    def couple(self, p: Law, drafts: Tensor, fresh: Tensor | None, positions: Tensor) -> Tensor:
         """New tokens [A, L] of the window."""
         state, codes = self.state, self.codes(drafts)
-        q = None if state.law is None else state.draft_law(positions, fresh, codes)
+        q = None if state.law is None or fresh is None else state.draft_law(state.law, positions, fresh, codes)
         noise = state.noise(positions)
         tokens = self.coupling.couple(p, q, codes, noise)
         if self.grid.has_forced:
@@ -124,6 +124,7 @@ class Iteration:
         if state.details is not None:
             collision = self.coupling.collision(p, q)
             rows, window = positions.shape
+            assert q is not None  # a run with details keeps the laws
             state.details[:, :rows, :window] = window_details(p, q, drafts, tokens, collision)
         return tokens
 
@@ -138,7 +139,7 @@ class Iteration:
         state.law_start[:rows] = positions[:, 0]
         state.known[:rows] = committed + window
         if state.law is not None:
-            state.keep_law(p)
+            state.keep_law(state.law, p)
         committed.add_(moved)
         state.step.add_(1)
         state.report[: rows + 1] = torch.cat((sound.long()[None], moved))
@@ -152,6 +153,7 @@ class Cuts:
     """The grid's forbidden codes."""
 
     def __init__(self, grid: Grid, places: int, device):
+        assert grid.forbidden is not None and grid.forbidden_row is not None
         self.forbidden = grid.forbidden.to(device)
         missing = places - grid.num_tokens
         self.rule = torch.nn.functional.pad(grid.forbidden_row, (0, missing), value=-1).to(device)

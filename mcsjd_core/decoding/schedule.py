@@ -23,9 +23,11 @@ class Schedule(Protocol):
 
         A window narrower than the last one's survivors gives up the drafts behind it, a wider one gets fresh drafts.
         """
+        ...
 
     def observe(self, window: int, committed: list[int], seconds: float) -> None:
         """What an iteration did: its window, tokens committed per row at work, seconds of forward, coupling and transfer."""
+        ...
 
 
 class FixedWindow:

@@ -100,7 +100,7 @@ class DecodeSettings:
         """The window, for auto the widest that may be chosen: memory is laid out for it."""
         if self.coupling == AUTOREGRESSIVE:
             return 1
-        return LADDER[-1] if self.adapts else self.window
+        return LADDER[-1] if self.adapts else int(self.window)
 
     @property
     def window_name(self) -> str:

@@ -78,18 +78,18 @@ class State:
         rows = len(positions)
         return Noise(self.seeds[:rows], positions, self.step, self.keys[:rows], self.codes)
 
-    def draft_law(self, positions: Tensor, fresh: Tensor, codes: Tensor) -> Law:
+    def draft_law(self, kept: Law, positions: Tensor, fresh: Tensor, codes: Tensor) -> Law:
         """The laws [A, L] that drafts `codes` at `positions` follow; a `fresh` draft was chosen, so its law is a point."""
-        rows, spare = len(positions), self.law.probs.shape[1] - 1
+        rows, spare = len(positions), kept.probs.shape[1] - 1
         offsets = torch.where(fresh, spare, positions - self.law_start[:rows, None])
-        return self.law.take_positions(offsets).add_points(fresh, codes)
+        return kept.take_positions(offsets).add_points(fresh, codes)
 
-    def keep_law(self, law: Law) -> None:
+    def keep_law(self, kept: Law, law: Law) -> None:
         """`law` [A, L] is what the tokens of this window follow from now on, kept and redrawn ones alike."""
         rows, window, _ = law.probs.shape
-        self.law.probs[:rows, :window] = law.probs
-        if law.codes is not None:
-            self.law.codes[:rows, :window] = law.codes
+        kept.probs[:rows, :window] = law.probs
+        if law.codes is not None and kept.codes is not None:
+            kept.codes[:rows, :window] = law.codes
 
     def swap_rows(self, here: np.ndarray, there: np.ndarray) -> None:
         """Exchange the contents of the places `here` with those of `there`; a place occurs once."""

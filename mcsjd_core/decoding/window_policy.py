@@ -159,7 +159,7 @@ class AutoWindow:
             return self.window
         reach = max(2 * self.times.widest(rows), 2)
         rates = {w: self.commits.promised(w) / self.times.seconds(rows, w) for w in self.ladder if w <= reach}
-        best = max(rates, key=rates.get)
+        best = max(rates, key=lambda window: rates[window])
         if rates[best] > self.MARGIN * rates.get(self.window, 0.0):
             self.window = best
         return self.window

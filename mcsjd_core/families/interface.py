@@ -217,6 +217,6 @@ def empty_prompt(model: Family, guided: bool) -> Prompt:
 
     A model without guidance gets none.
     """
-    width = getattr(model.token_model.model.config, "context_dim", None)
+    width = model.token_model.context_dim
     encoded = None if width is None else {"": torch.zeros(0, width)}
     return model.prompt([""], None, guided and model.clip.reads_text and model.clip.takes_guidance, encoded=encoded)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +97,7 @@ class CaptionCondition(nn.Module):
     def __init__(self, dim: int, operations, **factory):
         super().__init__()
         self.uncond_embedding = operations.Embedding(CAPTION_TOKENS, CAPTION_DIM, **factory)
-        self.cap_proj = nn.Module()
+        self.cap_proj: Any = nn.Module()
         self.cap_proj.fc1 = operations.Linear(CAPTION_DIM, dim, bias=False, **factory)
         self.cap_proj.fc2 = operations.Linear(dim, dim, bias=False, **factory)
 
@@ -117,7 +118,7 @@ class LlamaGenModel(TransformerTokenModel):
 
     def __init__(self, config: TransformerConfig, kind: str, codebook_size: int, columns: int,
                  *, dtype=None, device=None, operations=nn):  # fmt: skip
-        factory = {"dtype": dtype, "device": device}
+        factory: dict[str, Any] = {"dtype": dtype, "device": device}
         shape = {"head_dim": config.head_dim, "theta": config.rope_theta}
         angles = partial(raster_angles, first=CONDITIONS[kind].length, columns=columns, **shape)
         transformer = Transformer(config, angles, operations=operations, **factory)
@@ -191,6 +192,7 @@ class LlamaGen(PictureFamily):
         model, device = self.token_model, self.token_model.prompt_device
         captions, negatives = ([clean_caption(text) for text in each] for each in (texts, negatives))
         wanted = [text for text in captions + negatives * guided if text]
+        assert self.captions is not None
         states = dict(zip(wanted, self.captions.encode(wanted), strict=True))
         states[""] = model.cls_embedding.no_caption(device)
         rows, empty = [], []
@@ -225,6 +227,7 @@ def load(path: Path, *, dtype: torch.dtype, device, operations) -> LlamaGen:
     """Load a file, or the directory that holds one; the codec always runs in float32."""
     (file,) = _model_files(path)
     published = PUBLISHED.fullmatch(file.name)
+    assert published is not None  # or it would not be a model file
     kind, side = published["kind"], int(published["side"])
     # Everything is opened before anything is read: what is missing is told at once.
     codec_file, codec_config = _codec(file.parent, kind)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -39,7 +40,7 @@ def load(
     *,
     dtype: torch.dtype = torch.float32,
     device="cpu",
-    operations=torch.nn,
+    operations: Any = torch.nn,
     weights: str = "full",
     packed: bool = False,
     before_tensor: Callable[[], None] = lambda: None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from .interface import Family
 
@@ -15,6 +15,7 @@ class FamilyModule(Protocol):
 
     def detect(self, path: Path) -> bool:
         """Whether the checkpoint at `path` is of this family; reads no tensors."""
+        ...
 
     load: Callable[..., Family]  # load(path, dtype, device, operations)
 
@@ -28,7 +29,8 @@ class Families(Mapping[str, FamilyModule]):
     def __getitem__(self, name: str) -> FamilyModule:
         if name not in self._names:
             raise KeyError(name)
-        return importlib.import_module(f".{name}", __package__)
+        module: Any = importlib.import_module(f".{name}", __package__)
+        return module
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

@@ -25,7 +25,7 @@ class TransformerTokenModel(TokenModule):
         super().__init__()
         factory = {"dtype": dtype, "device": device}
         self.codebook_size, self.first_code = codebook_size, first_code
-        self.model = transformer
+        self.model, self.context_dim = transformer, transformer.config.context_dim
         self.model.embed_tokens = operations.Embedding(vocab_size, transformer.config.dim, **factory)
         self.lm_head = operations.Linear(transformer.config.dim, codebook_size, bias=False, **factory)
         self.compute_dtype = dtype or torch.get_default_dtype()

@@ -83,5 +83,6 @@ class HeadNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.kind == "layer":
             y = F.layer_norm(x.float(), x.shape[-1:], eps=self.eps).to(x.dtype)
+            assert self.bias is not None
             return y * self._per_head(self.weight, x) + self._per_head(self.bias, x)
         return F.rms_norm(x.float(), x.shape[-1:], eps=self.eps).to(x.dtype) * self._per_head(self.weight, x)

@@ -28,6 +28,7 @@ class ShortRMSNorm(nn.Module):
     def __init__(self, norm: nn.RMSNorm):
         super().__init__()
         self.weight, self.share = norm.weight, 1 / norm.normalized_shape[0]
+        self.eps: Tensor
         self.register_buffer("eps", torch.tensor(norm.eps), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -101,6 +102,7 @@ class CrossAttention(Projections):
     """Grouped-query attention over all of a context, which has no places: nothing is turned, nothing masked."""
 
     def __init__(self, config: TransformerConfig, operations, **factory):
+        assert config.context_dim is not None
         super().__init__(config, config.context_dim, operations, **factory)
 
     def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,7 +129,9 @@ def _head_norms(config: TransformerConfig, **factory) -> tuple[HeadNorm, HeadNor
     """Those of queries and of keys."""
     shape = (config.head_dim, config.qk_norm_eps)
     groups = config.qk_norm_groups, config.key_norm_groups
-    return tuple(HeadNorm(config.qk_norm, count, *shape, **factory) for count in groups)
+    assert config.qk_norm is not None
+    queries, keys = (HeadNorm(config.qk_norm, count, *shape, **factory) for count in groups)
+    return queries, keys
 
 
 def grouped_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -206,6 +210,8 @@ class Transformer(nn.Module):
     what is added to the hidden states before every layer, [rows, L, dim] of position ids.
     """
 
+    embed_tokens: nn.Module  # a token model that embeds ids puts its table here
+
     def __init__(self, config: TransformerConfig, angles: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
                  offsets: Callable[[Tensor], Tensor] | None = None, *, dtype=None, device=None, operations=nn):  # fmt: skip
         super().__init__()
@@ -236,7 +242,8 @@ class Transformer(nn.Module):
         if (context is None) != (self.config.context_dim is None):
             wants = "reads a context, and got none" if context is None else "reads no context, and got one"
             raise InputError(f"This model {wants}; make the prompt with the model that is to read it.")
-        return [] if context is None else [layer.cross_attn.keys_values(context) for layer in self.layers]
+        layers: Any = self.layers
+        return [] if context is None else [layer.cross_attn.keys_values(context) for layer in layers]
 
     def forward(
         self, embeddings: Tensor, positions: Tensor, mask: Tensor | None = None, context: Tensor | None = None

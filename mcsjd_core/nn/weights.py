@@ -6,6 +6,8 @@ checkpoint is read, one matrix after the other, so that the whole model is never
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -41,7 +43,7 @@ def fp8_layers(operations):
 
     A host's `Linear` has to cast its weight to the dtype of its input by itself; torch's own is replaced by one that does.
     """
-    base = _CastingLinear if operations is nn else operations.Linear
+    base: Any = _CastingLinear if operations is nn else operations.Linear
 
     class Linear(base):
         scale = 1.0
@@ -78,6 +80,8 @@ def int8_layers(operations):
         def pack(self, weight: Tensor, dtype: torch.dtype, device) -> Tensor:
             """Rows have a scale each, so a matrix may become small part by part."""
             step, whole = max(PACKED_AT_ONCE // weight.shape[1], 1), {}
+            small: Any = None
+            context: Any = None
             for start in range(0, len(weight), step):
                 rows = weight[start : start + step].to(device=device, dtype=dtype)
                 small = quantized(rows)

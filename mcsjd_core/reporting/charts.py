@@ -100,8 +100,8 @@ def _trajectories(axes: Axes, report: Report, baseline: Report | None) -> None:
         axes.plot(row[: len(mean)], color=GREY, linewidth=0.7, alpha=0.5)
     ages = range(len(mean))
     axes.plot(ages, mean, color=BLUE, linewidth=2.5, label="mean of all places")
-    band = [(mean + sign * variance).clamp(0, 1) for sign in (-1, 1)]
-    axes.fill_between(ages, *band, color=BLUE, alpha=0.25, label="mean ± variance")
+    low, high = ((mean + sign * variance).clamp(0, 1) for sign in (-1, 1))
+    axes.fill_between(ages, low, high, color=BLUE, alpha=0.25, label="mean ± variance")
     if baseline is not None and all(trace.details for trace in baseline.traces):
         other, _ = mean_and_variance(_acceptance(baseline))
         name = METHOD_LABELS[baseline.settings.coupling]
@@ -142,7 +142,8 @@ def _collision_against_tv(axes: Axes, report: Report, baseline: Report | None) -
     axes.set(xlabel="total variation between two forwards", ylabel="probability that a draft is drawn again")
     axes.set(title=f"Collision and change: {_label(report)}", xlim=(0, 1), ylim=(0, 1.02))
     for handle in axes.legend(loc="upper right", markerscale=4).legend_handles:
-        handle.set_alpha(1)
+        if handle is not None:
+            handle.set_alpha(1)
 
 
 def _nfe_against_difference(axes: Axes, report: Report, baseline: Report | None) -> None:
