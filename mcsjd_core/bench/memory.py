@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import cast
 
 import torch
 from torch import nn
@@ -28,7 +29,7 @@ def measure(bench: Bench) -> dict:
     _, iteration, _ = prepare(model.token_model, prompt, model.grid(), settings, None, None)
     sizes = {
         "weights": module_bytes(model.token_model),
-        "codec": module_bytes(model.codec),
+        "codec": module_bytes(cast("torch.nn.Module", model.codec)),
         "cache": iteration.cache.nbytes,
         "laws": law_bytes(iteration.state.law),
         "state": sum(t.numel() * t.element_size() for t in vars(iteration.state).values() if torch.is_tensor(t)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Mapping
 from statistics import median, quantiles
+from typing import TypeVar
 
 import torch
 
@@ -21,9 +22,12 @@ def seconds_of(work: Callable[[], object], device: str = "cpu") -> float:
     return time.perf_counter() - began
 
 
+Name = TypeVar("Name", bound=Hashable)
+
+
 def interleaved(
-    works: Mapping[Hashable, Callable[[], object]], repeats: int, device: str = "cpu"
-) -> dict[Hashable, list[float]]:
+    works: Mapping[Name, Callable[[], object]], repeats: int, device: str = "cpu"
+) -> dict[Name, list[float]]:
     """Seconds of `repeats` calls of each, after one that does not count. Every round begins with another one."""
     for work in works.values():
         work()

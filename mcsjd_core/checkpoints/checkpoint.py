@@ -156,7 +156,7 @@ def _mapped(file: Path, names: list[str]) -> Iterator[tuple[str, Tensor]]:
                 given.append(weakref.ref(tensor))
                 yield name, tensor
                 name = next(waiting, None)
-        del tensor
+        tensor = None  # or it would keep the mapping
 
 
 def _any_kept(given: list[weakref.ref]) -> bool:

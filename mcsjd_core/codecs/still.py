@@ -5,13 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .fsq_video import FSQVideoCodec, FSQVideoConfig
+from .torchscript_video import TorchScriptVideoCodec
+
 
 class StillCodec(nn.Module):
     """Between pictures [B, 3, H, W] in 0..1 and codes [B, h, w], by the codec `video`."""
 
-    def __init__(self, video: nn.Module):
+    def __init__(self, video: FSQVideoCodec | TorchScriptVideoCodec):
         super().__init__()
-        self.video, self.config = video, video.config
+        self.video: FSQVideoCodec | TorchScriptVideoCodec = video
+        self.config: FSQVideoConfig = video.config
 
     @property
     def input_device(self) -> torch.device:

@@ -38,16 +38,16 @@ class TorchScriptVideoCodec(nn.Module):
         return next(self.decoder.parameters()).device
 
     @torch.no_grad()
-    def encode(self, frames: Tensor) -> Tensor:
-        """Codes [B, 1 + k, h, w] of frames [B, 3, 1 + k * frames_per_code, H, W] in 0..1."""
-        count, side = frames.shape[2], self.pixels_per_code
-        if (count - 1) % self.frames_per_code or frames.shape[3] % side or frames.shape[4] % side:
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Codes [B, 1 + k, h, w] of pixels [B, 3, 1 + k * frames_per_code, H, W] in 0..1."""
+        count, side = pixels.shape[2], self.pixels_per_code
+        if (count - 1) % self.frames_per_code or pixels.shape[3] % side or pixels.shape[4] % side:
             raise InputError(
                 f"The codec needs 1 + {self.frames_per_code} k frames with sides that are multiples of {side} px, got "
-                f"{count} frames of {frames.shape[4]} x {frames.shape[3]}."
+                f"{count} frames of {pixels.shape[4]} x {pixels.shape[3]}."
             )
         dtype = next(self.encoder.parameters()).dtype
-        whole = _extend(frames.to(dtype) * 2 - 1, 1 + (self.code_frames - 1) * self.frames_per_code)
+        whole = _extend(pixels.to(dtype) * 2 - 1, 1 + (self.code_frames - 1) * self.frames_per_code)
         codes = self.encoder(whole)[0].long()
         return codes[:, : 1 + (count - 1) // self.frames_per_code]
 

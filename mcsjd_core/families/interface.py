@@ -120,8 +120,13 @@ class Codec(Protocol):
 class VideoCodec(Codec, Protocol):
     """A codec of video, which codes several frames into one frame of codes."""
 
-    pixels_per_code: int  # along each side
-    frames_per_code: int
+    @property
+    def pixels_per_code(self) -> int:
+        """Along each side."""
+        ...
+
+    @property
+    def frames_per_code(self) -> int: ...
 
     def decode(self, codes: Tensor) -> Tensor:
         """Frames [B, 3, 1 + k * frames_per_code, H, W] of codes [B, 1 + k, h, w]; also of the first code frames alone."""

@@ -51,12 +51,12 @@ class Vocabulary:
 
     @classmethod
     def of(cls, tokenizer) -> Vocabulary:
-        named = [tokenizer.token_to_id(name) for name in (TEXT_TO_IMAGE, BEGIN_OF_IMAGE)]
-        if None in named:
+        task, begin = (tokenizer.token_to_id(name) for name in (TEXT_TO_IMAGE, BEGIN_OF_IMAGE))
+        if task is None or begin is None:
             raise InputError(
                 f"The vocabulary lacks {TEXT_TO_IMAGE} or {BEGIN_OF_IMAGE}; this is not SimpleAR's tokenizer."
             )
-        return cls(*named, tokenizer.get_vocab_size())
+        return cls(task, begin, tokenizer.get_vocab_size())
 
 
 class SimpleAR(PictureFamily):

@@ -24,8 +24,8 @@ PACKED_AT_ONCE = (
 class _CastingLinear(nn.Linear):
     """Computes in the dtype of its input, whatever the weight is held in."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype), self.bias)
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input, self.weight.to(input.dtype), self.bias)
 
 
 class _Layers:

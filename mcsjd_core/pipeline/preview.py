@@ -33,7 +33,7 @@ def unfinished_pictures(model: Family, grid: Grid, step: Step, count: int, rows:
     device = model.codec.input_device
     codes = grid.codes(step.tokens[:count])[:, :rows].to(device)
     opacity = grid.codes(_opacity(step, grid, count))[:, :rows].to(device)
-    pixels = model.codec.decode(codes).float()
+    pixels = model.codec.decode_clips(codes[:, None])[:, 0].float()
     factor = pixels.shape[-1] // grid.columns
     opacity = opacity.repeat_interleave(factor, 1).repeat_interleave(factor, 2)[:, None]
     canvas = pixels.new_full((count, 3, grid.rows * factor, grid.columns * factor), BLANK)
@@ -58,7 +58,7 @@ def unfinished_frames(model: Family, grid: Grid, step: Step, count: int, now: in
     opacity = grid.codes(_opacity(step, grid, count)).view(shape)[:, now - 1].to(model.codec.input_device)
     if now > 1:  # what nobody sees shows through at the edge of what is seen: the frame before is the best guess
         codes[:, -1] = torch.where(opacity > 0, codes[:, -1], codes[:, -2])
-    pixels = torch.cat([model.codec.decode(one)[:, :, -1].float() for one in codes.split(1)])
+    pixels = torch.cat([model.codec.decode_clips(one)[:, -1].float() for one in codes.split(1)])
     factor = pixels.shape[-1] // grid.columns
     opacity = opacity.repeat_interleave(factor, 1).repeat_interleave(factor, 2)[:, None]
     return BLANK + (pixels - BLANK) * opacity

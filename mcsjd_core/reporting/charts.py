@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ LEAST_PLACES = 5  # that a mean is drawn of: where fewer grew so old, it says no
 LEAST_MAP_SIDE, LEGEND_HEIGHT = 512, 76  # pixels
 MAP_OPACITY = 0.55
 INK, GREY, BLUE, ORANGE, GREEN = "#1c1c22", "#9aa0aa", "#2563eb", "#ea580c", "#16a34a"
-STYLE = {"font.size": 12, "axes.titlesize": 12, "legend.fontsize": 11} | {
+STYLE: Any = {"font.size": 12, "axes.titlesize": 12, "legend.fontsize": 11} | {
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
 }  # fmt: skip
 
@@ -169,7 +169,7 @@ def _compression_by_frame(axes: Axes, report: Report, baseline: Report | None) -
         places = [number + offset for number in numbers]
         axes.bar(places, means, width=0.4, color=colour, alpha=0.8, label=f"{name}, {run.step_compression:.2f} in all")
     axes.set(xlabel="code frame", ylabel="tokens per forward", title=f"By frame: {_label(report)}")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
     axes.set_ylim(0, 1.25 * axes.get_ylim()[1])  # room for the legend
     axes.legend(loc="upper left")
 
