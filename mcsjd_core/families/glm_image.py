@@ -57,6 +57,7 @@ def planes_of(grid: Grid) -> Tensor:
 
     A raster takes up as many positions as its longer side has codes.
     """
+    assert grid.preview is not None
     rows, columns = grid.preview
     parts, start = [], 0
     for height, width in ((rows, columns), (grid.rows, grid.columns)):
@@ -103,6 +104,7 @@ class GlmImage(PictureFamily):
     def _row(self, text: str, grid: Grid) -> list[int]:
         """Text, the picture's size in codes, the preview's, begin-of-image: no roles and no begin of a sequence."""
         text = without_controls(self.tokenizer, text, self.control_ids)
+        assert grid.preview is not None
         sizes = ((grid.rows, grid.columns), grid.preview)
         request = text + "".join(f"{BEGIN_OF_SIZE}{h} {w}{END_OF_SIZE}" for h, w in sizes)
         return [*self.tokenizer.encode(request, add_special_tokens=False).ids, self.begin_of_image]

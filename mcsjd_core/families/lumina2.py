@@ -64,14 +64,14 @@ class Vocabulary:
     @classmethod
     def of(cls, ids: dict[str, int], start: str, codebook_size: int) -> Vocabulary:
         """`start` is the name of the token that begins a sequence."""
-        named = [named_id(ids, name) for name in (start, BEGIN_OF_IMAGE, TURN_END)]
+        begin, image, end = (named_id(ids, name) for name in (start, BEGIN_OF_IMAGE, TURN_END))
         codes = sorted(id for name, id in ids.items() if name.startswith(CODE_NAME))[:codebook_size]
         first = codes[0] if codes else FIRST_CODE
         if codes and codes != list(range(first, first + codebook_size)):
             raise InputError(
                 "The vocabulary does not count the image codes one by one; the tokenizer is of another model."
             )
-        return cls(*named, first)
+        return cls(begin, image, end, first)
 
 
 class Lumina2(PictureFamily):
