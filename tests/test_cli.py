@@ -65,18 +65,33 @@ def test_generate_draws_row_k_as_a_single_run_with_seed_plus_k_would(cli, tmp_pa
 
 @pytest.mark.parametrize("coupling", METHODS)
 def test_generate_takes_every_sampler_setting(cli, tmp_path, coupling):
-    settings = ("--window", 5, "--cfg", 1.5, "--temperature", 0.8, "--top-k", 9, "--top-p", 0.95, "--seed", 3)
+    settings = (
+        "--window",
+        5,
+        "--cfg",
+        1.5,
+        "--temperature",
+        0.8,
+        "--top-k",
+        9,
+        "--top-p",
+        0.95,
+        "--min-p",
+        0.02,
+        "--seed",
+        3,
+    )
     assert cli("generate", "x", "--coupling", coupling, *settings, "--initialiser", "left", "--trace", "t.json") == 0
     recorded = json.loads((tmp_path / "t.json").read_text())["settings"]
-    assert recorded.pop("law") == {"cfg_scale": 1.5, "temperature": 0.8, "top_k": 9, "top_p": 0.95}
+    assert recorded.pop("law") == {"cfg_scale": 1.5, "temperature": 0.8, "top_k": 9, "top_p": 0.95, "min_p": 0.02}
     given = {"coupling": coupling, "window": 5, "initialiser": "left", "seed": 3}
-    assert recorded == given | {"trace_detail": False, "trajectories": 1, "execution": "eager"}
+    assert recorded == given | {"trace_detail": False, "trajectories": 1, "execution": "eager", "part": 0}
 
 
 def test_settings_left_out_are_the_checkpoints_own(cli, tmp_path):
     cli("generate", "x", "--trace", "t.json")
     law = json.loads((tmp_path / "t.json").read_text())["settings"]["law"]
-    assert law == {"cfg_scale": 2.0, "temperature": 0.9, "top_k": 12, "top_p": 1.0}
+    assert law == {"cfg_scale": 2.0, "temperature": 0.9, "top_k": 12, "top_p": 1.0, "min_p": 0.0}
 
 
 def test_the_negative_prompt_changes_the_law(cli, tmp_path):
@@ -219,6 +234,7 @@ def test_the_table_admits_pictures_that_differ():
 def test_the_law_is_described_by_what_is_switched_on():
     assert describe_law(LawSettings(cfg_scale=3.0, top_k=100)) == "guidance 3, temperature 1, top-k 100"
     assert describe_law(LawSettings(temperature=0.5, top_p=0.9)) == "no guidance, temperature 0.5, top-p 0.9"
+    assert describe_law(LawSettings(min_p=0.1)) == "no guidance, temperature 1, min-p 0.1"
 
 
 EXACT = ("--coupling", "gumbel_exact")

@@ -14,7 +14,7 @@ INFINITY = float("inf")
 
 
 def naive_law(logits: list[float], settings: LawSettings) -> list[float]:
-    """Temperature, top-k keeping ties, softmax, top-p keeping ties; one number at a time."""
+    """Temperature, top-k keeping ties, softmax, top-p keeping ties, min-p; one number at a time."""
     logits = [value / settings.temperature for value in logits]
     if 0 < settings.top_k < len(logits):
         smallest = sorted(logits, reverse=True)[settings.top_k - 1]
@@ -28,6 +28,8 @@ def naive_law(logits: list[float], settings: LawSettings) -> list[float]:
                 break
             mass, last = mass + p, p
         probs = [p if p >= last else 0.0 for p in probs]
+    likely = settings.min_p * max(probs)
+    probs = [p if p >= likely else 0.0 for p in probs]
     return [p / math.fsum(probs) for p in probs]
 
 
@@ -36,10 +38,11 @@ def random_logits(rows=40, places=5, codes=37, scale=3.0, seed=0) -> torch.Tenso
 
 
 SETTINGS = [
-    LawSettings(temperature=temperature, top_k=top_k, top_p=top_p)
+    LawSettings(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     for temperature in (0.3, 1.0, 2.5)
     for top_k in (0, 1, 2, 10, 36, 37, 1000)
     for top_p in (0.05, 0.5, 0.95, 1.0)
+    for min_p in ((0.0, 0.1, 1.0) if top_k in (0, 10) else (0.0,))
 ]
 
 
@@ -127,13 +130,15 @@ def test_forbidden_codes_stay_at_zero_when_fewer_than_k_are_left():
     assert ((probs > 0).sum(-1) == 2).all() and (probs[..., 2:] == 0).all()
 
 
+@pytest.mark.parametrize("min_p", [0.0, 0.02, 0.3])
 @pytest.mark.parametrize("top_p", [0.1, 0.5, 0.9, 0.99])
 @pytest.mark.parametrize("top_k", [1, 5, 30])
-def test_truncation_equals_the_public_samplers(top_k, top_p):
+def test_truncation_equals_the_public_samplers(top_k, top_p, min_p):
     process = pytest.importorskip("transformers.generation.logits_process")
     logits = random_logits(places=1)[:, 0]
     cut = process.TopPLogitsWarper(top_p)(None, process.TopKLogitsWarper(top_k)(None, logits))
-    law = target_law(logits[:, None], LawSettings(top_k=top_k, top_p=top_p))
+    cut = process.MinPLogitsWarper(min_p)(None, cut)
+    law = target_law(logits[:, None], LawSettings(top_k=top_k, top_p=top_p, min_p=min_p))
     torch.testing.assert_close(law.dense()[:, 0], cut.softmax(-1))
 
 
@@ -223,6 +228,9 @@ def test_a_point_law_has_all_its_mass_on_its_token():
         ("top_p", -0.5),
         ("top_p", 1.01),
         ("top_p", float("nan")),
+        ("min_p", -0.1),
+        ("min_p", 1.01),
+        ("min_p", float("nan")),
         ("cfg_scale", -1.0),
         ("cfg_scale", float("nan")),
         ("cfg_scale", INFINITY),

@@ -40,6 +40,7 @@ TRUNCATIONS = {
     "top-k": LawSettings(top_k=2, temperature=1.3),
     "top-p": LawSettings(top_p=0.8),
     "both": LawSettings(top_k=2, top_p=0.9, temperature=1.5),
+    "min-p": LawSettings(min_p=0.3, temperature=0.8),
 }
 
 
@@ -52,7 +53,7 @@ def softmax(logits: list[float]) -> list[float]:
 
 
 def exact_law(logits: list[float], law: LawSettings) -> list[float]:
-    """Temperature, then top-k, then top-p, by sorting; no two logits are equal."""
+    """Temperature, then top-k, then top-p, then min-p, by sorting; no two logits are equal."""
     order = sorted(range(len(logits)), key=lambda v: -logits[v])
     kept = order[: law.top_k or len(order)]
     probs = dict(zip(kept, softmax([logits[v] / law.temperature for v in kept]), strict=True))
@@ -62,6 +63,8 @@ def exact_law(logits: list[float], law: LawSettings) -> list[float]:
             break
         nucleus.append(v)
         mass += probs[v]
+    nucleus = [v for v in nucleus if probs[v] >= law.min_p * probs[order[0]]]
+    mass = sum(probs[v] for v in nucleus)
     return [probs[v] / mass if v in nucleus else 0.0 for v in range(len(logits))]
 
 

@@ -123,8 +123,8 @@ def _emu3_5() -> Download:
     files = Source(f"BAAI/{codec}", ("model.safetensors", "model.ckpt"), f"{name}/{codec}")
     note = (
         "34 billion parameters: 67 GB of memory in bf16, 35 GB as fp8 weights, and 2.2 GB more for a guided picture. One "
-        "graphics card computes; what does not fit is offloaded by ComfyUI, which is slow. Pictures begin at once: the text that the "
-        "published model may write before one is left out."
+        "graphics card computes; what does not fit is offloaded by ComfyUI, which is slow. Pictures begin at once: the text that "
+        "the published model may write before one is left out."
     )
     return Download((own, files), "Apache-2.0", 70.0, note)
 

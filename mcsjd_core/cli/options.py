@@ -64,6 +64,9 @@ def add_law_arguments(parser: argparse.ArgumentParser) -> None:
         "--top-p", type=float, metavar="P", help="keep the likeliest codes that reach probability P; 1 keeps all"
     )
     group.add_argument(
+        "--min-p", type=float, metavar="P", help="keep codes at least P times as likely as the likeliest; 0 keeps all"
+    )
+    group.add_argument(
         "--negative", default="", metavar="TEXT", help="what guidance leads away from (default: the empty prompt)"
     )
 
@@ -116,6 +119,7 @@ def law_settings(arguments: argparse.Namespace, defaults: LawSettings) -> LawSet
         temperature=chosen(arguments.temperature, defaults.temperature),
         top_k=chosen(arguments.top_k, defaults.top_k),
         top_p=chosen(arguments.top_p, defaults.top_p),
+        min_p=chosen(arguments.min_p, defaults.min_p),
     )
 
 
@@ -126,6 +130,8 @@ def describe_law(law: LawSettings) -> str:
         parts.append(f"top-k {law.top_k}")
     if law.top_p < 1:
         parts.append(f"top-p {law.top_p:g}")
+    if law.min_p:
+        parts.append(f"min-p {law.min_p:g}")
     return ", ".join(parts)
 
 

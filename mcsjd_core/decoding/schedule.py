@@ -49,7 +49,7 @@ def schedule_of(settings: DecodeSettings, model: TokenModel, prompt: Prompt, tok
     if not settings.adapts:
         return FixedWindow(largest)
     law, embeddings = settings.law, prompt.embeddings
-    truncation = (law.temperature == 0, law.top_k, law.top_p < 1)
+    truncation = (law.temperature == 0, law.top_k, law.top_p < 1, law.min_p > 0)
     how = (settings.coupling, settings.trajectories, settings.execution, settings.trace_detail, prompt.guided)
     kind = (*how, *truncation, tokens, str(embeddings.device), embeddings.dtype)
     return AutoWindow(ForwardTimes(model, kind), largest)

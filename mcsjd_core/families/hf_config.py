@@ -67,5 +67,6 @@ def sampling_defaults(settings: Fields, published: SamplingDefaults) -> Sampling
         temperature=settings.number("temperature", published.law.temperature),
         top_k=int(settings.number("top_k", published.law.top_k)),
         top_p=settings.number("top_p", published.law.top_p),
+        min_p=settings.number("min_p", published.law.min_p),
     )
     return replace(published, law=law)

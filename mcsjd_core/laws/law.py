@@ -1,6 +1,6 @@
 """Logits to target law: the distribution that the user asked for, and that "lossless" refers to.
 
-Order: guidance, forbidden codes, temperature, top-k, top-p; all in float32. Every coupling verifies against, and commits
+Order: guidance, forbidden codes, temperature, top-k, top-p, min-p; all in float32. Every coupling verifies against, and commits
 from, the law made here.
 """
 
@@ -17,12 +17,16 @@ from .fixed_point import FRACTION_BITS, to_units
 
 @dataclass(frozen=True)
 class LawSettings:
-    """What turns logits into a law. temperature 0 is greedy, top_k 0 and top_p 1 cut nothing, cfg_scale 1 is unguided."""
+    """What turns logits into a law. temperature 0 is greedy, top_k 0, top_p 1 and min_p 0 cut nothing, cfg_scale 1 is unguided.
+
+    min_p (arXiv 2407.01082) cuts codes less likely than min_p times the likeliest, at the temperature asked for.
+    """
 
     cfg_scale: float = 1.0
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
 
     def __post_init__(self):
         if not 0 <= self.temperature < float("inf"):
@@ -31,6 +35,8 @@ class LawSettings:
             raise InputError(f"top_k must be 0 (off) or the number of codes to keep, got {self.top_k!r}.")
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p must be above 0 and at most 1 (off), got {self.top_p}.")
+        if not 0 <= self.min_p <= 1:
+            raise InputError(f"min_p must be 0 (off) or more, and at most 1, got {self.min_p}.")
         if not 0 <= self.cfg_scale < float("inf"):
             raise InputError(f"cfg_scale must be 0 or more (1 is no guidance), got {self.cfg_scale}.")
 
@@ -141,7 +147,8 @@ def target_law(logits: Tensor, settings: LawSettings) -> Law:
     if 0 < settings.top_k < codebook_size:
         logits, codes = _top_k(logits, settings.top_k)
     probs = logits.softmax(-1)
-    return Law(_top_p(probs, settings.top_p) if settings.top_p < 1 else probs, codes, codebook_size)
+    kept = _top_p(probs, settings.top_p) if settings.top_p < 1 else probs
+    return Law(_min_p(kept, settings.min_p) if settings.min_p > 0 else kept, codes, codebook_size)
 
 
 def _cooled(logits: Tensor, temperature: float) -> Tensor:
@@ -173,4 +180,10 @@ def _top_p(probs: Tensor, top_p: float) -> Tensor:
     before = units.cumsum(-1) - units  # mass in front of each
     last = ordered.masked_fill(before >= int(top_p * 2**FRACTION_BITS), float("inf")).amin(-1, keepdim=True)
     kept = probs * (probs >= last)
+    return kept / kept.sum(-1, keepdim=True)
+
+
+def _min_p(probs: Tensor, min_p: float) -> Tensor:
+    """Zero codes below min_p times the largest probability, renormalised. What was cut before changed no ratio of the rest."""
+    kept = probs * (probs >= min_p * probs.amax(-1, keepdim=True))
     return kept / kept.sum(-1, keepdim=True)

@@ -141,6 +141,7 @@ class Report:
     def _settings(self) -> list[str]:
         settings, law = self.settings, self.settings.law
         top_k, top_p = law.top_k or "off", "off" if law.top_p == 1 else f"{law.top_p:g}"
+        min_p = f", min_p {law.min_p:g}" if law.min_p else ""
         method = METHOD_LABELS[settings.coupling]
         previews = f", live preview {self.preview_seconds:.2f} s" if self.preview_seconds else ""
         drafts = f"first drafts {settings.initialiser}"
@@ -148,6 +149,6 @@ class Report:
             drafts += f", {settings.trajectories} trajectories"
         return [
             f"coupling {method}, window {settings.window_name}, {drafts}, {settings.execution} iterations",
-            f"cfg {law.cfg_scale:g}, temperature {law.temperature:g}, top_k {top_k}, top_p {top_p}",
+            f"cfg {law.cfg_scale:g}, temperature {law.temperature:g}, top_k {top_k}, top_p {top_p}{min_p}",
             f"model {self.model}, {self.dtype} on {self.device}, prefill {self.prefill_seconds:.2f} s{previews}",
         ]
