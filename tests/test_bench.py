@@ -33,6 +33,7 @@ from mcsjd_core.bench import (
 from mcsjd_core.bench.janus_checkpoint import JanusSize
 from mcsjd_core.bench.timing import PARTS
 from mcsjd_core.nn.transformer import TransformerConfig
+from mcsjd_core.reporting.tables import mean_and_error
 from test_transfers import Watch
 from tiny_checkpoint import write_tiny_checkpoint
 
@@ -101,7 +102,9 @@ def test_couplings_at_the_plain_law_are_compared_on_the_same_pictures(result, ti
             traces = drawing.draw(tiny, drawing.texts(0, 4), settings, rows=3).traces
             assert values == [trace.step_compression for trace in traces]
             assert result["plain_law_step_compression"][coupling][window] == pytest.approx(mean(values))
+    assert len(found["entropies_nats"]) == 4  # one picture is no measure of the others
     (table,) = plain_law.tables(found)
+    assert mean_and_error(found["entropies_nats"]) in table.note
     assert [row[0] for row in table.rows] == [coupling.label for coupling in COUPLINGS.values()]
 
 

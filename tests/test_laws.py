@@ -58,6 +58,26 @@ def test_law_equals_a_naive_one(settings):
     assert torch.equal(law.dense() > 0, naive > 0)
 
 
+@pytest.mark.parametrize("cfg_scale", [0.0, 0.5, 1.5, 7.0])
+def test_what_is_impossible_under_either_row_stays_impossible_under_guidance(cfg_scale):
+    cond, uncond = random_logits(rows=2, codes=6).unbind()
+    cond[:, [0, 1]], uncond[:, [1, 2]] = -INFINITY, -INFINITY
+    guided = guide(torch.stack((cond, uncond)), cfg_scale)
+    law = target_law(guided, LawSettings(temperature=0.7, top_k=2, top_p=0.9)).dense()
+    assert usable(guided) and (law[..., :3] == 0).all() and torch.isfinite(law).all()
+    mixed = uncond + cfg_scale * (cond - uncond)
+    torch.testing.assert_close(guided[0, :, 3:], mixed[:, 3:], rtol=0, atol=0)
+    alone = guide(torch.stack((cond, uncond))[..., 3:], cfg_scale).softmax(-1)
+    torch.testing.assert_close(guided.softmax(-1)[..., 3:], alone)
+
+
+def test_where_nothing_is_possible_the_logits_are_not_usable():
+    rows = torch.tensor([[0.0, -INFINITY], [-INFINITY, 0.0]])[:, None]
+    assert not usable(guide(rows, 2.0)) and not usable(
+        guide(rows.new_tensor([[INFINITY, 0.0], [0.0, 0.0]])[:, None], 2.0)
+    )
+
+
 def test_a_half_precision_model_gets_a_float32_law():
     logits = random_logits(rows=4).bfloat16()
     assert guide(logits, 2.0).dtype == torch.float32

@@ -8,8 +8,8 @@ from statistics import fmean
 from ..decoding.loop import AUTO, AUTOREGRESSIVE, DecodeSettings
 from ..laws.coupling import COUPLINGS
 from ..reporting.report import METHOD_LABELS
-from ..reporting.tables import Table
-from .drawing import checkpoint_law, draw, entropy, texts, warm_up
+from ..reporting.tables import Table, mean_and_error
+from .drawing import checkpoint_law, draw, entropies, texts, warm_up
 from .plan import Bench
 from .stopwatch import spread
 
@@ -28,7 +28,7 @@ def methods(bench: Bench) -> list[DecodeSettings]:
 
 def measure(bench: Bench) -> dict:
     """Every prompt with every method, in turn; prompt i has seed i."""
-    settings, runs, entropies = methods(bench), [], []
+    settings, runs, nats = methods(bench), [], []
     warm_up(bench, texts(0, 1), settings)
     bench.tell(f"{len(settings)} methods")
     for number in range(bench.plan.prompts):
@@ -42,7 +42,7 @@ def measure(bench: Bench) -> dict:
             tokens[method.coupling, method.window_name] = decoded.tokens
         for run in runs[-len(settings) :]:
             run["same_tokens_as_autoregressive"] = bool((tokens[_key(run)] == tokens[AR]).all())
-        entropies.append(entropy(bench, prompt, replace(settings[0], seed=number), tokens[AR]))
+        nats += entropies(bench, prompt, replace(settings[0], seed=number), tokens[AR])
     summary = [_summary(runs, (method.coupling, method.window_name)) for method in settings]
     return {
         "model": bench.model_name,
@@ -50,7 +50,8 @@ def measure(bench: Bench) -> dict:
         "tokens": runs[0]["tokens"],
         "law": asdict(settings[0].law),
         "initialiser": settings[0].initialiser,
-        "entropy_nats": fmean(entropies),
+        "entropy_nats": fmean(nats),
+        "entropies_nats": nats,
         "methods": summary,
         "runs": runs,
     }
@@ -117,7 +118,7 @@ def tables(data: dict) -> list[Table]:
         f"{data['model']}, {data['tokens']} tokens, {data['prompts']} prompts one at a time, guidance {law['cfg_scale']:g}, "
         f"temperature {law['temperature']:g}, top-k {law['top_k'] or 'off'}, {data['initialiser']} first drafts. Step "
         "compression and NFE are means, seconds and factors medians with the quartiles over the prompts. Entropy of the "
-        f"target law: {data['entropy_nats']:.2f} nats per token. "
+        f"target law: {mean_and_error(data.get('entropies_nats', [data['entropy_nats']]))} nats per token. "
         f"Seed-exact pictures equal to AR's: {same} of {drawn}."
     )
     return [Table("One picture at a time", header, rows, note)]

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..decoding.grid import Grid
 from ..decoding.loop import Decoded, DecodeSettings, Step, decode
 from ..laws.law import LawSettings
-from ..reporting.entropy import mean_entropy
+from ..reporting.entropy import picture_entropies
 from .plan import PROMPTS, Bench
 
 WARM_UP_STEPS = 3  # forwards of a method before it is timed: the first ones pay for threads and memory
@@ -48,10 +48,10 @@ def draw(
     return decode(bench.model.token_model, prompt, grid, settings, earlier_tokens=earlier_tokens, on_step=on_step)
 
 
-def entropy(bench: Bench, prompts: list[str], settings: DecodeSettings, tokens: Tensor) -> float:
-    """Mean entropy of the law, in nats per token, over the first prompt's picture; `tokens` [B, N] are plain AR's."""
+def entropies(bench: Bench, prompts: list[str], settings: DecodeSettings, tokens: Tensor) -> list[float]:
+    """Mean entropy of the law, in nats per token, over each prompt's picture; `tokens` [B, N] are plain AR's."""
     rows = bench.plan.rows
-    return mean_entropy(
+    return picture_entropies(
         lambda replay: draw(bench, prompts, replay, rows=rows, earlier_tokens=tokens),
         settings,
         upper(bench.model.grid(), rows),

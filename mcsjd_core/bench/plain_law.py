@@ -5,14 +5,14 @@ A law that is all but certain treats every coupling alike: no draft flickers. He
 
 from __future__ import annotations
 
-from statistics import fmean, stdev
+from statistics import fmean
 
 from ..decoding.loop import DecodeSettings
 from ..laws.coupling import COUPLINGS
 from ..laws.law import LawSettings
 from ..reporting.report import METHOD_LABELS
-from ..reporting.tables import Table
-from .drawing import draw, entropy, texts
+from ..reporting.tables import Table, mean_and_error
+from .drawing import draw, entropies, texts
 from .plan import Bench
 
 NAME, TITLE = "plain_law", "couplings where tokens are uncertain"
@@ -30,8 +30,8 @@ def measure(bench: Bench) -> dict:
             compressions.setdefault(coupling, {})[str(window)] = [trace.step_compression for trace in decoded.traces]
             tokens[coupling] = decoded.tokens
     pictures = {"model": bench.model_name, "pictures": plan.plain_pictures, "tokens": tokens[EXACT].shape[1]}
-    nats = entropy(bench, prompts, DecodeSettings(EXACT, law=law), tokens[EXACT])
-    return pictures | {"entropy_nats": nats, "step_compressions": compressions}
+    nats = entropies(bench, prompts, DecodeSettings(EXACT, law=law), tokens[EXACT])
+    return pictures | {"entropies_nats": nats, "step_compressions": compressions}
 
 
 def headline(data: dict) -> dict:
@@ -45,14 +45,17 @@ def headline(data: dict) -> dict:
 def tables(data: dict) -> list[Table]:
     found = data["step_compressions"]
     header = ["method", *(f"W {window}" for window in next(iter(found.values())))]
-    rows = [[METHOD_LABELS[coupling], *map(_mean, windows.values())] for coupling, windows in found.items()]
+    rows = [[METHOD_LABELS[coupling], *map(mean_and_error, windows.values())] for coupling, windows in found.items()]
     note = (
         f"Step compression, {data['model']}, {data['pictures']} pictures of {data['tokens']} tokens at temperature 1 without "
-        "guidance or truncation: mean and its standard error. Entropy of the target law in the first picture: "
-        f"{data['entropy_nats']:.2f} nats per token."
+        "guidance or truncation: mean and its standard error. Entropy of the target law "
+        f"{_entropy(data)} nats per token."
     )
     return [Table("Where tokens are uncertain", header, rows, note)]
 
 
-def _mean(values: list[float]) -> str:
-    return f"{fmean(values):.2f} ± {stdev(values) / len(values) ** 0.5:.2f}"
+def _entropy(data: dict) -> str:
+    """Mean over the pictures, with its error; records of before have that of the first picture alone."""
+    if "entropies_nats" in data:
+        return f"over the pictures: {mean_and_error(data['entropies_nats'])}"
+    return f"in the first picture: {data['entropy_nats']:.2f}"

@@ -18,10 +18,10 @@ from ..decoding.loop import AUTO, AUTOREGRESSIVE, Decoded, DecodeSettings
 from ..families.interface import Family
 from ..laws.coupling import COUPLINGS
 from ..pipeline.sampling import pictures, sample
-from ..reporting.entropy import mean_entropy
+from ..reporting.entropy import picture_entropies
 from ..reporting.report import METHOD_LABELS
 from ..reporting.sheet import Cell, Row, draw_sheet
-from ..reporting.tables import aligned
+from ..reporting.tables import aligned, mean_and_error
 from .files import to_image
 from .options import (
     COLD_INITIALISERS,
@@ -199,7 +199,7 @@ def _measure_entropy(
         )
 
     own = replace(settings, seed=record["seed"])
-    record["entropy_nats"] = mean_entropy(replay, own, model.grid(arguments.size))
+    (record["entropy_nats"],) = picture_entropies(replay, own, model.grid(arguments.size))
 
 
 def _sheet(model: Family, arguments: argparse.Namespace, methods: list[DecodeSettings], rows: list[list[Outcome]]):
@@ -251,7 +251,7 @@ def _summary(methods: list[DecodeSettings], rows: list[list[Outcome]]) -> str:
     text += f"\nMeans of {len(rows)} pictures a method; {law}; initialiser {methods[0].initialiser}."
     entropies = [record["entropy_nats"] for record in columns[0] if "entropy_nats" in record]
     if entropies:
-        text += f"\nMean entropy of the target law: {fmean(entropies):.3f} nats per token."
+        text += f"\nMean entropy of the target law: {mean_and_error(entropies, 3)} nats per token."
     return text
 
 

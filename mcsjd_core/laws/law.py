@@ -128,9 +128,14 @@ def point_law(tokens: Tensor, codebook_size: int) -> Law:
 
 
 def guide(logits: Tensor, cfg_scale: float) -> Tensor:
-    """Guided logits [B, L, V] of alternating conditional and unconditional rows [2 B, L, V] (Ho and Salimans, 2022)."""
+    """Guided logits [B, L, V] of alternating conditional and unconditional rows [2 B, L, V] (Ho and Salimans, 2022).
+
+    What is impossible (minus infinity) under either row stays impossible.
+    """
     cond, uncond = logits.float().unflatten(0, (-1, 2)).unbind(1)
-    return uncond + cfg_scale * (cond - uncond)
+    # Infinity less infinity is no number, and 0 times infinity is none either.
+    impossible = torch.minimum(cond, uncond) == float("-inf")
+    return (uncond + cfg_scale * (cond - uncond)).masked_fill(impossible, float("-inf"))
 
 
 def usable(logits: Tensor) -> Tensor:

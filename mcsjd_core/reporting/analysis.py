@@ -1,7 +1,7 @@
 """What the traces of decodes show: the quantities behind the figures of the MC-SJD paper (arXiv 2510.24211).
 
-A place's *age* counts the forwards that have looked at it: 0 for the one that meets its fresh draft, which follows a point
-mass; from age 1 on the draft follows the model's own law of the forward before.
+A draft's *age* counts the forwards that have looked at it: 0 for the one that meets it fresh, when it follows a point mass; from
+age 1 on the place's draft follows the model's own law of the forward before.
 """
 
 from __future__ import annotations
@@ -17,24 +17,33 @@ NAN = float("nan")
 
 
 def by_age(trace: RowTrace, name: str) -> Tensor:
-    """A detail of the trace as [num_tokens, ages] float32; NaN from the age on at which a place was committed.
+    """A detail of the trace as [drafts, ages] float32; NaN from the age on at which a draft was committed or given up.
 
-    Raises InputError if the trace was recorded without details.
+    A place has one draft, and one more each time that a window which had become narrower comes back to it; its drafts are next
+    to one another. Raises InputError if the trace was recorded without details.
     """
     if name not in trace.details:
         raise InputError("This run recorded no details of its drafts; turn on record_details and draw again.")
     first, total = trace.starts[0], trace.num_tokens
-    age = torch.zeros(total, dtype=torch.long)
-    table = torch.full((total, len(trace.starts)), NAN)
-    for start, values in zip(trace.starts, trace.details[name], strict=True):
-        places = torch.arange(start - first, min(start - first + len(values), total))  # windows may reach past the end
-        table[places, age[places]] = values[: len(places)]
-        age[places] += 1
-    return table[:, : int(age.max())]
+    draft, age = torch.full((total,), -1), torch.zeros(total, dtype=torch.long)
+    places_of, entries, known = [], [], 0
+    for start, window, values in zip(trace.starts, trace.windows, trace.details[name], strict=True):
+        begin = start - first
+        places = torch.arange(begin, min(begin + len(values), total))  # windows may reach past the end
+        fresh = places >= known  # what lies behind the window before has been given up
+        age[places] = torch.where(fresh, 0, age[places] + 1)
+        draft[places[fresh]] = sum(map(len, places_of)) + torch.arange(int(fresh.sum()))
+        places_of.append(places[fresh])
+        entries.append((draft[places], age[places], values[: len(places)]))
+        known = begin + window
+    drafts, ages, values = (torch.cat(column) for column in zip(*entries, strict=True))
+    table = torch.full((int(drafts.max()) + 1, int(ages.max()) + 1), NAN)
+    table[drafts, ages] = values
+    return table[torch.cat(places_of).argsort(stable=True)]
 
 
 def mean_and_variance(table: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance [ages] over the places that reached an age; table as from `by_age`."""
+    """Mean and variance [ages] over the drafts that reached an age; table as from `by_age`."""
     count = table.isfinite().sum(0).clamp_min(1)
     mean = table.nan_to_num().sum(0) / count
     return mean, (table - mean).square().nan_to_num().sum(0) / count

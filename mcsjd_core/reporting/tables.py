@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from dataclasses import dataclass
+from statistics import fmean, stdev
 
 WIDTH = 125  # of lines of text
 
@@ -46,6 +47,12 @@ def aligned(header: list[str], rows: list[list[str]], left: tuple[int, ...] = (0
         return "  ".join(sides).rstrip()
 
     return "\n".join([fit(header), "  ".join("-" * width for width in widths), *map(fit, rows)])
+
+
+def mean_and_error(values: list[float], digits: int = 2) -> str:
+    """`5.23 ± 0.26`: mean and its standard error; of a single value there is none."""
+    mean = f"{fmean(values):.{digits}f}"
+    return f"{mean} ± {stdev(values) / len(values) ** 0.5:.{digits}f}" if len(values) > 1 else mean
 
 
 def milliseconds(seconds: dict[str, float]) -> str:
