@@ -1,47 +1,57 @@
-"""Rebuild the embedded video model from zero: sprites, encoder, decoder, transformer, checkpoint directory.
+"""Rebuild the embedded video model from zero: stage, encoder, decoder, transformer, checkpoint directory.
 
-    apt-get install fonts-noto-color-emoji
-    npm pack emojibase-data@17.0.0 && tar xf emojibase-data-17.0.0.tgz
-    python -m training.build_video --emojibase package/en/data.json --work build-video --out embedded/emoji-motion
+    python -m training.build_video --sprites build/sprites.npz --places build/places.npz --work build-video
 
-Every step is skipped when its result is there, and an interrupted training continues: run the same command again. Seeds
-are fixed; the trainings' budgets are minutes, so another machine takes other numbers of steps and gets other weights.
-Decoder and transformer do not need each other: on two cores, their commands may run side by side.
+`training.sprites` and `training.places` say where their data come from. Every step is skipped when its result is there, and
+an interrupted training continues: run the same command again. Seeds are fixed; budgets are minutes, so another machine
+takes other numbers of steps and gets other weights. Decoder and transformer do not need each other: their commands may run
+side by side.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
-from . import emoji_data, export_video, motion_data, train_video_codec, train_video_encoder, train_video_transformer
+from . import export_video, loop, stage, train_video_codec, train_video_encoder, train_video_transformer
+from .motion_data import Stage
+from .places import Places
+from .sprites import Sprites
 
 
-def build(emojibase: Path, font: Path, work: Path, out: Path, minutes: dict[str, float], seed: int) -> None:
-    sprites, encoder, codec, transformer = (work / name for name in ("sprites.npz", "encoder", "codec", "transformer"))
-    work.mkdir(parents=True, exist_ok=True)
-    if not sprites.exists():
-        motion_data.draw_sprites(font, emojibase, seed).save(sprites)
-    if not (encoder / "report.json").exists():
-        settings = train_video_encoder.Settings(seed=seed)
-        train_video_encoder.train(sprites, encoder, minutes["encoder"], settings)
-    if not (codec / "report.json").exists():
-        train_video_codec.train(sprites, encoder, codec, minutes["decoder"], train_video_codec.Settings(seed=seed))
-    if not (transformer / "report.json").exists():
-        settings = train_video_transformer.Settings(seed=seed)
-        train_video_transformer.train(sprites, encoder, transformer, minutes["transformer"], settings)
-    export_video.export(sprites, transformer, codec, out)
+def build(stage_file: Path, work: Path, out: Path, minutes: dict[str, float], run: loop.RunSettings) -> None:
+    """Train what is not trained yet, each part for its minutes, and export."""
+    encoder, codec, transformer = (work / name for name in ("encoder", "codec", "transformer"))
+    loaded, seed = Stage.load(stage_file), run.seed
+
+    def train(folder: Path, make) -> None:
+        if not (folder / "report.json").exists():
+            loop.train(make(), folder, replace(run, minutes=minutes[folder.name]))
+
+    train(encoder, lambda: train_video_encoder.EncoderTask(
+        loaded, train_video_encoder.Settings(seed=seed), run.device))  # fmt: skip
+    train(codec, lambda: train_video_codec.DecoderTask(
+        loaded, train_video_encoder.read_encoder(encoder), train_video_codec.Settings(seed=seed), run.device))  # fmt: skip
+    train(transformer, lambda: train_video_transformer.TransformerTask(
+        loaded, train_video_encoder.read_encoder(encoder), train_video_transformer.Settings(seed=seed), run.device))  # fmt: skip
+    export_video.export(stage_file, transformer, codec, out)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--emojibase", type=Path, required=True, help="en/data.json of the npm package emojibase-data")
-    parser.add_argument("--font", type=Path, default=emoji_data.DEFAULT_FONT)
+    parser.add_argument("--sprites", type=Path, required=True, help="file written by training.sprites")
+    parser.add_argument("--places", type=Path, required=True, help="file written by training.places")
+    parser.add_argument("--root", type=Path, default=Path("/"), help="where the Debian packages are unpacked")
     parser.add_argument("--work", type=Path, default=Path("build-video"), help="folder for everything in between")
-    parser.add_argument("--out", type=Path, default=Path("embedded/emoji-motion"))
-    for part, default in (("encoder", 7.0), ("decoder", 47.0), ("transformer", 46.0)):
+    parser.add_argument("--out", type=Path, default=Path("embedded/motion"))
+    for part, default in (("encoder", 8.0), ("codec", 45.0), ("transformer", 60.0)):
         parser.add_argument(f"--{part}-minutes", type=float, default=default)
-    parser.add_argument("--seed", type=int, default=0)
+    loop.add_options(parser, minutes=0.0)
     a = parser.parse_args()
-    budgets = {part: getattr(a, f"{part}_minutes") for part in ("encoder", "decoder", "transformer")}
-    build(a.emojibase, a.font, a.work, a.out, budgets, a.seed)
+    file = a.work / "stage.npz"
+    if not file.exists():
+        a.work.mkdir(parents=True, exist_ok=True)
+        stage.build(Sprites.load(a.sprites), Places.load(a.places), a.root).save(file)
+    budgets = {part: getattr(a, f"{part}_minutes") for part in ("encoder", "codec", "transformer")}
+    build(file, a.work, a.out, budgets, loop.settings_from(a))

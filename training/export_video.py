@@ -1,7 +1,7 @@
 """Write the trained parts of the small video model as an ordinary checkpoint directory of the Cosmos family.
 
-    python -m training.export_video --sprites build-video/sprites.npz --transformer build-video/transformer \
-        --codec build-video/codec --out embedded/emoji-motion
+    python -m training.export_video --stage build-video/stage.npz --transformer build-video/transformer \
+        --codec build-video/codec --out embedded/motion
 
 Names and files are those that the family reads; weights are float16.
 """
@@ -13,15 +13,14 @@ import json
 import shutil
 from pathlib import Path
 
-import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
 from mcsjd_core.families.cosmos import LAYER_NAMES, TOP_NAMES
 
-from . import video_captions
-from .motion_data import FRAMES, Sprites, motions
+from . import loop, video_captions
+from .motion_data import FRAMES, Stage, motions
 from .train_video_encoder import CONFIG as CODEC
 from .train_video_transformer import CONFIG, ROPE_THETA, SIDE, VOCABULARY, VideoModel
 from .train_video_transformer import FRAMES as CODE_FRAMES
@@ -94,23 +93,24 @@ def write_part(directory: Path, tensors: dict[str, Tensor], config: dict) -> Non
     (directory / "config.json").write_text(json.dumps(config, indent=1) + "\n")
 
 
-def write_start_frames(directory: Path, sprites: Sprites) -> None:
-    """First frames of held-out clips, one for every motion, each named by its caption."""
+def write_start_frames(directory: Path, stage: Stage) -> None:
+    """First frames on held-out ground, one for every motion, each named by its caption."""
     directory.mkdir(parents=True, exist_ok=True)
-    for example in held_out(sprites, len(motions())):
+    for example in held_out(stage, len(motions())):
         file = directory / f"{example.caption.replace(' ', '_')}.png"
         Image.fromarray(example.frames[0]).save(file, optimize=True)
 
 
-def export(sprites: Path, transformer: Path, codec: Path, out: Path) -> None:
+def export(stage_file: Path, transformer: Path, codec: Path, out: Path) -> None:
     """Write `out` from the folders of train_video_transformer and train_video_codec, with their reports beside the weights."""
-    model = VideoModel(Sprites.load(sprites).names, seed=0)
-    model.load_state_dict(torch.load(transformer / "training.pt", weights_only=True)["model"])
-    write_part(out, public_tensors(model.tokens.state_dict()), model_config())
-    write_part(out / "tokenizer", torch.load(codec / "training.pt", weights_only=True)["model"], codec_config())
+    stage = Stage.load(stage_file)
+    model = VideoModel(stage.names, seed=0)
+    model.load_state_dict(loop.weights(transformer))
+    write_part(out, public_tensors(model.finished().state_dict()), model_config())
+    write_part(out / "tokenizer", loop.weights(codec), codec_config())
     model.encoder.half().save_pretrained(out / "t5")
     model.tokenizer.save(str(out / "t5" / "tokenizer.json"))
-    write_start_frames(out / "start_frames", Sprites.load(sprites))
+    write_start_frames(out / "start_frames", stage)
     (out / "generation_config.json").write_text(json.dumps(GENERATION, indent=1) + "\n")
     for name, part in (("transformer", transformer), ("codec", codec)):
         if (part / "report.json").exists():
@@ -119,7 +119,7 @@ def export(sprites: Path, transformer: Path, codec: Path, out: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name in ("sprites", "transformer", "codec", "out"):
+    for name in ("stage", "transformer", "codec", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     a = parser.parse_args()
-    export(a.sprites, a.transformer, a.codec, a.out)
+    export(a.stage, a.transformer, a.codec, a.out)

@@ -1,9 +1,9 @@
 """Measure the small video model: step compression by coupling and window, by frame of codes, and entropy per token.
 
-    python -m training.measure_video --sprites build-video/sprites.npz --out report.json
+    python -m training.measure_video --stage build-video/stage.npz --out report.json
 
-Drawn are held-out first frames with their captions at the checkpoint's own settings. Step compression is tokens per forward
-after prefill, the mean over clips.
+Drawn are clips on held-out ground, every motion equally often, at the checkpoint's own settings. Step compression is tokens
+per forward after prefill. Everything is the mean over clips; +- is half of its 95 % interval.
 """
 
 from __future__ import annotations
@@ -18,55 +18,74 @@ import torch
 from mcsjd_core import DecodeSettings, LawSettings, load, sample
 from mcsjd_core.laws.coupling import COUPLINGS
 
-from .motion_data import Sprites
+from .motion_data import Stage
 from .video_examples import Example, held_out
-from .video_sheet import first_codes
+from .video_sheet import first_codes, own_law
 
 WINDOWS = (16, 32, 64, 128)
+REFERENCE = "independent"
 
 
-def frame_forwards(trace, frame_tokens: int, frames: int, first: int) -> list[float]:
+def mean_and_half_width(values: np.ndarray) -> tuple[float, float]:
+    """Mean of values [clips], and half of its 95 % interval by the normal law."""
+    return float(values.mean()), float(1.96 * values.std(ddof=1) / len(values) ** 0.5)
+
+
+def frame_forwards(trace, frame_tokens: int, frames: int) -> np.ndarray:
     """Forwards spent on each drawn frame of codes: an iteration counts for the frames of its commits, by their shares."""
-    spent = [0.0] * frames
+    spent = np.zeros(frames)
     for start, count in zip(trace.starts, trace.committed, strict=True):
         for place in range(start, start + count):
-            spent[(place - first) // frame_tokens] += 1 / count
+            spent[place // frame_tokens - 1] += 1 / count
     return spent
 
 
 def measure(model, examples: list[Example], coupling: str, window: int, law: LawSettings, initialiser: str) -> dict:
+    """Figures of every clip: step compression [clips], that of every frame of codes [clips, frames], entropy [clips]."""
     settings = DecodeSettings(coupling, window, law, initialiser, trace_detail=True)
-    first = first_codes(model, examples)
-    traces = sample(model, [example.caption for example in examples], settings, first_codes=first).traces
-    tokens = model.grid().frame_tokens
-    forwards = np.mean([frame_forwards(trace, tokens, model.grid().frames - 1, tokens) for trace in traces], 0)
-    committed = [row[:count] for t in traces for row, count in zip(t.details["entropy"], t.committed, strict=True)]
+    captions = [example.caption for example in examples]
+    traces = sample(model, captions, settings, first_codes=first_codes(model, examples)).traces
+    tokens, frames = model.grid().frame_tokens, model.grid().frames - 1
+    committed = [
+        torch.cat([row[:count] for row, count in zip(t.details["entropy"], t.committed, strict=True)]) for t in traces
+    ]
+    return {
+        "step_compression": np.array([trace.step_compression for trace in traces]),
+        "by_frame": tokens / np.stack([frame_forwards(trace, tokens, frames) for trace in traces]),
+        "entropy": np.array([entropies.mean().item() for entropies in committed]),
+    }
+
+
+def row_of(coupling: str, window: int, figures: dict, reference: dict) -> dict:
+    ratio = figures["step_compression"] / reference["step_compression"]
     return {
         "coupling": coupling,
         "window": window,
-        "initialiser": initialiser,
-        "nfe": float(np.mean([trace.nfe for trace in traces])),
-        "step_compression": float(np.mean([trace.step_compression for trace in traces])),
-        "by_frame": (tokens / forwards).tolist(),
-        "entropy": torch.cat(committed).mean().item(),
+        "step_compression": mean_and_half_width(figures["step_compression"]),
+        f"times_{REFERENCE}": mean_and_half_width(ratio),
+        "ratio_of_means": float(figures["step_compression"].mean() / reference["step_compression"].mean()),
+        "by_frame": [mean_and_half_width(column) for column in figures["by_frame"].T],
+        "entropy": mean_and_half_width(figures["entropy"]),
     }
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sprites", type=Path, required=True)
-    parser.add_argument("--model", type=Path, default=Path("embedded/emoji-motion"))
-    parser.add_argument("--clips", type=int, default=12)
+    parser.add_argument("--stage", type=Path, required=True, help="file written by training.stage")
+    parser.add_argument("--model", type=Path, default=Path("embedded/motion"))
+    parser.add_argument("--clips", type=int, default=36)
     parser.add_argument("--initialiser", default="random")
     parser.add_argument("--top-p", type=float, help="the checkpoint's own if not given")
     parser.add_argument("--out", type=Path, required=True)
     a = parser.parse_args()
-    family, examples = load(a.model), held_out(Sprites.load(a.sprites), a.clips)
-    d = family.defaults.law
-    law = LawSettings(d.cfg_scale, d.temperature, d.top_k, d.top_p if a.top_p is None else a.top_p)
-    rows = []
-    for coupling in COUPLINGS:
-        for window in WINDOWS:
-            rows.append(measure(family, examples, coupling, window, law, a.initialiser))
+    family, examples = load(a.model), held_out(Stage.load(a.stage), a.clips)
+    law, rows = own_law(family, a.top_p), []
+    for window in WINDOWS:
+        reference = measure(family, examples, REFERENCE, window, law, a.initialiser)
+        for coupling in COUPLINGS:
+            figures = reference
+            if coupling != REFERENCE:
+                figures = measure(family, examples, coupling, window, law, a.initialiser)
+            rows.append(row_of(coupling, window, figures, reference))
             print(json.dumps(rows[-1]), flush=True)
     a.out.write_text(json.dumps(rows, indent=1) + "\n")

@@ -26,7 +26,10 @@ def orthogonalised(matrices: Tensor, rounds: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised, at the size of an AdamW step (`match_rms_adamw`); for matrices alone."""
+    """Momentum, orthogonalised, at the size of an AdamW step (`match_rms_adamw`).
+
+    Kernels of convolutions are taken for matrices [out, in x places].
+    """
 
     def __init__(self, params, lr: float, weight_decay: float = 0.05, momentum: float = 0.95):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
@@ -48,7 +51,7 @@ class Muon(torch.optim.Optimizer):
             state = self.state[parameter]
             buffer = state.setdefault("momentum", torch.zeros_like(parameter))
             buffer.lerp_(parameter.grad, 1 - group["momentum"])
-            directions.append(parameter.grad.lerp(buffer, group["momentum"]))
-        size = 0.2 * max(parameters[0].shape) ** 0.5
+            directions.append(parameter.grad.lerp(buffer, group["momentum"]).flatten(1))
+        size = 0.2 * max(directions[0].shape) ** 0.5
         for parameter, update in zip(parameters, orthogonalised(torch.stack(directions)), strict=True):
-            parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=group["lr"] * size)
+            parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update.view_as(parameter), alpha=group["lr"] * size)

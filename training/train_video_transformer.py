@@ -1,39 +1,38 @@
-"""Train the transformer of the small video model, and its text encoder, on codes of clips.
-
-    python -m training.train_video_transformer --sprites build-video/sprites.npz --encoder build-video/encoder \
-        --out build-video/transformer --minutes 50
+"""Train the transformer of the small video model, and its text encoder, on codes of clips that are made on the fly.
 
 The first frame of codes is given, the loss counts the others alone. In half of the sequences a stretch of codes is
 replaced on the way in: what comes next has to follow from the frames before, whatever stands in the window that is being
-drawn. Matrices are trained with Muon, the rest with AdamW. Interrupted runs continue with the same command.
+drawn. Matrices are trained with Muon, the rest with AdamW.
+
+    python -m training.train_video_transformer --stage build-video/stage.npz --encoder build-video/encoder \
+        --out build-video/transformer --minutes 60
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import T5EncoderModel
 
-from mcsjd_core.codecs.fsq import FiniteScalarQuantizer
 from mcsjd_core.codecs.fsq_video import FSQVideoCodec
-from mcsjd_core.families.cosmos import CosmosModel
-from mcsjd_core.nn import transformer
 from mcsjd_core.nn.grid_positions import GridPositions
+from mcsjd_core.families.cosmos import CosmosModel, core_name
 from mcsjd_core.nn.transformer import TransformerConfig
 
-from . import motion_data, video_captions
-from .motion_data import CELL, SIZE, STEPS, Clip, Drawer, Sprites
-from .schedule import Budget, Log, hold_then_fall, save, set_learning_rate
-from .train_transformer import causal_attention
-from .train_video_codec import pixels_of, read_encoder, some
+from . import loop, motion_data, video_captions
+from .motion_data import CELL, CHUNK, SIZE, STEPS, Clip, Stage
+from .muon import Muon
+from .train_video_codec import pixels_of
 from .train_video_encoder import CONFIG as CODEC
+from .train_video_encoder import read_encoder
 
 ROPE_THETA = 100.0  # the grid is 5 x 8 x 8: the slowest turn of an axis has to tell its ends apart
 CONFIG = TransformerConfig(
@@ -42,49 +41,41 @@ CONFIG = TransformerConfig(
 VOCABULARY = CODEC.codebook_size + 64  # the id that begins a video, and others that the public models have
 SIDE, FRAMES = SIZE // CELL, STEPS + 1  # of the grid of codes
 PER_FRAME = SIDE * SIDE
-CLIPS, HELD_OUT = 6_000, 160  # clips that are encoded beforehand
+HELD_OUT = 48  # clips that measure
 
 
 @dataclass
 class Settings:
     seed: int = 0
-    batch: int = 8
+    tokens: int = 5 * FRAMES * PER_FRAME  # of a batch
+    short: float = 0.6  # share of the batches with fewer frames of codes: what is hard is how a motion begins
+    short_frames: int = 3
     matrix_lr: float = 4e-3
     vector_lr: float = 3e-3
     weight_decay: float = 0.03
-    warmup_steps: int = 50
     disturbed: float = 0.5  # share of the sequences with a stretch of replaced codes
     longest: int = 128  # codes, longest stretch
 
 
-@torch.no_grad()
-def encode(sprites: Sprites, codec: FSQVideoCodec, clips: list[Clip], batch: int = 32) -> Tensor:
-    """Codes [clips, FRAMES SIDE SIDE] int16."""
-    parts = [clips[start : start + batch] for start in range(0, len(clips), batch)]
-    pixels = (pixels_of([motion_data.render(sprites, clip) for clip in part]) for part in parts)
-    return torch.cat([codec.encode(part).flatten(1).short() for part in pixels])
-
-
 class Sequences:
-    """Clips with their codes, and batches of them."""
+    """Clips made on the fly, as codes and captions."""
 
-    def __init__(self, sprites_file: Path, encoder: Path, work: Path, settings: Settings):
-        self.settings, self.sprites = settings, Sprites.load(sprites_file)
-        drawer = Drawer(len(self.sprites.names), settings.seed)
-        self.train = drawer.draw(CLIPS, np.random.default_rng((settings.seed, 4)))
-        self.held_out = some(drawer.held_out, HELD_OUT, settings.seed)
-        file = work / "codes.safetensors"
-        if not file.exists():
-            codec = read_encoder(encoder).eval()
-            parts = {"train": self.train, "held_out": self.held_out}
-            save_file({name: encode(self.sprites, codec, clips) for name, clips in parts.items()}, file)
-        self.codes = {name: codes.long() for name, codes in load_file(file).items()}
+    def __init__(self, stage: Stage, codec: FSQVideoCodec, settings: Settings):
+        self.stage, self.codec, self.settings = stage, codec, settings
+
+    def encode(self, clips: list[Clip], frames: int = FRAMES) -> Tensor:
+        """Codes [clips, frames SIDE SIDE] of their first frames of codes."""
+        shown = 1 + CHUNK * (frames - 1)
+        pixels = pixels_of([motion_data.render(self.stage, clip)[:shown] for clip in clips])
+        return self.codec.encode(pixels.to(self.codec.input_device)).flatten(1)
 
     def batch(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, list[str]]:
         """Codes as the model sees them [B, N], as they are, and captions."""
-        rows = rng.integers(len(self.train), size=self.settings.batch)
-        captions = [motion_data.caption(self.train[row], self.sprites.names, rng) for row in rows]
-        codes = self.codes["train"][rows]
+        s = self.settings
+        frames = s.short_frames if rng.random() < s.short else FRAMES
+        clips = [motion_data.draw_clip(self.stage, rng) for _ in range(s.tokens // (frames * PER_FRAME))]
+        codes = self.encode(clips, frames)
+        captions = [motion_data.caption(self.stage, clip, rng) for clip in clips]
         return self.disturb(codes, rng), codes, captions
 
     def disturb(self, codes: Tensor, rng: np.random.Generator) -> Tensor:
@@ -94,17 +85,37 @@ class Sequences:
             start = int(rng.integers(PER_FRAME, length))
             places = torch.arange(start, min(length, start + int(rng.integers(8, self.settings.longest + 1))))
             guesses = (
-                torch.from_numpy(rng.integers(CODEC.codebook_size, size=len(places))),
+                torch.from_numpy(rng.integers(CODEC.codebook_size, size=len(places))).to(codes.device),
                 row[places - PER_FRAME],
                 row[start - 1].expand(len(places)),
             )
-            wrong = torch.from_numpy(rng.random(len(places)) < rng.uniform(0.1, 1.0))
+            wrong = torch.from_numpy(rng.random(len(places)) < rng.uniform(0.1, 1.0)).to(codes.device)
             row[places] = torch.where(wrong, guesses[rng.integers(len(guesses))], row[places])
         return seen
 
 
+class CodeTable(nn.Module):
+    """Embeddings of all codes, each the sum of one vector for every channel's level and one of its own.
+
+    Codes that are near begin near each other, and rare ones learn from their neighbours.
+    """
+
+    def __init__(self, levels: tuple[int, ...], dim: int):
+        super().__init__()
+        codes, basis = torch.arange(int(np.prod(levels))), np.cumprod((1, *levels[:-1]))
+        first = np.cumsum((0, *levels[:-1]))  # of every channel's rows
+        rows = [codes // int(b) % level + int(f) for b, level, f in zip(basis, levels, first, strict=True)]
+        self.register_buffer("rows", torch.stack(rows, 1), persistent=False)
+        self.of_level = nn.Parameter(torch.randn(sum(levels), dim) * 0.4)
+        self.own = nn.Parameter(torch.randn(len(codes), dim) * 0.3)
+
+    def forward(self) -> Tensor:
+        """[codes, dim]."""
+        return F.embedding(self.rows, self.of_level).sum(1) + self.own
+
+
 class VideoModel(nn.Module):
-    """The family's token model and its text encoder."""
+    """The family's token model and its text encoder. While it is trained, one table embeds codes and scores them."""
 
     def __init__(self, names: list[str], seed: int):
         super().__init__()
@@ -113,109 +124,109 @@ class VideoModel(nn.Module):
         self.tokens = CosmosModel(CONFIG, VOCABULARY, CODEC.codebook_size, positions, absolute=True)
         self.tokenizer = video_captions.build_tokenizer(names)
         self.encoder = video_captions.build_encoder(self.tokenizer)
-        for name, parameter in self.tokens.named_parameters():
+        self.table = CodeTable(CODEC.levels, CONFIG.dim)
+        self.head_scale = nn.Parameter(torch.tensor(0.1))
+        for name, parameter in self.tokens.model.layers.named_parameters():
             if parameter.ndim == 2 and "norm" not in name:
                 nn.init.normal_(parameter, std=0.02)
             if name.endswith(("o_proj.weight", "down_proj.weight")):
                 nn.init.normal_(parameter, std=0.02 / (3 * CONFIG.layers) ** 0.5)
-        # As large as the absolute embeddings, which every layer adds; codes whose levels are near begin near each other.
-        embedding = self.tokens.model.embed_tokens.weight.data
-        vectors = FiniteScalarQuantizer(CODEC.levels).vectors(torch.arange(CODEC.codebook_size))
-        nn.init.normal_(embedding, std=0.5)
-        embedding[: CODEC.codebook_size] += vectors @ torch.randn(len(CODEC.levels), CONFIG.dim) * 0.5
 
     def forward(self, codes: Tensor, context: Tensor) -> Tensor:
         """Logits [B, N - PER_FRAME, codebook size] for the codes [B, N] after the first frame."""
+        table = self.table()
         begin, _ = self.tokens.start(len(codes))
-        embeddings = torch.cat((begin, self.tokens.embed_ids(codes[:, :-1])), 1)
-        positions = torch.arange(codes.shape[1]).expand(len(codes), -1)
-        return self.tokens.lm_head(self.tokens.model(embeddings, positions, context=context)[:, PER_FRAME:])
+        embeddings = torch.cat((begin, F.embedding(codes[:, :-1], table)), 1)
+        positions = torch.arange(codes.shape[1], device=codes.device).expand(len(codes), -1)
+        hidden = self.tokens.model(embeddings, positions, context=context)[:, PER_FRAME:]
+        return hidden @ (table * self.head_scale).T
 
     def loss(self, seen: Tensor, codes: Tensor, captions: list[str], reduction: str = "mean") -> Tensor:
         """Nats per code after the first frame."""
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            logits = self(seen, video_captions.context(self.encoder, self.tokenizer, captions))
+        logits = self(seen, video_captions.context(self.encoder, self.tokenizer, captions))
         return F.cross_entropy(logits.float().flatten(0, 1), codes[:, PER_FRAME:].flatten(), reduction=reduction)
 
+    @torch.no_grad()
+    def finished(self) -> CosmosModel:
+        """The token model with the table in the two places where the family reads it."""
+        table = self.table()
+        self.tokens.model.embed_tokens.weight[: len(table)] = table
+        self.tokens.lm_head.weight.copy_(table * self.head_scale)
+        return self.tokens
 
-def plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention in plain matrix products: on a CPU the fused one's backward pass is slow in bfloat16."""
-    return causal_attention(q, k, v, None)
-
-
-def build_optimizers(model: VideoModel, settings: Settings) -> list[torch.optim.Optimizer]:
-    matrices = [p for name, p in model.tokens.named_parameters() if name.endswith("_proj.weight")]
-    chosen = set(map(id, matrices))
-    rest = [p for p in model.parameters() if id(p) not in chosen]
-    return [
-        torch.optim.Muon(
-            matrices, lr=settings.matrix_lr, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw"
-        ),
-        torch.optim.AdamW(rest, lr=settings.vector_lr, betas=(0.9, 0.95), weight_decay=0.0),
-    ]
+    def parameters_by_optimizer(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """Matrices for Muon, and the rest; what `finished` fills is not learned."""
+        learned = {name: p for name, p in self.named_parameters() if name != "tokens.lm_head.weight"}
+        matrices = [p for name, p in learned.items() if name.startswith("tokens.") and name.endswith("_proj.weight")]
+        chosen = set(map(id, matrices))
+        return matrices, [p for p in learned.values() if id(p) not in chosen]
 
 
-def train(sprites: Path, encoder: Path, out: Path, minutes: float, settings: Settings) -> None:
-    transformer.grouped_attention = plain_attention
-    out.mkdir(parents=True, exist_ok=True)
-    sequences = Sequences(sprites, encoder, out, settings)
-    model = VideoModel(sequences.sprites.names, settings.seed)
-    model.tokens.model.compile(dynamic=False)
-    optimizers = build_optimizers(model, settings)
-    checkpoint, log = out / "training.pt", Log(out / "log.jsonl")
-    step, budget = 0, Budget(minutes)
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        step, budget = state["step"], Budget(minutes, state["seconds"])
-    losses: list[float] = []
-    while budget.progress < 1:
-        rng = np.random.default_rng((settings.seed, 5, step))  # keyed by step: a resumed run repeats nothing
-        factor = min(1.0, (step + 1) / settings.warmup_steps) * hold_then_fall(budget.progress)
-        loss = model.loss(*sequences.batch(rng))
-        model.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            set_learning_rate(optimizer, factor)
-            optimizer.step()
-        losses.append(loss.item())
-        step += 1
-        if step % 25 == 0:
-            log(step=step, seconds=budget.seconds, loss=sum(losses) / len(losses), lr_factor=factor)
-            losses.clear()
-        if step % 100 == 0 or budget.progress >= 1:
-            save(checkpoint, {
-                "model": model.state_dict(),
-                "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-                "step": step,
-                "seconds": budget.seconds,
-            })  # fmt: skip
-    report = evaluate(model, sequences) | {"steps": step, "seconds": budget.seconds, "settings": asdict(settings)}
-    report |= {"parameters": sum(p.numel() for p in model.parameters()), "config": asdict(CONFIG)}
-    (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
-    log(**report)
+class TransformerTask:
+    """The training of transformer and text encoder, for `loop.train`."""
+
+    def __init__(self, stage: Stage, codec: FSQVideoCodec, settings: Settings, device: str):
+        self.settings = settings
+        self.sequences = Sequences(stage, codec.to(device).eval(), settings)
+        self.model = VideoModel(stage.names, settings.seed).to(device)
+        self.modules = {"model": self.model}
+        matrices, rest = self.model.parameters_by_optimizer()
+        self.optimizers = [
+            Muon(matrices, settings.matrix_lr, weight_decay=settings.weight_decay),
+            torch.optim.AdamW(rest, lr=settings.vector_lr, betas=(0.9, 0.95), weight_decay=0.0),
+        ]
+
+    def loss(self, rng: np.random.Generator, step: int) -> Tensor:
+        return self.model.loss(*self.sequences.batch(rng))
+
+    @torch.no_grad()
+    def evaluate(self) -> dict:
+        """Nats per code on held-out ground, fed with right codes: on the whole, by frame of codes, by kind of motion."""
+        rng, stage = np.random.default_rng((self.settings.seed, 6)), self.sequences.stage
+        motions = motion_data.motions()
+        rows = []
+        for _ in range(HELD_OUT // len(motions)):
+            clips = [motion_data.draw_clip(stage, rng, motion, held_out=True) for motion in motions]
+            codes = self.sequences.encode(clips)
+            captions = [motion_data.caption(stage, clip) for clip in clips]
+            rows.append(self.model.loss(codes, codes, captions, reduction="none").view(-1, STEPS, PER_FRAME).mean(2))
+        losses = torch.stack(rows)  # [rounds, motions, STEPS]
+        by_motion = {" ".join(motion): nats for motion, nats in zip(motions, losses.mean((0, 2)).tolist(), strict=True)}
+        return {
+            "held_out": losses.mean().item(),
+            "held_out_by_frame": losses.mean((0, 1)).tolist(),
+            "held_out_by_motion": by_motion,
+            "clips": losses.shape[0] * losses.shape[1],
+        }
 
 
-@torch.no_grad()
-def evaluate(model: VideoModel, sequences: Sequences) -> dict:
-    """Mean nats per code over the held-out clips, fed with right codes, and of every frame of codes alone."""
-    rng, batch, losses = np.random.default_rng((sequences.settings.seed, 6)), sequences.settings.batch, []
-    for start in range(0, HELD_OUT, batch):
-        clips, codes = (part[start : start + batch] for part in (sequences.held_out, sequences.codes["held_out"]))
-        captions = [motion_data.caption(clip, sequences.sprites.names, rng) for clip in clips]
-        losses.append(model.loss(codes, codes, captions, reduction="none").view(len(clips), STEPS, PER_FRAME))
-    by_frame = torch.cat(losses).mean((0, 2))
-    return {"loss": by_frame.mean().item(), "loss_by_frame": by_frame.tolist(), "clips": HELD_OUT}
+def start_from(model: VideoModel, directory: Path) -> None:
+    """Begin with the layers and the words of another model of this shape, whose codes may mean something else."""
+    state = {core_name(name): t for name, t in load_file(directory / "model.safetensors").items()}
+    kept = {name: t for name, t in state.items() if name.startswith(("model.layers.", "model.norm."))}
+    heads = ("q_norm.weight", "k_norm.weight")
+    kept = {name: t[None] if name.endswith(heads) else t for name, t in kept.items()}
+    model.tokens.load_state_dict(kept, strict=False)
+    words = Tokenizer.from_file(str(directory / "t5" / "tokenizer.json")).get_vocab()
+    encoder = T5EncoderModel.from_pretrained(directory / "t5", dtype=torch.float32).state_dict()
+    own = model.encoder.state_dict()
+    for name, weights in encoder.items():
+        if weights.shape == own[name].shape and not name.endswith(("shared.weight", "embed_tokens.weight")):
+            own[name].copy_(weights)
+    for word, row in model.tokenizer.get_vocab().items():
+        if word in words:
+            own["shared.weight"][row] = encoder["shared.weight"][words[word]]
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name in ("sprites", "encoder", "out"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=50.0, help="time budget of the training itself")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--stage", type=Path, required=True, help="file written by training.stage")
+    parser.add_argument("--encoder", type=Path, required=True, help="folder written by training.train_video_encoder")
+    parser.add_argument("--start-from", type=Path, help="checkpoint directory of an earlier model of this shape")
+    parser.add_argument("--out", type=Path, required=True)
+    loop.add_options(parser, minutes=60.0)
     a = parser.parse_args()
-    train(a.sprites, a.encoder, a.out, a.minutes, Settings(seed=a.seed))
+    task = TransformerTask(Stage.load(a.stage), read_encoder(a.encoder), Settings(seed=a.seed), a.device)
+    if a.start_from:
+        start_from(task.model, a.start_from)
+    loop.train(task, a.out, loop.settings_from(a))

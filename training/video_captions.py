@@ -14,9 +14,10 @@ PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
 
 
 def build_tokenizer(names: list[str]) -> Tokenizer:
-    """One id a word, of all words that captions of glyphs with these names have, and one for every other word."""
-    words = {word for name in names for word in name.replace("-", " ").split()} | {"the", "still"}
-    words |= {verb for verbs in motion_data.VERBS.values() for verb in verbs} | set(motion_data.DIRECTIONS)
+    """One id a word, of all words that captions of things with these names have, and one for every other word."""
+    phrases = [phrase.format(thing="", direction="") for kind in motion_data.PHRASES.values() for phrase in kind]
+    texts = [name.replace("-", " ") for name in names] + phrases + list(motion_data.DIRECTIONS)
+    words = {word for text in texts for word in text.lower().split()}
     vocabulary = {word: id for id, word in enumerate((PAD, END, UNKNOWN, *sorted(words)))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
@@ -37,7 +38,8 @@ def build_encoder(tokenizer: Tokenizer) -> T5EncoderModel:
 def context(encoder: T5EncoderModel, tokenizer: Tokenizer, captions: list[str]) -> Tensor:
     """States [B, MOST_WORDS, WIDTH] of captions, zero behind their ends, as the family makes them."""
     rows = [tokenizer.encode(caption).ids for caption in captions]
-    ids = torch.tensor([row + [0] * (MOST_WORDS - len(row)) for row in rows])
-    real = torch.tensor([[place < len(row) for place in range(MOST_WORDS)] for row in rows])
+    device = encoder.device
+    ids = torch.tensor([row + [0] * (MOST_WORDS - len(row)) for row in rows], device=device)
+    real = torch.tensor([[place < len(row) for place in range(MOST_WORDS)] for row in rows], device=device)
     states = encoder(input_ids=ids, attention_mask=real.long()).last_hidden_state
     return states * real[..., None]

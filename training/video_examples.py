@@ -1,4 +1,4 @@
-"""Clips that the small video model is shown and measured on: held out from its training, given by first frame and caption."""
+"""Clips that the small video model is shown and measured on: held-out ground, given by first frame and caption."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from . import motion_data
-from .motion_data import Clip, Drawer, Sprites
+from .motion_data import Clip, Stage
 
 
 @dataclass(frozen=True)
 class Example:
     clip: Clip
     caption: str
-    frames: np.ndarray  # uint8 [FRAMES, SIZE, SIZE, 3], as they should become
+    frames: np.ndarray  # uint8 [FRAMES, SIZE, SIZE, 3], as they might become
 
     @property
     def first_frame(self) -> Tensor:
@@ -24,26 +24,14 @@ class Example:
         return torch.from_numpy(self.frames[:1].copy()).permute(0, 3, 1, 2).float() / 255
 
 
-def caption(clip: Clip, names: list[str]) -> str:
-    """The caption that says everything, in the first verb of its kind."""
-    words = [
-        "the",
-        names[clip.glyph],
-        motion_data.VERBS[clip.kind][0],
-        clip.direction or "still" * (clip.kind == "stands"),
-    ]
-    return " ".join(filter(None, words))
-
-
-def held_out(sprites: Sprites, count: int, seed: int = 0) -> list[Example]:
-    """`count` held-out clips, the motions in turn, the glyphs all different as long as there are some left."""
-    clips = Drawer(len(sprites.names), seed).held_out
-    order = np.random.default_rng((seed, 11)).permutation(len(clips))
-    motions, shown, chosen = motion_data.motions(), set(), []
-    while len(chosen) < count:
-        wanted = motions[len(chosen) % len(motions)]
-        fitting = [clips[i] for i in order if (clips[i].kind, clips[i].direction) == wanted and clips[i] not in chosen]
-        clip = next((clip for clip in fitting if clip.glyph not in shown), fitting[0])
-        shown.add(clip.glyph)
-        chosen.append(clip)
-    return [Example(clip, caption(clip, sprites.names), motion_data.render(sprites, clip)) for clip in chosen]
+def held_out(stage: Stage, count: int, seed: int = 0) -> list[Example]:
+    """`count` clips, the motions in turn, all things different as long as there are some left."""
+    rng, motions = np.random.default_rng((seed, 11)), motion_data.motions()
+    names, examples = sorted(set(stage.names)), []
+    order = [names[i] for _ in range(-(-count // len(names))) for i in rng.permutation(len(names))]
+    for number, name in enumerate(order[:count]):
+        pictures = [i for i, other in enumerate(stage.names) if other == name]
+        motion = motions[number % len(motions)]
+        clip = motion_data.draw_clip(stage, rng, motion, held_out=True, thing=int(rng.choice(pictures)))
+        examples.append(Example(clip, motion_data.caption(stage, clip), motion_data.render(stage, clip)))
+    return examples

@@ -1,24 +1,31 @@
 """Draw the sheet that shows what the small video model can and cannot do.
 
-    python -m training.video_sheet --sprites build-video/sprites.npz --out docs/video.png
+    python -m training.video_sheet --stage build-video/stage.npz --out docs/video.png
 
-Held-out first frames with their captions, one for every motion, at the checkpoint's own settings; nothing is picked by
-hand. Every second frame is shown, the given one first.
+First frames on held-out ground with their captions, one for every motion, at the checkpoint's own settings; nothing is
+picked by hand. Every second frame is shown, the given one first.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mcsjd_core import DecodeSettings, load, sample, start_codes, videos
+from mcsjd_core import DecodeSettings, LawSettings, load, sample, start_codes, videos
 
 from . import motion_data, video_examples
-from .motion_data import Sprites
+from .motion_data import Stage
+
+
+def own_law(model, top_p: float | None = None) -> LawSettings:
+    """The checkpoint's own settings, with another top-p if it is given."""
+    law = model.defaults.law
+    return law if top_p is None else replace(law, top_p=top_p)
 
 
 def first_codes(model, examples: list[video_examples.Example]) -> Tensor:
@@ -36,11 +43,16 @@ def draw(model, examples: list[video_examples.Example], settings: DecodeSettings
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sprites", type=Path, required=True)
-    parser.add_argument("--model", type=Path, default=Path("embedded/emoji-motion"))
+    parser.add_argument("--stage", type=Path, required=True, help="file written by training.stage")
+    parser.add_argument("--model", type=Path, default=Path("embedded/motion"))
+    parser.add_argument("--examples", type=int, default=0, help="which held-out clips: a seed")
+    parser.add_argument("--seed", type=int, default=0, help="of the drawing")
+    parser.add_argument("--top-p", type=float, help="the checkpoint's own if not given")
+    parser.add_argument("--scale", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("docs/video.png"))
     a = parser.parse_args()
-    family, chosen = load(a.model), video_examples.held_out(Sprites.load(a.sprites), len(motion_data.motions()))
-    law = family.defaults.law
-    drawn = draw(family, chosen, DecodeSettings("maximal", family.defaults.window, law))
-    motion_data.contact_sheet(drawn, [example.caption for example in chosen]).save(a.out)
+    family = load(a.model)
+    chosen = video_examples.held_out(Stage.load(a.stage), len(motion_data.motions()), a.examples)
+    settings = DecodeSettings("maximal", family.defaults.window, own_law(family, a.top_p), seed=a.seed)
+    drawn = draw(family, chosen, settings)
+    motion_data.contact_sheet(drawn, [example.caption for example in chosen], scale=a.scale).save(a.out)
