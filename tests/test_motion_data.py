@@ -2,116 +2,120 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+import tiny_stage
 from mcsjd_core.codecs.fsq_video import FSQVideoCodec
-from training import motion_data
-from training.motion_data import (
-    BACKGROUNDS,
-    CELL,
-    DIRECTIONS,
-    FRAMES,
-    GLYPH,
-    LAST_CELL,
-    SIZE,
-    SPRITE,
-    STEPS,
-    Clip,
-    Drawer,
-    Sprites,
-)
+from training import motion_data, video_examples
+from training.motion_data import CELL, DIRECTIONS, FRAMES, SIZE, SPEED, STEPS, THING, Clip, Stage
 from training.train_video_encoder import CONFIG, cells_of
 
 
 @pytest.fixture(scope="module")
-def sprites() -> Sprites:
-    """Three glyphs of noise inside a glyph's box, each turned by nothing: enough to see where they are."""
-    rng = np.random.default_rng(0)
-    art = np.zeros((3, 2 * FRAMES - 1, SPRITE, SPRITE, 4), np.uint8)
-    margin = (SPRITE - GLYPH) // 2
-    art[:, :, margin:-margin, margin:-margin] = rng.integers(256, size=(3, 1, GLYPH, GLYPH, 4))
-    return Sprites(["red apple", "fox", "star"], art)
+def stage() -> Stage:
+    return tiny_stage.stage()
 
 
-def every(kind: str, direction: str, background: int = 0) -> list[Clip]:
-    return [Clip(0, kind, direction, *start, background) for start in motion_data.starts(kind, direction)]
+def every(kind: str, direction: str) -> list[Clip]:
+    return [Clip(0, kind, direction, *start, 0, 3, 2, False) for start in motion_data.starts(kind, direction)]
 
 
-def test_the_same_seed_gives_the_same_clips_captions_and_frames(sprites):
+def test_the_same_seed_gives_the_same_clips_captions_and_frames(stage):
     def drawn(seed: int):
         rng = np.random.default_rng(seed)
-        clips = Drawer(3, 0).draw(20, rng)
-        return clips, [motion_data.caption(clip, sprites.names, rng) for clip in clips]
+        clips = [motion_data.draw_clip(stage, rng) for _ in range(20)]
+        return clips, [motion_data.caption(stage, clip, rng) for clip in clips]
 
     assert drawn(5) == drawn(5) and drawn(5) != drawn(6)
-    for clip in drawn(5)[0][:3]:
-        assert np.array_equal(motion_data.render(sprites, clip), motion_data.render(sprites, clip))
+    clip = drawn(5)[0][0]
+    assert np.array_equal(motion_data.render(stage, clip), motion_data.render(stage, clip))
 
 
-def test_held_out_clips_are_never_drawn():
-    drawer = Drawer(3, 0)
-    assert set(drawer.held_out).isdisjoint(drawer.train)
-    assert sorted(map(repr, drawer.held_out + drawer.train)) == sorted(map(repr, motion_data.all_clips(3)))
-    assert 0.02 < len(drawer.held_out) / len(motion_data.all_clips(3)) < 0.06
-    assert set(drawer.draw(500, np.random.default_rng(0))) <= set(drawer.train)
+def test_held_out_ground_is_never_drawn_for_training_and_always_for_measuring(stage):
+    rng = np.random.default_rng(0)
+    for held_out in (False, True):
+        drawn = {motion_data.draw_clip(stage, rng, held_out=held_out).photo for _ in range(100)}
+        assert drawn == {number for number, measures in enumerate(stage.held_out) if measures == held_out}
+
+
+def test_all_kinds_of_motion_are_drawn_by_their_shares(stage):
+    rng = np.random.default_rng(0)
+    kinds = [motion_data.draw_clip(stage, rng).kind for _ in range(1000)]
+    assert sum(motion_data.SHARES.values()) == pytest.approx(1)
+    for kind, share in motion_data.SHARES.items():
+        assert kinds.count(kind) / 1000 == pytest.approx(share, abs=0.05)
 
 
 @pytest.mark.parametrize(("kind", "direction"), motion_data.motions())
-def test_a_glyph_goes_where_its_caption_says_and_stays_in_the_picture(sprites, kind, direction):
+def test_thing_and_camera_go_where_the_caption_says(kind, direction):
     for clip in every(kind, direction):
-        corners, angles = motion_data.path(clip)
-        assert corners.min() >= 0 and corners.max() <= SIZE - GLYPH
-        assert (corners[:: FRAMES // STEPS] % CELL == 0).all()  # whole cells after every frame of codes
-        assert (corners[0] == (clip.column * CELL, clip.row * CELL)).all()
-        steps = np.diff(corners, axis=0)
-        if kind == "turns":
-            assert (steps == 0).all() and (np.diff(angles) == (1 if direction == "left" else -1)).all()
-            continue
-        assert (angles == 0).all()
-        if kind == "stands":
-            assert (steps == 0).all()
-        elif kind == "hops":
-            assert steps[0].tolist() == [0, -2] and (corners[0] == corners[-1]).all()
+        thing, camera = motion_data.paths(clip)
+        for path in (thing, camera):
+            assert (path[:: FRAMES // STEPS] % CELL == 0).all()  # whole cells after every frame of codes
+        assert camera.min() >= 0 and camera.max() <= motion_data.GROUND - SIZE
+        assert (thing[0] - camera[0] == (CELL * clip.column, CELL * clip.row)).all()
+        toward = SPEED * np.array(DIRECTIONS.get(direction, (0, 0)))
+        assert (np.diff(camera, axis=0) == toward * (kind in ("pans", "follows"))).all()
+        if kind == "hops":
+            assert (thing[4] - thing[0]).tolist() == [0, -CELL] and (thing[0] == thing[-1]).all()
         else:
-            toward = 2 * np.array(DIRECTIONS[direction])
-            assert (steps[0] == toward).all()
-            turned = (steps == -toward).all(1)
-            assert ((steps == toward).all(1) | turned).all() and turned.any() == (kind == "bounces")
-            if kind == "bounces":
-                meets_wall = corners[: turned.argmax() + 1]
-                assert meets_wall.min() == 0 or meets_wall.max() == LAST_CELL * CELL
+            assert (np.diff(thing, axis=0) == toward * (kind in ("moves", "follows"))).all()
+        if kind != "pans":
+            assert (thing - camera).min() >= 0 and (thing - camera).max() <= SIZE - THING
 
 
-def test_frames_show_the_glyph_on_its_background(sprites):
-    for number, (above, below) in enumerate(BACKGROUNDS):
-        clip = Clip(1, "moves", "right", 0, 2, number)
-        frames = motion_data.render(sprites, clip)
-        assert frames.shape == (FRAMES, SIZE, SIZE, 3) and frames.dtype == np.uint8
-        assert (frames[:, : 2 * CELL] == above).all() and (frames[:, 6 * CELL :] == below).all()
-        art = sprites.art[1, FRAMES - 1, 8:-8, 8:-8].astype(int)
-        for frame, (x, y) in zip(frames, motion_data.path(clip)[0], strict=True):
-            box = np.asarray([above if row < motion_data.HORIZON else below for row in range(y, y + GLYPH)])[:, None]
-            expected = art[..., :3] * (art[..., 3:] / 255) + box * (1 - art[..., 3:] / 255)
-            assert np.abs(frame[y : y + GLYPH, x : x + GLYPH] - expected).max() <= 0.51
+@pytest.mark.parametrize("kind", motion_data.PHRASES)
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_frames_show_the_thing_over_its_ground(stage, kind, mirrored):
+    """By hand from what the camera sees, with a thing that covers half of what is behind it."""
+    art = stage.art.copy()
+    art[..., 3] = 128
+    stage = replace(stage, art=art)
+    direction = dict(motion_data.motions())[kind]
+    clip = replace(every(kind, direction)[0], thing=1, mirrored=mirrored)
+    ground = stage.photos[0][2 : 2 + motion_data.GROUND, 3 : 3 + motion_data.GROUND]
+    ground = ground[:, ::-1] if mirrored else ground
+    frames, shown = motion_data.render(stage, clip), motion_data.silhouette(stage, clip)
+    assert frames.shape == (FRAMES, SIZE, SIZE, 3) and frames.dtype == np.uint8
+    for frame, seen, thing, camera in zip(frames, shown, *motion_data.paths(clip), strict=True):
+        for y, x in [(0, 0), (13, 40), (40, 13), (33, 33), (63, 63)]:
+            expected = ground[camera[1] + y, camera[0] + x].astype(float)
+            column, row = np.array((x, y)) + camera - thing
+            on_thing = 0 <= column < THING and 0 <= row < THING
+            if on_thing:
+                expected = (art[1, row, column, :3].astype(float) * 128 + expected * 127) / 255
+            assert seen[y, x] == on_thing and np.abs(frame[y, x] - expected).max() <= 0.51
 
 
-def test_codes_of_what_moves_move_by_one_cell(sprites):
-    """The reason for a local encoder, speeds in whole cells and flat backgrounds: the next frame is a shift of this one."""
+def codes_of(stage: Stage, clip: Clip) -> torch.Tensor:
+    """[STEPS + 1, rows, columns] by an encoder of random weights."""
     torch.manual_seed(0)
     codec = FSQVideoCodec(CONFIG).requires_grad_(False)
     torch.nn.init.normal_(codec.quant_conv.conv3d.weight, std=3.0)
-    frames = motion_data.render(sprites, Clip(2, "moves", "down", 1, 0, 1))
-    codes = codec.encode(torch.from_numpy(frames.copy()).permute(3, 0, 1, 2)[None].float() / 255)[0]
+    frames = torch.from_numpy(motion_data.render(stage, clip)).permute(3, 0, 1, 2)[None].float() / 255
+    return codec.encode(frames)[0]
+
+
+def test_codes_of_what_the_camera_pans_over_move_by_one_cell(stage):
+    """The reason for a local encoder and speeds in whole cells: the next frame is a shift of this one, and new ground."""
+    codes = codes_of(stage, every("pans", "down")[0])
     assert codes.shape == (STEPS + 1, SIZE // CELL, SIZE // CELL) and len(codes.unique()) > 4
     for step in range(2, STEPS + 1):
-        assert torch.equal(codes[step, 1:], codes[step - 1, :-1])
-    assert len(codes[:, :, -1].unique()) == 1  # plain cells have one code, still or not
+        assert torch.equal(codes[step, :-1], codes[step - 1, 1:])
+        assert not torch.equal(codes[step, -1], codes[step - 1, -1])
 
 
-def test_cells_are_cut_as_the_codec_sees_them(sprites):
-    frames = motion_data.render(sprites, Clip(0, "hops", "", 2, 2, 0))
+def test_codes_of_what_stands_stay(stage):
+    codes = codes_of(stage, every("stands", "")[0])
+    assert all(torch.equal(codes[step], codes[0]) for step in range(1, STEPS + 1))
+
+
+def test_cells_are_cut_as_the_codec_sees_them(stage):
+    frames = motion_data.render(stage, every("hops", "")[0])
     first, later = cells_of(frames)
     side = SIZE // CELL
     assert first.shape == (side**2, 1, CELL, CELL, 3) and later.shape == (STEPS * side**2, 4, CELL, CELL, 3)
@@ -119,11 +123,22 @@ def test_cells_are_cut_as_the_codec_sees_them(sprites):
     assert np.array_equal(later[side * side + side * 3 + 4], frames[5:9, 24:32, 32:40])
 
 
-def test_captions_name_the_motion_and_leave_open_little(sprites):
+def test_captions_name_thing_and_motion(stage):
     rng = np.random.default_rng(0)
-    texts = [motion_data.caption(Clip(0, "turns", "left", 0, 0, 0), sprites.names, rng) for _ in range(2000)]
-    verbs = {verb for text in texts for verb in motion_data.VERBS["turns"] if verb in text.split()}
-    assert verbs == set(motion_data.VERBS["turns"])
-    assert 0.4 < np.mean(["red apple" in text for text in texts]) < 0.5
-    assert 0.93 < np.mean([text.endswith("left") for text in texts]) < 0.97
-    assert any("the thing" in text for text in texts)
+    clip = every("pans", "left")[0]
+    assert motion_data.caption(stage, clip) == "the camera pans left past the red apple"
+    texts = [motion_data.caption(stage, clip, rng) for _ in range(1000)]
+    assert set(texts) == {f"the camera pans left{rest}" for rest in ("", " past the red apple", " past the thing")}
+
+
+def test_examples_have_every_motion_and_different_things(stage):
+    examples = video_examples.held_out(stage, 12)
+    assert [(e.clip.kind, e.clip.direction) for e in examples] == motion_data.motions()
+    assert len({e.clip.thing for e in examples}) == 12 and all(stage.held_out[e.clip.photo] for e in examples)
+
+
+def test_a_saved_stage_is_read_back(stage, tmp_path):
+    stage.save(tmp_path / "stage.npz")
+    again = Stage.load(tmp_path / "stage.npz")
+    assert (again.names, again.held_out) == (stage.names, stage.held_out) and np.array_equal(again.art, stage.art)
+    assert all(np.array_equal(a, b) for a, b in zip(again.photos, stage.photos, strict=True))

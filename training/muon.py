@@ -54,4 +54,6 @@ class Muon(torch.optim.Optimizer):
             directions.append(parameter.grad.lerp(buffer, group["momentum"]).flatten(1))
         size = 0.2 * max(directions[0].shape) ** 0.5
         for parameter, update in zip(parameters, orthogonalised(torch.stack(directions)), strict=True):
-            parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update.view_as(parameter), alpha=group["lr"] * size)
+            parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(
+                update.view_as(parameter), alpha=group["lr"] * size
+            )
