@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from .. import mcsjd_core
 from ..mcsjd_core import Decoded, DecodeSettings, Grid, InputError, Step
-from ..mcsjd_core.families.interface import Clip, empty_prompt
+from ..mcsjd_core.families.interface import Clip
 from ..mcsjd_core.families.sizes import choose_size
 from ..mcsjd_core.families.weight_error import logits_moved
 from ..mcsjd_core.pipeline import video
 from ..mcsjd_core.pipeline.memory import codec_bytes, decode_bytes
 from .folders import find_checkpoint, identity
+from .notes import tell
 from .progress import PREVIEWED, LivePreview, Progress, check_cancelled
 from .speed import EXECUTIONS, check_execution, compiler_errors
 from .types import ImageTokens, LoadedModel
@@ -105,7 +106,7 @@ def describe(model: LoadedModel) -> str:
     family, settings = model.family, DecodeSettings(window=model.family.defaults.window)
     parameters = sum(p.numel() for p in family.token_model.parameters())
     weights, codec = (patcher.model_size() for patcher in (model.token_patcher, model.codec_patcher))
-    prompt, grid = empty_prompt(family, guided=True), family.grid()
+    prompt, grid = family.empty_prompt(guided=True), family.grid()
     run = decode_bytes(family, prompt, settings, grid)
     drawn = "picture" if family.clip.is_picture else "video"
     error = "" if model.logits_moved is None else f", which move its logits by {model.logits_moved:.1%} (rms)"
@@ -169,6 +170,8 @@ def sample(
         first_codes=None if first is None else first.codes(),
         earlier_tokens=None if warm is None else warm.tokens,
     )
+    if drawing.note:
+        tell(drawing.note)
     grid, needed = drawing.grid, drawing.memory_bytes
     mm.load_models_gpu([model.token_patcher], memory_required=needed)
     _follow_weights(model.token_patcher)

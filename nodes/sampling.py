@@ -37,7 +37,8 @@ class Sampler(io.ComfyNode):
                     dynamic_prompts=True,
                     default=PROMPT,
                     tooltip="What to draw. The embedded model knows emoji: short names such as red apple, pizza, cat "
-                    "face. Left empty, it draws anything.",
+                    "face. Line ends and runs of spaces count as one space. Left empty, the embedded model and models of classes "
+                    "draw anything; other models get their usual request with nothing in it, as their authors send it.",
                 ),
                 io.Int.Input(
                     "seed",

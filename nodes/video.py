@@ -8,6 +8,7 @@ from comfy_api.latest import InputImpl, Types, io
 from torch import Tensor
 
 from ..mcsjd_core.errors import InputError
+from ..mcsjd_core.text.prompts import clean_prompt
 from . import runtime
 from .types import CATEGORY, ImageTokens, LoadedModel, ModelSocket, TokensSocket
 
@@ -44,7 +45,8 @@ def encoded_texts(text_encoder, texts: list[str]) -> dict[str, Tensor] | None:
     """Hidden states [n, width] of every text, by ComfyUI's encoder; None without one: the model then has its own."""
     if text_encoder is None:
         return None
-    states = {text: text_encoder.encode_from_tokens(text_encoder.tokenize(text)) for text in dict.fromkeys(texts)}
+    texts = list(dict.fromkeys(map(clean_prompt, texts)))
+    states = {text: text_encoder.encode_from_tokens(text_encoder.tokenize(text)) for text in texts}
     return {text: state[0] for text, state in states.items()}
 
 

@@ -185,6 +185,19 @@ def test_unconditional_rows_alternate_and_hold_no_text(model):
     assert rows[1::2] == [[BOS, BEGIN]] * 2
 
 
+def test_an_empty_prompt_of_anole_keeps_its_form(directory, tmp_path):
+    """`[0, 8710, 8197]` there; the embedded models were trained without the turn's end in front of a picture without text."""
+    shutil.copytree(directory, tmp_path, dirs_exist_ok=True)
+    settings = json.loads((tmp_path / "generation_config.json").read_text())
+    (tmp_path / "generation_config.json").write_text(
+        json.dumps({k: v for k, v in settings.items() if k != "image_grid"})
+    )
+    anole = mcsjd_core.load(tmp_path)
+    assert ids_of(anole, anole.prompt([""], None, True)) == [[BOS, TURN, BEGIN], [BOS, BEGIN]]
+    own = mcsjd_core.load(directory)
+    assert ids_of(own, own.prompt([""], None, True)) == [[BOS, BEGIN]] * 2
+
+
 def test_negative_prompts_take_the_place_of_the_empty_one(model):
     rows = ids_of(model, model.prompt(["red apple", "owl"], ["blurry", ""], True))
     assert rows[1] == [BOS, *text(model, "blurry"), TURN, BEGIN]

@@ -42,6 +42,21 @@ def cli(checkpoint, tmp_path, monkeypatch):
     return lambda *argv: main([*map(str, argv), "--model", str(checkpoint), "--quiet"])
 
 
+@pytest.mark.parametrize("command", [("generate",), ("compare", "--windows", 4)])
+def test_words_that_the_model_does_not_know_are_told(cli, checkpoint, tmp_path, capsys, command):
+    words = checkpoint / "words.txt"
+    words.write_text("red\napple\n")
+    try:
+        assert cli(*command, "red  apple") == 0
+        assert capsys.readouterr().err == ""
+        assert cli(*command, "red car") == 0
+    finally:
+        words.unlink()
+    assert capsys.readouterr().err == (
+        f"This model does not know car: what it draws for that is left to chance; the words it knows are in {words}.\n"
+    )
+
+
 def tokens_of(path: Path) -> torch.Tensor:
     return files.read_tokens(path)
 

@@ -272,13 +272,28 @@ def test_half_precision_holds_the_transformer_only(folder):
     assert prompt.embeddings.dtype == torch.bfloat16 and prompt.padding.tolist() == [116, 116]
 
 
-def test_an_empty_prompt_draws_anything(folder):
-    """It is what guidance leads away from, and needs no text encoder."""
-    classes, captions = model_of(folder, "c2i"), model_of(folder, "t2i")
-    prompt = classes.prompt([" "], None, True)
+def test_without_a_class_the_model_draws_anything(folder):
+    prompt = model_of(folder, "c2i").prompt([" "], None, True)
     assert torch.equal(prompt.embeddings[0], prompt.embeddings[1])
-    captions.captions._encode = None
-    prompt = captions.prompt([""], None, True)
+
+
+def test_an_empty_caption_is_the_end_token_alone(folder):
+    """As the published sampler sends it, beside the unconditional row that guidance leads away from."""
+    model, state, codes = model_of(folder, "t2i"), gpt_state("t2i"), some_codes(1)
+    prompt = model.prompt([""], None, True)
+    assert prompt.padding.tolist() == [119, 119]
+    ours = cached_logits(model.token_model, prompt, codes, 3)
+    states, empty = caption_states(folder, "")
+    nothing = state["cls_embedding.uncond_embedding"]
+    for row, row_states in enumerate((states, nothing)):
+        theirs = reference_logits(state, caption_condition(state, row_states), codes[0], empty)
+        assert relative(ours[row], theirs) < 1e-5
+
+
+def test_a_prompt_for_estimates_needs_no_text_encoder(folder):
+    model = model_of(folder, "t2i")
+    model.captions._encode = None
+    prompt = model.empty_prompt(guided=True)
     assert torch.equal(prompt.embeddings[0], prompt.embeddings[1]) and prompt.padding.tolist() == [0, 0]
 
 

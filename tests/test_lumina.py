@@ -98,6 +98,16 @@ def test_sizes_are_the_published_ones(side, count, longest):
         assert width * height <= side * side < (width + 32) * (height + 32)  # none is far below the area
 
 
+def test_an_empty_prompt_is_the_request_with_nothing_in_it(model):
+    """As the authors' sampler sends it; the unconditional row is another and has no request."""
+    size = model.sizes[0]
+    table = model.token_model.model.embed_tokens.weight
+    prompt = model.prompt([""], None, True, size)
+    wanted = [prompt_ids(model, "", size), [BEGIN, BLOCKS + 2, BLOCKS + 2]]
+    for row, padding, ids in zip(prompt.embeddings, prompt.padding.tolist(), wanted, strict=True):
+        assert torch.equal(row[padding:], table[torch.tensor(ids)])
+
+
 # The vocabulary of the published tokenizer, as far as the layout asks for it.
 PUBLISHED = {"<s>": 0, "<eoss>": 8196, "<racm3:break>": 8197}
 PUBLISHED |= {image_token_name(code): code + 4 for code in range(8192)}
@@ -111,7 +121,7 @@ def test_published_ids_and_lengths(side, body, size_id):
     layout = LuminaLayout(vocabulary, PUBLISHED, 8192, side, 16)
     size = f"{side}x{side}"
     assert layout.row([9, 10], size) == [0, 9, 10, 8710, 8197, size_id, size_id]
-    assert layout.row([], size) == [8197, size_id, size_id]
+    assert layout.unconditional(size) == [8197, size_id, size_id]
     grid = layout.grid(size)
     forced = grid.forced()
     assert grid.num_tokens == body + 1 and (grid.rows, grid.columns) == (side // 16, side // 16)
@@ -124,7 +134,7 @@ def test_published_ids_and_lengths(side, body, size_id):
 
 def test_height_token_comes_before_width_token():
     layout = LuminaLayout(Vocabulary.from_names(PUBLISHED, 8192), PUBLISHED, 8192, 768, 16)
-    assert layout.row([], "1152x512") == [8197, 8804 + 16, 8804 + 36]
+    assert layout.unconditional("1152x512") == [8197, 8804 + 16, 8804 + 36]
     assert "1152x512 according" in layout.request("owl", "1152x512")
     assert (layout.grid("1152x512").rows, layout.grid("1152x512").columns) == (32, 72)
 

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -286,3 +287,22 @@ def test_a_batch_of_none_is_one_sentence(pack, model):
     with pytest.raises(pack.core.InputError) as error:
         draw(pack, model, batch_size=0)
     assert "batch_size" in sentence(error)
+
+
+# -- what goes on all the same -----------------------------------------------------------------------------------------
+
+
+def test_words_that_the_model_does_not_know_are_told_in_console_and_node(pack, model, tmp_path, monkeypatch, caplog):
+    import server
+
+    told = []
+    (tmp_path / "words.txt").write_text("red apple")
+    words = replace(model.family.words, directory=tmp_path)
+    monkeypatch.setattr(model.family, "words", words)
+    host = SimpleNamespace(last_node_id="7", send_progress_text=lambda text, node: told.append((text, node)))
+    monkeypatch.setattr(server.PromptServer, "instance", host)
+    draw(pack, model, prompt="red apple", negative="car")
+    draw(pack, model, prompt="red apple", cfg=1.0, negative="car")
+    draw(pack, model, prompt="red car")
+    assert [node for _, node in told] == ["7", "7"] and all("does not know car:" in text for text, _ in told)
+    assert told[0][0] in caplog.text

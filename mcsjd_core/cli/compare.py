@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
@@ -17,7 +18,7 @@ from ..bench.drawing import a_few_forwards
 from ..decoding.loop import AUTO, AUTOREGRESSIVE, Decoded, DecodeSettings
 from ..families.interface import Family
 from ..laws.coupling import COUPLINGS
-from ..pipeline.sampling import pictures, sample
+from ..pipeline.sampling import Drawing, pictures, sample
 from ..reporting.entropy import picture_entropies
 from ..reporting.report import METHOD_LABELS
 from ..reporting.sheet import Cell, Row, draw_sheet
@@ -103,6 +104,9 @@ def run(arguments: argparse.Namespace) -> None:
     model = open_model(arguments)
     methods = _methods(arguments, model)
     cases = list(product(arguments.prompts, arguments.seeds))
+    note = Drawing.of(model, arguments.prompts, methods[0], size=arguments.size).note
+    if note:
+        print(note, file=sys.stderr)
     _warm_up(model, arguments, methods)
     with token_bar(len(cases) * len(methods) * model.grid(arguments.size).num_tokens, arguments.quiet) as bar:
         rows = [[_draw(model, arguments, case, settings, bar) for settings in methods] for case in cases]

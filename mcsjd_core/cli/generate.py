@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -132,6 +133,8 @@ def run(arguments: argparse.Namespace) -> None:
         first_codes=_first_codes(arguments, model),
         earlier_tokens=None if arguments.warm_tokens is None else read_tokens(arguments.warm_tokens),
     )
+    if drawing.note:
+        print(drawing.note, file=sys.stderr)
     with token_bar(len(texts) * (drawing.grid.num_tokens - drawing.given), arguments.quiet) as bar:
         decoded = drawing.run(advance(bar, drawing.given))
     files = _numbered(out, len(texts)) if model.clip.has_pixels else [arguments.save_tokens] * len(texts)

@@ -22,6 +22,7 @@ from ..errors import InputError
 from ..laws.law import LawSettings
 from ..nn.transformer import Transformer, TransformerConfig
 from ..text.text_tokenizer import control_ids, read_tokenizer, text_ids
+from ..text.words import Words
 from .chameleon_parts import (
     BEGIN_OF_IMAGE,
     TURN_END,
@@ -81,8 +82,8 @@ class RasterLayout:
 
     ids = ()  # of the vocabulary, beside those of `Vocabulary`
 
-    def __init__(self, vocabulary: Vocabulary, grid: Grid, cell: int):
-        self.vocabulary, self._grid = vocabulary, grid
+    def __init__(self, vocabulary: Vocabulary, grid: Grid, cell: int, empty_is_unconditional: bool):
+        self.vocabulary, self._grid, self.empty_is_unconditional = vocabulary, grid, empty_is_unconditional
         self.sizes = (size_name(grid.columns * cell, grid.rows * cell),)
 
     def grid(self, size: str) -> Grid:
@@ -92,9 +93,13 @@ class RasterLayout:
         return text
 
     def row(self, text: list[int], size: str) -> list[int]:
-        """`<s> text <reserved08706> <racm3:break>`; without text only the first and the last, as in caption dropout."""
-        v = self.vocabulary
-        return [v.bos, *text, *([v.turn_end] if text else []), v.begin_of_image]
+        """`<s> text <reserved08706> <racm3:break>`; this project's models know empty texts as those of caption dropout."""
+        if self.empty_is_unconditional and not text:
+            return self.unconditional(size)
+        return [self.vocabulary.bos, *text, self.vocabulary.turn_end, self.vocabulary.begin_of_image]
+
+    def unconditional(self, size: str) -> list[int]:
+        return [self.vocabulary.bos, self.vocabulary.begin_of_image]
 
 
 class ChameleonTransformer(TransformerTokenModel):
@@ -119,8 +124,9 @@ class Chameleon(PictureFamily):
 
     name = "chameleon"
 
-    def __init__(self, token_model: ChameleonTransformer, codec: VQGAN, tokenizer, layout, defaults: SamplingDefaults):
-        self.token_model, self.codec, self.tokenizer = token_model, codec, tokenizer
+    def __init__(self, token_model: ChameleonTransformer, codec: VQGAN, tokenizer, layout, defaults: SamplingDefaults,
+                 words: Words):  # fmt: skip
+        self.token_model, self.codec, self.tokenizer, self.words = token_model, codec, tokenizer, words
         self.layout, self.sizes, self.defaults = layout, layout.sizes, defaults
         self.control_ids = control_ids(tokenizer, CONTROL)
 
@@ -131,10 +137,13 @@ class Chameleon(PictureFamily):
         return text_ids(self.tokenizer, text, self.control_ids)
 
     def picture_prompt(self, texts: list[str], negatives: list[str], guided: bool, size: str) -> Prompt:
-        layout, model = self.layout, self.token_model
-        requests = [layout.request(text, size) for text in alternating(texts, negatives, guided)]
-        rows = [layout.row(self.text_ids(request), size) for request in requests]
-        return Prompt.of_ids(rows, model.embed_ids, guided, model.prompt_device)
+        rows = [self._row(text, size) for text in alternating(texts, negatives, guided)]
+        return Prompt.of_ids(rows, self.token_model.embed_ids, guided, self.token_model.prompt_device)
+
+    def _row(self, text: str | None, size: str) -> list[int]:
+        if text is None:
+            return self.layout.unconditional(size)
+        return self.layout.row(self.text_ids(self.layout.request(text, size)), size)
 
 
 def detect(path: Path) -> bool:
@@ -163,7 +172,7 @@ def load(path: Path, *, dtype: torch.dtype, device, operations) -> Chameleon:
     codec = VQGAN(codec_shape, device="meta", operations=operations)
     codec_tensors = codec_checkpoint.renamed(lambda name: _codec_name(name, codec_prefix))
     fill(codec, codec_tensors, dtype=torch.float32, device=device, source=next(iter(codec_checkpoint.files.values())))
-    return Chameleon(token_model, codec, tokenizer, layout, defaults)
+    return Chameleon(token_model, codec, tokenizer, layout, defaults, Words(tokenizer, path))
 
 
 def companions(path: Path) -> list[Path]:
@@ -213,7 +222,8 @@ def _drawing(path: Path, config: Fields, vocabulary: Vocabulary, ids: dict[str, 
     grid = settings.counts("image_grid", (32, 32))
     if len(grid) != 2:
         raise InputError(f"`image_grid` in {settings.where} has to be [rows, columns], got {list(grid)}.")
-    return RasterLayout(vocabulary, Grid(*grid), codec.downsampling), sampling_defaults(settings, ANOLE_DEFAULTS)
+    own = "image_grid" in settings.data
+    return RasterLayout(vocabulary, Grid(*grid), codec.downsampling, own), sampling_defaults(settings, ANOLE_DEFAULTS)
 
 
 def trained_side(path: Path, settings: Fields) -> int:

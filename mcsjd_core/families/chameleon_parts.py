@@ -60,13 +60,15 @@ class LuminaLayout:
         return Grid(height // self.cell, width // self.cell, row_end=row_end, end=(end,))
 
     def request(self, text: str, size: str) -> str:
-        return f"Generate an image of {size} according to the following prompt:\n{text}" if text else ""
+        return f"Generate an image of {size} according to the following prompt:\n{text}"
 
     def row(self, text: list[int], size: str) -> list[int]:
-        """`<s> text <reserved08706> <racm3:break> height width`; without text it begins at begin-of-image."""
-        v, (width, height) = self.vocabulary, side_lengths(size)
-        start = [v.begin_of_image, self.size_ids[height // BLOCK], self.size_ids[width // BLOCK]]
-        return [v.bos, *text, v.turn_end, *start] if text else start
+        """`<s> text <reserved08706> <racm3:break> height width`."""
+        return [self.vocabulary.bos, *text, self.vocabulary.turn_end, *self.unconditional(size)]
+
+    def unconditional(self, size: str) -> list[int]:
+        width, height = side_lengths(size)
+        return [self.vocabulary.begin_of_image, self.size_ids[height // BLOCK], self.size_ids[width // BLOCK]]
 
 
 def first_file(path: Path, names: tuple[str, ...]) -> Path:

@@ -21,6 +21,7 @@ from ..laws.law import LawSettings
 from ..nn.grid_positions import GridPositions, Yarn
 from ..nn.transformer import Transformer, TransformerConfig
 from ..text.t5 import T5Captions
+from ..text.words import Words
 from .cosmos_codec import FIRST_CODEC, SECOND_CODEC, open_cosmos_codec
 from .hf_config import generation_fields, sampling_defaults
 from .interface import Clip, SamplingDefaults, VideoCodec, alternating
@@ -101,7 +102,7 @@ class Cosmos:
     def prompt(self, texts: Sequence[str], negatives: Sequence[str] | None, guided: bool, size: str | None = None,
                encoded: Mapping[str, Tensor] | None = None) -> Prompt:  # fmt: skip
         choose_size(size, self.sizes)
-        rows = alternating(texts, negatives or [""] * len(texts), guided)
+        rows = [text or "" for text in alternating(texts, negatives or [""] * len(texts), guided)]
         embeddings, padding = self.token_model.start(len(rows))
         if self.clip.reads_text:
             return Prompt(embeddings, padding, guided, self._context(rows, encoded or {}))
@@ -115,6 +116,14 @@ class Cosmos:
 
     def handed_on(self, tokens: Tensor, size: str | None = None) -> dict[str, Tensor]:
         return {}
+
+    @property
+    def words(self) -> Words | None:
+        return self.captions.words if self.clip.reads_text else None
+
+    def empty_prompt(self, guided: bool) -> Prompt:
+        encoded = {"": torch.zeros(0, self.token_model.context_dim)} if self.clip.reads_text else None
+        return self.prompt([""], None, guided and self.clip.reads_text, encoded=encoded)
 
     def _context(self, texts: list[str], encoded: Mapping[str, Tensor]) -> Tensor:
         """States [rows, context_tokens, width] of texts; rows of zeros behind a text are looked at as well."""

@@ -95,7 +95,7 @@ class Emu3(PictureFamily):
 
     def picture_prompt(self, texts: list[str], negatives: list[str], guided: bool, size: str) -> Prompt:
         grid = self.picture_grid(size)
-        rows = [self._row(text, grid) for text in alternating(texts, negatives, guided)]
+        rows = [self._row(text or "", grid) for text in alternating(texts, negatives, guided)]
         check_room(rows, self.context - grid.num_tokens)
         return Prompt.of_ids(rows, self.token_model.embed_ids, guided, self.token_model.prompt_device)
 

@@ -95,7 +95,7 @@ class GlmImage(PictureFamily):
 
     def picture_prompt(self, texts: list[str], negatives: list[str], guided: bool, size: str) -> Prompt:
         grid, model = self.picture_grid(size), self.token_model
-        rows = [self._row(text, grid) for text in alternating(texts, negatives, guided)]
+        rows = [self._row(text or "", grid) for text in alternating(texts, negatives, guided)]
         return Prompt.of_ids(rows, model.embed_ids, guided, model.prompt_device, planes_of(grid))
 
     def handed_on(self, tokens: Tensor, size: str | None = None) -> dict[str, Tensor]:

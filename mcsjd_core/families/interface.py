@@ -13,6 +13,7 @@ from ..decoding.grid import Grid
 from ..decoding.interface import Prompt, TokenModule
 from ..errors import InputError
 from ..laws.law import LawSettings
+from ..text.words import Words
 from .sizes import choose_size
 
 
@@ -147,13 +148,18 @@ class Family(Protocol):
     defaults: SamplingDefaults
     clip: Clip
 
+    @property
+    def words(self) -> Words | None:
+        """What it knows of a prompt's words; None where its tokenizer spells every text."""
+        ...
+
     def grid(self, size: str | None = None, frames: int | None = None) -> Grid:
         """How the tokens of a clip of that size and number of frames lie; None is the default size, and a whole clip."""
         ...
 
     def prompt(self, texts: Sequence[str], negatives: Sequence[str] | None, guided: bool, size: str | None = None,
                encoded: Mapping[str, Tensor] | None = None) -> Prompt:  # fmt: skip
-        """Prompt for a batch of len(texts); `negatives` replace the empty prompt of the unconditional rows.
+        """Prompt for a batch of len(texts); `negatives` replace the model's own prompt of the unconditional rows.
 
         `encoded` are hidden states [n, width] of texts that a host has encoded itself, by text; a family that reads its
         prompts without a text encoder refuses them.
@@ -164,6 +170,13 @@ class Family(Protocol):
         """What other programs take in place of whole tokens [B, num_tokens], by the names that they have for it."""
         ...
 
+    def empty_prompt(self, guided: bool) -> Prompt:
+        """A prompt that says nothing, for one clip: made without a text encoder, for what does not look at the content.
+
+        A model without guidance gets none.
+        """
+        ...
+
 
 class PictureFamily:
     """What families of pictures share: one frame, and prompts that they read themselves."""
@@ -171,6 +184,7 @@ class PictureFamily:
     clip = PICTURE
     name: str
     sizes: tuple[str, ...]
+    words: Words | None = None
 
     def grid(self, size: str | None = None, frames: int | None = None) -> Grid:
         """See `Family`."""
@@ -194,6 +208,10 @@ class PictureFamily:
         """See `Family`."""
         return {}
 
+    def empty_prompt(self, guided: bool) -> Prompt:
+        """See `Family`."""
+        return self.prompt([""], None, guided and self.clip.takes_guidance)
+
     def picture_grid(self, size: str) -> Grid:
         """The grid of a picture of that size, one of `sizes`."""
         raise NotImplementedError
@@ -203,9 +221,13 @@ class PictureFamily:
         raise NotImplementedError
 
 
-def alternating(texts: Sequence[str], negatives: Sequence[str], guided: bool) -> list[str]:
-    """The texts of a prompt's rows: the conditional ones alone, or each followed by its unconditional one."""
-    pairs = zip(texts, negatives, strict=True)
+def alternating(texts: Sequence[str], negatives: Sequence[str], guided: bool) -> list[str | None]:
+    """The texts of a prompt's rows: the conditional ones alone, or each followed by its unconditional one.
+
+    None is the model's own unconditional prompt, which stands where there is no negative text. An empty text is what a
+    person left empty: the model's form of a prompt with nothing in it, as its authors' sampler would send it.
+    """
+    pairs = zip(texts, (negative if negative.strip() else None for negative in negatives), strict=True)
     return [text for pair in pairs for text in pair[: 1 + guided]]
 
 
@@ -215,13 +237,3 @@ def check_room(rows: Sequence[Sequence[int]], room: int) -> None:
         raise InputError(
             f"The prompt takes {longest} tokens, and beside a picture of this size the model reads {room}; shorten it."
         )
-
-
-def empty_prompt(model: Family, guided: bool) -> Prompt:
-    """The prompt that says nothing, for one clip: made without a class and without a text encoder.
-
-    A model without guidance gets none.
-    """
-    width = model.token_model.context_dim
-    encoded = None if width is None else {"": torch.zeros(0, width)}
-    return model.prompt([""], None, guided and model.clip.reads_text and model.clip.takes_guidance, encoded=encoded)

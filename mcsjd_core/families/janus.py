@@ -25,7 +25,7 @@ from ..nn.kv_cache import KVCache
 from ..nn.transformer import Transformer, TransformerConfig
 from ..text.text_tokenizer import control_ids, read_tokenizer, without_controls
 from .hf_config import codec_config, generation_fields, sampling_defaults, transformer_config
-from .interface import PictureFamily, SamplingDefaults
+from .interface import PictureFamily, SamplingDefaults, alternating
 from .sizes import size_name
 
 BOS, PAD, BEGIN_OF_IMAGE = "<｜begin▁of▁sentence｜>", "<｜▁pad▁｜>", "<begin_of_image>"
@@ -162,10 +162,8 @@ class Janus(PictureFamily):
 
     def picture_prompt(self, texts: list[str], negatives: list[str], guided: bool, size: str) -> Prompt:
         rows: list[list[int]] = []
-        for text, negative in zip(texts, negatives, strict=True):
-            rows.append(self._row(text))
-            if guided:
-                rows.append(self._row(negative) if negative else self._empty(len(rows[-1])))
+        for text in alternating(texts, negatives, guided):
+            rows.append(self._empty(len(rows[-1])) if text is None else self._row(text))
         return Prompt.of_ids(rows, self.token_model.embed_ids, guided, self.token_model.prompt_device)
 
     def _row(self, text: str) -> list[int]:

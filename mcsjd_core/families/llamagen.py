@@ -27,6 +27,7 @@ from ..nn.transformer import Transformer, TransformerConfig
 from ..text.captions import clean_caption
 from ..text.imagenet import class_names, find_class
 from ..text.t5 import T5Captions
+from ..text.words import Words
 from .interface import PictureFamily, SamplingDefaults, alternating
 from .sizes import size_name
 from .token_model import TransformerTokenModel
@@ -161,7 +162,7 @@ def model_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
 class LlamaGen(PictureFamily):
     """A loaded checkpoint; one size, square. `captions` is None for models that draw classes.
 
-    An empty prompt is no class or no caption: the model draws anything.
+    Without a class the model draws anything; an empty caption is one of no words.
     """
 
     name = "llamagen"
@@ -179,27 +180,40 @@ class LlamaGen(PictureFamily):
         return make(texts, negatives, guided)
 
     def _class_prompt(self, texts: list[str], negatives: list[str], guided: bool) -> Prompt:
-        model, rows = self.token_model, [_class_or_none(text) for text in alternating(texts, negatives, guided)]
+        model, rows = self.token_model, [_class_or_none(text or "") for text in alternating(texts, negatives, guided)]
         classes = torch.tensor(rows, device=model.prompt_device)
         return Prompt(model.cls_embedding(classes).to(model.compute_dtype), torch.zeros_like(classes), guided)
 
-    @torch.no_grad()
     def _caption_prompt(self, texts: list[str], negatives: list[str], guided: bool) -> Prompt:
         """A caption's states come last of 120, so the places in front are padding.
 
         Without a negative prompt the unconditional row hides as many places as its caption leaves empty.
         """
-        model, device = self.token_model, self.token_model.prompt_device
-        captions, negatives = ([clean_caption(text) for text in each] for each in (texts, negatives))
-        wanted = [text for text in captions + negatives * guided if text]
+        captions = [text if text is None else clean_caption(text) for text in alternating(texts, negatives, guided)]
+        wanted = [caption for caption in captions if caption is not None]
         assert self.captions is not None
         states = dict(zip(wanted, self.captions.encode(wanted), strict=True))
-        states[""] = model.cls_embedding.no_caption(device)
-        rows, empty = [], []
-        for caption, negative in zip(captions, negatives, strict=True):
-            for text in (caption, negative) if guided else (caption,):
-                rows.append(_left_padded(states[text]).to(device, model.compute_dtype))
-                empty.append(CAPTION_TOKENS - len(states[text] if text else states[caption]))
+        empty: list[int] = []
+        for caption in captions:
+            empty.append(empty[-1] if caption is None else CAPTION_TOKENS - len(states[caption]))
+        return self._prompt_of([caption if caption is None else states[caption] for caption in captions], empty, guided)
+
+    @property
+    def words(self) -> Words | None:
+        return None if self.captions is None else self.captions.words
+
+    def empty_prompt(self, guided: bool) -> Prompt:
+        if self.captions is None:
+            return super().empty_prompt(guided)
+        rows = 1 + guided
+        return self._prompt_of([None] * rows, [0] * rows, guided)
+
+    @torch.no_grad()
+    def _prompt_of(self, states: list[Tensor | None], empty: list[int], guided: bool) -> Prompt:
+        """Of the hidden states of every row, None for no caption, and how many places in front are hidden."""
+        model, device = self.token_model, self.token_model.prompt_device
+        nothing = model.cls_embedding.no_caption(device)
+        rows = [_left_padded(nothing if row is None else row).to(device, model.compute_dtype) for row in states]
         embeddings = model.cls_embedding(torch.stack(rows)).to(model.compute_dtype)
         return Prompt(embeddings, torch.tensor(empty, device=device), guided)
 

@@ -90,10 +90,14 @@ class Lumina2(PictureFamily):
 
     def picture_prompt(self, texts: list[str], negatives: list[str], guided: bool, size: str) -> Prompt:
         """The unconditional rows begin at begin-of-image. The size tokens are given; the authors' script draws them, too."""
-        requests = [self.layout.request(text, size) for text in alternating(texts, negatives, guided)]
-        rows = [self.layout.row(text_ids(self.tokenizer, each, self.control_ids), size) for each in requests]
+        rows = [self._row(text, size) for text in alternating(texts, negatives, guided)]
         check_room(rows, self.context - self.picture_grid(size).num_tokens)
         return Prompt.of_ids(rows, self.token_model.embed_ids, guided, self.token_model.prompt_device)
+
+    def _row(self, text: str | None, size: str) -> list[int]:
+        if text is None:
+            return self.layout.unconditional(size)
+        return self.layout.row(text_ids(self.tokenizer, self.layout.request(text, size), self.control_ids), size)
 
 
 def detect(path: Path) -> bool:

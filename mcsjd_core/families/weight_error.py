@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..nn.weights import mapped_layers
-from .interface import Family, empty_prompt
+from .interface import Family
 from .loading import load
 
 PROBED = 16  # places whose logits are compared: thousands of numbers each
@@ -30,7 +30,7 @@ def logits_moved(model: Family, path: Path, before_tensor: Callable[[], None] = 
 @torch.no_grad()
 def probe_logits(model: Family) -> Tensor:
     """Logits [n, codebook] float32, on the CPU, behind the empty prompt and codes drawn by lot, the same for every model."""
-    token_model, prompt = model.token_model, empty_prompt(model, guided=False)
+    token_model, prompt = model.token_model, model.empty_prompt(guided=False)
     count = min(PROBED, model.grid().columns)
     codes = torch.randint(token_model.codebook_size, (1, count), generator=torch.Generator().manual_seed(0))
     index = torch.arange(count, device=prompt.embeddings.device)[None]

@@ -15,6 +15,7 @@ from ..decoding.settings import DecodeSettings
 from ..errors import InputError
 from ..families.interface import Family
 from ..families.sizes import choose_size, side_lengths
+from ..text.prompts import clean_prompt
 from .memory import decode_bytes
 from .pixels import fit
 from .video import check_start, clips
@@ -30,6 +31,7 @@ class Drawing:
     settings: DecodeSettings
     first_tokens: Tensor | None
     earlier_tokens: Tensor | None
+    note: str | None = None  # what a person should know of the prompts: words that mean nothing to the model
 
     @classmethod
     def of(
@@ -55,8 +57,14 @@ class Drawing:
         grid, guided = model.grid(size, frames), settings.law.guided
         first = None if first_codes is None else grid.tokens(first_codes)
         check_start(model.clip, grid, first)
+        texts = [clean_prompt(text) for text in texts]
+        negatives = None if negatives is None else [clean_prompt(text) for text in negatives]
+        encoded = None if encoded is None else {clean_prompt(text): states for text, states in encoded.items()}
         prompt = model.prompt(texts, negatives if guided else None, guided, size, encoded)
-        return cls(model, prompt, grid, settings, first, earlier_tokens)
+        # A host's own encoder has words of its own.
+        words = model.words if encoded is None else None
+        note = None if words is None else words.note([*texts, *(negatives or ()) * guided])
+        return cls(model, prompt, grid, settings, first, earlier_tokens, note)
 
     @property
     def given(self) -> int:

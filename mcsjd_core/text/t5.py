@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from .text_tokenizer import read_tokenizer
+from .words import Words
 
 
 class T5Captions:
@@ -29,6 +30,10 @@ class T5Captions:
         self.tokenizer = read_tokenizer(directory / "tokenizer.json")
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(tokens)
+
+    @property
+    def words(self) -> Words:
+        return Words(self.tokenizer, self.directory)
 
     def encode(self, texts: list[str]) -> list[Tensor]:
         """Hidden states [n, width] float32 of every text, n its number of tokens."""

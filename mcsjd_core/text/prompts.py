@@ -1,0 +1,20 @@
+"""Prompts as people type and paste them, made fit for every model."""
+
+from __future__ import annotations
+
+from ..errors import InputError
+
+
+def clean_prompt(text: str) -> str:
+    """`text` with every run of spaces and line ends as one space, none at its ends.
+
+    No model is trained on the difference, and some draw another thing for it. Raises InputError for half a character, which
+    a cut emoji or an argument in another encoding leaves behind.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"The prompt holds half a character (U+{ord(text[error.start]):04X}) at place {error.start + 1}: type it again."
+        ) from None
+    return " ".join(text.split())
