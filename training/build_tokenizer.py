@@ -53,9 +53,10 @@ def byte_pairs(texts: Iterator[str], merges: int) -> tuple[list[str], list[list[
     return sorted(model["vocab"], key=model["vocab"].get), model["merges"]
 
 
-def build(data: Path, merges: int, seed: int) -> Tokenizer:
-    symbols, pairs = byte_pairs(captions(data, seed), merges)
-    images = [image_token_name(code) for code in range(CONFIG.codebook_size)]
+def from_texts(texts: Iterator[str], codebook_size: int, merges: int) -> Tokenizer:
+    """Tokenizer of a model with so many codes, its merges learned from the texts."""
+    symbols, pairs = byte_pairs(texts, merges)
+    images = [image_token_name(code) for code in range(codebook_size)]
     names = [*LEADING, *images, *CONTROLS, *symbols]
     vocabulary = {name: id for id, name in enumerate(names)}
     merged = [tuple(pair) for pair in pairs]
@@ -63,6 +64,10 @@ def build(data: Path, merges: int, seed: int) -> Tokenizer:
     # Image tokens are no added tokens: thousands of them would slow every encode down, and no text contains them.
     tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in (*LEADING, *CONTROLS)])
     return tokenizer
+
+
+def build(data: Path, merges: int, seed: int) -> Tokenizer:
+    return from_texts(captions(data, seed), CONFIG.codebook_size, merges)
 
 
 if __name__ == "__main__":

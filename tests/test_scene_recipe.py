@@ -1,0 +1,127 @@
+"""The recipe of the image model of scenes: its hand-set encoder, its sequences, its checkpoint."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+from mcsjd_core import DecodeSettings, load, pictures, sample
+from mcsjd_core.codecs.vqgan import VQGAN
+from training import build_tokenizer, export_scenes, figures, patch_encoder, train_scene_codec, train_scene_transformer
+from training.patch_encoder import CODES, CONFIG, PatchEncoder
+from training.places import Places
+from training.scenes import Scenes
+from training.sprites import Sprites
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (6, 128, 128, 4), dtype=np.uint8)
+    images[..., 3] = 255
+    things = Sprites(images, ["red apple", "rocket", "owl"] * 2, [""] * 6, ["a"] * 3 + ["b"] * 3)
+    return Scenes(things, Places({"grass": [rng.integers(0, 256, (160, 160, 3), dtype=np.uint8)]}))
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return build_tokenizer.from_texts(iter(["a red apple on grass", "an owl and a rocket"] * 9), CODES, 40)
+
+
+@pytest.fixture(scope="module")
+def centres():
+    return (torch.randn(CODES, CONFIG.embed_dim, generator=torch.Generator().manual_seed(0)) / 6).half().float()
+
+
+@pytest.fixture(scope="module")
+def codec(centres):
+    return train_scene_codec.build_model(centres, seed=0)
+
+
+@torch.no_grad()
+def test_the_hand_set_encoder_gives_every_patch_the_projection_that_training_uses():
+    model, pixels = VQGAN(CONFIG), torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+    patch_encoder.write_encoder(model)
+    torch.testing.assert_close(model.latents(pixels), PatchEncoder().features(pixels), atol=1e-3, rtol=0)
+
+
+def test_the_features_are_weighted_cosines_of_brightness_and_colour():
+    grey, red = torch.full((1, 3, 8, 8), 0.8), torch.zeros(1, 3, 8, 8)
+    red[:, 0] = 1.0
+    first = PatchEncoder().features(grey).flatten()
+    assert first[0] == pytest.approx(0.6 * 3**0.5, abs=1e-5) and first[1:].abs().max() < 1e-5
+    stripes = (torch.arange(8).add(0.5) * torch.pi / 8).cos()  # the lowest wave across
+    seen = PatchEncoder().features((grey + 0.1 * stripes).float()).flatten()
+    assert (seen - first)[1:3].abs().max() > 0.02 and (seen - first)[3:].abs().max() < 1e-5
+    assert PatchEncoder().features(red).flatten()[patch_encoder.LUMA :].abs().max() > 0.1
+
+
+def test_a_thing_has_the_same_codes_wherever_it_lies_on_the_grid(centres):
+    encoder, thing = PatchEncoder(centres), torch.rand(3, 24, 24, generator=torch.Generator().manual_seed(1))
+    found = []
+    for left, top, ground in ((0, 0, 0.1), (16, 8, 0.9)):
+        pixels = torch.full((1, 3, 48, 48), ground)
+        pixels[0, :, top : top + 24, left : left + 24] = thing
+        found.append(encoder.encode(pixels)[0, top // 8 : top // 8 + 3, left // 8 : left // 8 + 3])
+    assert torch.equal(*found)
+
+
+def test_k_means_finds_clusters_and_leaves_no_centre_empty():
+    generator = torch.Generator().manual_seed(0)
+    true = torch.tensor([[0.0, 0.0], [5.0, 0.0], [0.0, 5.0]])
+    rows = (true[:, None] + 0.1 * torch.randn(3, 200, 2, generator=generator)).flatten(0, 1)
+    centres = patch_encoder.k_means(rows, 6, 20, generator)
+    assert len(patch_encoder.nearest_row(rows, centres).unique()) == 6
+    assert torch.cdist(true, centres).amin(1).max() < 0.2
+
+
+@torch.no_grad()
+def test_what_is_left_out_in_training_changes_nothing_in_the_codec(codec):
+    vectors = codec.quantize.lookup(torch.randint(CODES, (1, 4, 4), generator=torch.Generator().manual_seed(0)))
+    whole = train_scene_codec.whole(codec.state_dict())
+    torch.testing.assert_close(whole.reconstruct(vectors), codec.reconstruct(vectors))
+
+
+def test_every_place_of_a_sequence_predicts_the_code_that_comes_next(scenes, tokenizer, centres):
+    sequences = train_scene_transformer.Sequences(scenes, PatchEncoder(centres), tokenizer, "cpu")
+    ids, targets = sequences.batch(np.random.default_rng(0), 4)
+    first = sequences.vocabulary.first_code
+    for row, target in zip(ids, targets, strict=True):
+        start = (row == sequences.vocabulary.begin_of_image).nonzero().item()
+        predicted = target[start : start + 256]
+        assert (target != train_scene_transformer.IGNORED).sum() == 256
+        assert torch.equal(row[start + 1 : start + 256] - first, predicted[:-1])
+
+
+def test_a_tenth_of_the_captions_is_dropped(scenes, tokenizer, centres):
+    sequences, rng = train_scene_transformer.Sequences(scenes, PatchEncoder(centres), tokenizer, "cpu"), None
+    rng = np.random.default_rng(0)
+    scene = scenes.draw(rng)
+    lengths = np.array([len(sequences.prefix(scene, rng)) for _ in range(1000)])
+    assert 0.07 < (lengths == 2).mean() < 0.13
+
+
+def test_unfinished_trainings_make_a_checkpoint_that_draws(scenes, tokenizer, codec, tmp_path):
+    model = train_scene_transformer.build_model(tokenizer, 0)
+    for name, part in (("transformer", model), ("codec", codec)):
+        (tmp_path / name).mkdir()
+        torch.save({"modules": {"model": part.state_dict()}}, tmp_path / name / "training.pt")
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    parts = (tmp_path / name for name in ("transformer", "codec", "tokenizer.json"))
+    export_scenes.export(*parts, tmp_path / "out")
+    loaded = load(tmp_path / "out")
+    assert loaded.defaults.law.temperature == 1 and loaded.defaults.law.top_k == 100
+    tokens = sample(loaded, ["a red apple on grass"], DecodeSettings("maximal", 64, loaded.defaults.law)).tokens
+    assert pictures(loaded, tokens)[0].shape[-2:] == (128, 128) or pictures(loaded, tokens)[0].shape[:2] == (128, 128)
+    assert json.loads((tmp_path / "out/config.json").read_text())["vq_config"]["num_embeddings"] == CODES
+
+
+def test_the_feature_distance_is_nothing_between_equals_and_grows_with_blur():
+    pixels = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    blurred = torch.nn.functional.avg_pool2d(pixels, 3, 1, 1)
+    more = torch.nn.functional.avg_pool2d(blurred, 3, 1, 1)
+    same, some, much = (figures.feature_distance(p, pixels) for p in (pixels, blurred, more))
+    assert abs(same) < 1e-4 < some < much
+    assert figures.psnr(pixels * 0 + 0.5, pixels * 0 + 0.6) == pytest.approx(20, abs=1e-3)

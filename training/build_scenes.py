@@ -1,0 +1,65 @@
+"""Build the image model of scenes from zero: pictures, codebook, tokenizer, decoder, transformer, checkpoint.
+
+    apt-get install fonts-noto-color-emoji lomiri-wallpapers-16.04 mypaint-data-extras blender-data
+    npm install --prefix build/npm fluentui-emoji@1.3.0 @lobehub/fluent-emoji-3d@1.1.0 @twemoji/svg@15.0.0
+    pip install fonttools resvg-py scikit-image OpenEXR scipy
+    python -m training.build_scenes --npm build/npm/node_modules --work build --out build/scenes
+
+A step whose result is there is skipped, and an interrupted training continues: run the same command again. More minutes than
+before train a finished part further.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from . import build_scene_tokenizer, export_scenes, loop, places, sprites, train_scene_codec, train_scene_transformer
+from .patch_encoder import load_encoder
+from .scenes import Scenes
+
+
+def pictures(npm: Path, root: Path, work: Path, seed: int) -> Scenes:
+    """Sprites and places in the folder `work`, made now if they are not there."""
+    things, grounds = work / "sprites.npz", work / "places.npz"
+    work.mkdir(parents=True, exist_ok=True)
+    if not things.exists():
+        sprites.build(npm, root / sprites.NOTO.relative_to("/")).save(things)
+    if not grounds.exists():
+        places.build(root, seed).save(grounds)
+    return Scenes.load(things, grounds)
+
+
+def build(
+    scenes: Scenes, work: Path, out: Path, codec_minutes: float, transformer_minutes: float, settings: loop.RunSettings
+) -> None:
+    codec, transformer, tokenizer = work / "codec", work / "transformer", work / "tokenizer.json"
+    codec_model = train_scene_codec.build_model(
+        train_scene_codec.codebook_in(codec, scenes, settings.seed), settings.seed
+    )
+    if not tokenizer.exists():
+        build_scene_tokenizer.build(scenes, settings.seed).save(str(tokenizer))
+    decoding = train_scene_codec.Training(scenes, codec_model, settings.seed, settings.device)
+    loop.train(decoding, codec, replace(settings, minutes=codec_minutes))
+    sequences = train_scene_transformer.Sequences(
+        scenes, load_encoder(codec), Tokenizer.from_file(str(tokenizer)), settings.device
+    )
+    drawing = train_scene_transformer.Training(sequences, settings.seed)
+    loop.train(drawing, transformer, replace(settings, minutes=transformer_minutes))
+    export_scenes.export(transformer, codec, tokenizer, out)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--npm", type=Path, required=True, help="node_modules folder with the three packages")
+    parser.add_argument("--root", type=Path, default=Path("/"), help="where the Debian packages are unpacked")
+    parser.add_argument("--work", type=Path, default=Path("build"), help="folder for everything in between")
+    parser.add_argument("--out", type=Path, default=Path("build/scenes"))
+    parser.add_argument("--codec-minutes", type=float, default=60.0)
+    loop.add_options(parser, minutes=240)
+    a = parser.parse_args()
+    run = loop.settings_from(a)
+    build(pictures(a.npm, a.root, a.work, a.seed), a.work, a.out, a.codec_minutes, run.minutes, run)

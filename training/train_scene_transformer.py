@@ -1,0 +1,130 @@
+"""Train the transformer of the embedded image model on captions and codes of scenes that are drawn for every step.
+
+    python -m training.train_scene_transformer --sprites build/sprites.npz --places build/places.npz \
+        --codec build/codec --tokenizer build/tokenizer.json --out build/transformer --minutes 80
+
+One sequence is `<s> caption <reserved08706> <racm3:break> code ...`; the loss counts codes alone. A tenth of the captions is
+dropped, which is what classifier-free guidance needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mcsjd_core.families.chameleon import ChameleonTransformer, Vocabulary
+from mcsjd_core.nn.transformer import TransformerConfig
+
+from . import loop
+from .patch_encoder import CONFIG as CODEC
+from .patch_encoder import PatchEncoder, load_encoder
+from .scenes import Scene, Scenes
+
+CONFIG = TransformerConfig(dim=192, layers=6, heads=3, kv_heads=3, head_dim=64, ffn_dim=512, qk_norm="layer")
+BATCH = 16
+MATRIX_RATE, VECTOR_RATE = 3e-3, 2e-3
+CAPTION_DROPOUT = 0.1
+LENGTH_STEP = 16  # sequences are padded to a multiple
+IGNORED = -100  # cross_entropy's mark for "no loss here"
+HELD_OUT = 48  # scenes a figure
+
+
+class Sequences:
+    """Token sequences of scenes."""
+
+    def __init__(self, scenes: Scenes, encoder: PatchEncoder, tokenizer: Tokenizer, device: str):
+        self.scenes, self.encoder, self.tokenizer, self.device = scenes, encoder, tokenizer, device
+        self.vocabulary = Vocabulary.from_names(tokenizer.get_vocab(), CODEC.codebook_size)
+
+    def batch(self, rng: np.random.Generator, count: int, unseen: bool = False) -> tuple[Tensor, Tensor]:
+        """ids [B, S] of fresh scenes, right-padded, and the code that each place predicts [B, S], IGNORED elsewhere."""
+        drawn = [self.scenes.draw(rng, unseen) for _ in range(count)]
+        codes = self.codes(drawn)
+        prefixes = [self.prefix(scene, rng) for scene in drawn]
+        length = max(map(len, prefixes)) + codes.shape[1] - 1  # the last code is predicted, never fed
+        length = -(-length // LENGTH_STEP) * LENGTH_STEP
+        ids = torch.ones(count, length, dtype=torch.long)
+        targets = torch.full((count, length), IGNORED)
+        for row, prefix in enumerate(prefixes):
+            first = len(prefix)
+            ids[row, :first] = torch.tensor(prefix)
+            ids[row, first : first + codes.shape[1] - 1] = codes[row, :-1] + self.vocabulary.first_code
+            targets[row, first - 1 : first - 1 + codes.shape[1]] = codes[row]
+        return ids.to(self.device), targets.to(self.device)
+
+    def codes(self, drawn: list[Scene]) -> Tensor:
+        """[B, N] of scenes."""
+        pixels = torch.from_numpy(np.stack([self.scenes.render(scene) for scene in drawn]))
+        return self.encoder.encode(pixels.permute(0, 3, 1, 2).float() / 255).flatten(1)
+
+    def prefix(self, scene: Scene, rng: np.random.Generator) -> list[int]:
+        v = self.vocabulary
+        if rng.random() < CAPTION_DROPOUT:
+            return [v.bos, v.begin_of_image]
+        text = self.tokenizer.encode(self.scenes.caption(scene, rng), add_special_tokens=False)
+        return [v.bos, *text.ids, v.turn_end, v.begin_of_image]
+
+
+def build_model(tokenizer: Tokenizer, seed: int) -> ChameleonTransformer:
+    torch.manual_seed(seed)
+    vocabulary = Vocabulary.from_names(tokenizer.get_vocab(), CODEC.codebook_size)
+    model = ChameleonTransformer(CONFIG, tokenizer.get_vocab_size(), vocabulary, CODEC.codebook_size)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 2 and "norm" not in name:
+            nn.init.normal_(parameter, std=0.02)
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            nn.init.normal_(parameter, std=0.02 / (2 * CONFIG.layers) ** 0.5)
+    return model
+
+
+class Training:
+    """The task of `loop.train`."""
+
+    def __init__(self, sequences: Sequences, seed: int):
+        self.sequences, self.seed = sequences, seed
+        self.model = build_model(sequences.tokenizer, seed).to(sequences.device)
+        self.modules = {"model": self.model}
+        self.optimizers = loop.muon_and_adamw(self.model, MATRIX_RATE, VECTOR_RATE)
+
+    def loss(self, rng: np.random.Generator, step: int) -> Tensor:
+        return self.nats(*self.sequences.batch(rng, BATCH))
+
+    def nats(self, ids: Tensor, targets: Tensor) -> Tensor:
+        """Mean nats of a code (scalar)."""
+        positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        # Right padding needs no mask: nothing real looks at it.
+        hidden = self.model.model(self.model.embed_ids(ids), positions)
+        counted = targets != IGNORED
+        return F.cross_entropy(self.model.lm_head(hidden[counted]).float(), targets[counted])
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """Nats a code on scenes never drawn in training: of trained pairs of thing and place, and of held-out pairs."""
+        figures = {}
+        for name, unseen in (("fresh", False), ("held_out_pairs", True)):
+            rng = np.random.default_rng((self.seed, 2**32, unseen))
+            losses = [self.nats(*self.sequences.batch(rng, BATCH, unseen)) for _ in range(HELD_OUT // BATCH)]
+            figures[name] = torch.stack(losses).mean().item()
+        return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name in ("sprites", "places", "codec", "tokenizer", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    loop.add_options(parser, minutes=80)
+    a = parser.parse_args()
+    settings = loop.settings_from(a)
+    encoder, tokenizer = load_encoder(a.codec), Tokenizer.from_file(str(a.tokenizer))
+    sequences = Sequences(Scenes.load(a.sprites, a.places), encoder, tokenizer, settings.device)
+    loop.train(Training(sequences, settings.seed), a.out, settings)
+
+
+if __name__ == "__main__":
+    main()
