@@ -8,6 +8,7 @@ Every way of loading has a process of its own. What may be taken at most is the 
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import json
 import shutil
@@ -51,6 +52,7 @@ def held(tensor):
     names = tensor.__tensor_flatten__()[0] if hasattr(tensor, "__tensor_flatten__") else ()
     return sum(getattr(tensor, name).nbytes for name in names) or tensor.nbytes
 
+{prepare}
 before = resident("VmHWM")
 model = mcsjd_core.load({path!r}, dtype=torch.{dtype}, weights={weights!r})
 after = resident("VmHWM")
@@ -66,6 +68,18 @@ class Layout:
     suffix: str = ".safetensors"
     shards: int = 3
     dtype: torch.dtype = torch.bfloat16
+    # A family whose codec's shape is fixed, and the test file that has a small one.
+    tiny_codec: tuple[str, str] = ("", "")
+
+    @property
+    def prepare(self) -> str:
+        """What a process runs before it loads: the codec in the folder is a small one."""
+        family, test = self.tiny_codec
+        if not family:
+            return ""
+        codec = importlib.import_module(test).CODEC
+        imports = f"from mcsjd_core.codecs.vqgan import VQGANConfig\nfrom mcsjd_core.families import {family}"
+        return f"{imports}\n{family}.CODEC = {codec!r}"
 
 
 def config(layers: int, **special) -> TransformerConfig:
@@ -161,12 +175,74 @@ def emu3(folder: Path, layers: int) -> dict[str, list[int]]:
     return shapes(model) | {"lm_head.weight": [vocab, DIM]}
 
 
+def adopt(write: Callable[[Path], object], folder: Path) -> None:
+    """What a test's writer makes in a directory of its own, in `folder`."""
+    write(folder / "tiny")
+    shutil.copytree(folder / "tiny", folder, dirs_exist_ok=True)
+    shutil.rmtree(folder / "tiny")
+
+
+def simplear(folder: Path, layers: int) -> dict[str, list[int]]:
+    from test_simplear import CODES, FIRST, write_simplear
+
+    adopt(partial(write_simplear, tied=True), folder)
+    vocab = edit(folder / "config.json", **fields(layers))
+    body = Transformer(config(layers, qkv_bias=True), device="meta")
+    large = shapes(TransformerTokenModel(body, vocab, CODES, FIRST, device="meta"))
+    return {name: shape for name, shape in large.items() if name != "lm_head.weight"}
+
+
+def lumina2(folder: Path, layers: int) -> dict[str, list[int]]:
+    from test_lumina2 import CODES, FIRST, write_lumina2
+
+    adopt(write_lumina2, folder)
+    vocab = edit(folder / "config.json", **fields(layers))
+    body = Transformer(config(layers, qk_norm="layer"), device="meta")
+    model = TransformerTokenModel(body, vocab, CODES, FIRST, device="meta")
+    return shapes(model) | {"lm_head.weight": [vocab, DIM]}
+
+
+def glm_image(folder: Path, layers: int) -> dict[str, list[int]]:
+    """The folder of the autoregressive model, with the tokenizer in it."""
+    from test_glm_image import CODES, VISION, write_glm_image
+
+    write_glm_image(folder / "tiny")
+    shutil.copytree(folder / "tiny" / "vision_language_encoder", folder, dirs_exist_ok=True)
+    shutil.copy(folder / "tiny" / "processor" / "tokenizer.json", folder)
+    shutil.rmtree(folder / "tiny")
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5, "mrope_section": [8, 12, 12]}
+    vocab = edit(folder / "config.json", "text_config", **fields(layers), rope_parameters=rope)
+    body = Transformer(config(layers, qkv_bias=True, norm_both=True), device="meta")
+    ours = shapes(TransformerTokenModel(body, vocab, CODES, device="meta"))
+    large = {name.replace("model.", "model.language_model.", 1): shape for name, shape in ours.items()}
+    for name in [name for name in large if ".gate_proj." in name]:
+        rows, columns = large.pop(name)
+        del large[name.replace("gate", "up")]
+        large[name.replace("gate_proj", "gate_up_proj")] = [2 * rows, columns]
+    return large | {"lm_head.weight": [VISION, DIM]}
+
+
+def emu3_5(folder: Path, layers: int) -> dict[str, list[int]]:
+    from test_emu3_5 import CODES, FIRST, write_emu3_5
+
+    adopt(write_emu3_5, folder)
+    vocab = edit(folder / "config.json", **fields(layers))
+    body = Transformer(config(layers, qk_norm="rms"), device="meta")
+    large = shapes(TransformerTokenModel(body, vocab, CODES, FIRST, device="meta"))
+    heads = {name: shape[1:] for name, shape in large.items() if name.endswith(("q_norm.weight", "k_norm.weight"))}
+    return large | heads | {"lm_head.weight": [vocab, DIM]}
+
+
 LAYOUTS = {
     "lumina": Layout(lumina),
     "janus": Layout(janus_directory, shards=2),
     "janus-original": Layout(partial(janus_directory, original=True), ".bin", 2),
     "llamagen": Layout(llamagen, ".pt", 1, torch.float32),
     "emu3": Layout(emu3, dtype=torch.float32),
+    "simplear": Layout(simplear, shards=2),
+    "lumina2": Layout(lumina2, tiny_codec=("lumina2", "test_lumina2")),
+    "glm_image": Layout(glm_image),
+    "emu3_5": Layout(emu3_5, tiny_codec=("emu3_5", "test_emu3_5")),
 }
 
 
@@ -198,9 +274,9 @@ def write(folder: Path, name: str, gigabytes: float) -> Path:
     return folder
 
 
-def measure(path: Path, dtype: str, weights: str) -> tuple[float, float]:
+def measure(path: Path, dtype: str, weights: str, prepare: str) -> tuple[float, float]:
     """Gigabytes: growth of the most memory that a process of its own had resident, and what the model holds."""
-    code = LOAD.format(root=str(ROOT), path=str(path), dtype=dtype, weights=weights)
+    code = LOAD.format(root=str(ROOT), path=str(path), dtype=dtype, weights=weights, prepare=prepare)
     output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     before, peak, held = (int(value) / 1e9 for value in output.split())
     return peak - before, held
@@ -221,7 +297,7 @@ def main() -> None:
         files = [path] if path.is_file() else [f for f in path.iterdir() if f.suffix == LAYOUTS[name].suffix]
         largest, stored = max(f.stat().st_size for f in files) / 1e9, sum(f.stat().st_size for f in files) / 1e9
         for dtype, weights in ways:
-            peak, held = measure(path, dtype, weights)
+            peak, held = measure(path, dtype, weights, LAYOUTS[name].prepare)
             print(f"| {name} | {stored:.2f} | {dtype} | {weights} | {held:.2f} | {largest:.2f} | {peak:.2f} | "
                   f"{held + largest:.2f} |", flush=True)  # fmt: skip
         shutil.rmtree(arguments.folder / name)

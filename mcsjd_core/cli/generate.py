@@ -8,6 +8,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from ..decoding.drafts import INITIALISERS
@@ -15,6 +16,7 @@ from ..decoding.loop import METHODS, Decoded, DecodeSettings
 from ..errors import InputError
 from ..families.interface import Family
 from ..families.sizes import choose_size
+from ..pipeline.long_video import sample_long
 from ..pipeline.sampling import Drawing, pictures
 from ..pipeline.video import start_codes, videos
 from .clips import VIDEO_SUFFIXES, check_writable, read_clip, write_clip
@@ -105,7 +107,11 @@ def _add_start_arguments(parser: argparse.ArgumentParser) -> None:
         help="for models of video: pictures, a folder of them, or a video; the last frames are gone on from",
     )
     group.add_argument(
-        "--frames", type=int, metavar="N", help="length of a video with its start (default: the model's)"
+        "--frames",
+        type=int,
+        metavar="N",
+        help="length of a video with its start; what is longer than the model's is drawn in parts, each from the last frames "
+        "before it (default: the model's)",
     )
     group.add_argument(
         "--warm-tokens",
@@ -123,6 +129,9 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError(f"{model.clip.pixels_elsewhere} Name a file for them with --save-tokens.")
     texts = [prompt for prompt in arguments.prompts for _ in range(arguments.batch)]
     out = _out_file(arguments.out, model)
+    if arguments.frames is not None and not model.clip.is_picture and arguments.frames > model.clip.frames:
+        _run_long(arguments, model, settings, texts, out)
+        return
     drawing = Drawing.of(
         model,
         texts,
@@ -146,6 +155,34 @@ def run(arguments: argparse.Namespace) -> None:
         trace = _trace(arguments, model, settings, texts, files, decoded)
         arguments.trace.write_text(json.dumps(trace) + "\n", encoding="utf-8")
     _report(settings, files, decoded)
+
+
+def _run_long(
+    arguments: argparse.Namespace, model: Family, settings: DecodeSettings, texts: list[str], out: Path
+) -> None:
+    """Videos longer than the model's clip, part by part."""
+    if arguments.save_tokens or arguments.trace:
+        raise InputError("There are no tokens and trace of a video in parts; leave out --save-tokens and --trace.")
+    if settings.initialiser == "warm":
+        raise InputError("A video in parts has no earlier result to begin with; choose another initialiser than warm.")
+    parts = sample_long(
+        model,
+        texts,
+        settings,
+        arguments.frames,
+        size=arguments.size,
+        negatives=[arguments.negative] * len(texts),
+        first_codes=_first_codes(arguments, model),
+    )
+    frames = []
+    for number, (new, decoded) in enumerate(parts, 1):
+        frames.append(new)
+        print(f"part {number}: {new.shape[1]} new frames; ", end="")
+        _report(settings, [], decoded)
+    files = _numbered(out, len(texts))
+    for file, video in zip(files, torch.cat(frames, 1), strict=True):
+        write_clip(file, video, model.clip.frame_rate)
+        print(f"wrote {file}")
 
 
 def _check(arguments: argparse.Namespace) -> None:
