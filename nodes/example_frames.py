@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from comfy_api.latest import io
-from PIL import Image
 
 from .. import mcsjd_core
 from ..mcsjd_core.errors import InputError
+from ..mcsjd_core.pipeline.image_files import read_frames, to_pixels
 from .types import CATEGORY
 
 FIRST = "the red apple moves right"
@@ -58,9 +57,4 @@ def example_frames() -> dict[str, Path]:
 
 def read_frame(path: Path) -> torch.Tensor:
     """IMAGE [1, H, W, 3] of a picture's file."""
-    try:
-        with Image.open(path) as picture:
-            pixels = np.array(picture.convert("RGB"))
-    except OSError as error:
-        raise InputError(f"The example frame {path.name} cannot be read ({error}); choose another one.") from None
-    return torch.from_numpy(pixels)[None].float() / 255
+    return to_pixels(read_frames(path)[0]).movedim(0, -1)[None]

@@ -67,6 +67,15 @@ def test_generate_writes_a_picture_of_the_models_size(cli, tmp_path):
         assert (image.format, image.mode, image.size) == ("PNG", "RGB", (WIDTH, HEIGHT))
 
 
+def test_a_codec_that_gives_no_numbers_is_told_and_nothing_is_written(cli, tmp_path, monkeypatch, capsys):
+    from mcsjd_core.codecs.vqgan import VQGAN
+
+    decode = VQGAN.decode_clips
+    monkeypatch.setattr(VQGAN, "decode_clips", lambda self, codes: decode(self, codes) * float("nan"))
+    assert cli("generate", "red apple") == FAILED
+    assert "pixels that are no numbers (NaN)" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
 def test_generate_numbers_the_pictures_of_several_prompts_and_a_batch(cli, tmp_path):
     assert cli("generate", "red apple", "rocket", "--batch", 2, "--out", "new/out.png") == 0
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [f"out-{n}.png" for n in (1, 2, 3, 4)]

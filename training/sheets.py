@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from mcsjd_core import EMBEDDED_MODEL, DecodeSettings, load, pictures, sample
-from mcsjd_core.cli.files import to_image
+from mcsjd_core.pipeline.image_files import to_image
 
 QUALITY = (
     "red apple", "smiling face with sunglasses", "rocket", "cat face", "flag of japan", "grinning face",

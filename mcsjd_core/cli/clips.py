@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageSequence
+from PIL import Image
 from torch import Tensor
 
 from ..errors import InputError
-from .files import on_white, to_image, to_pixels
+from ..pipeline.image_files import in_natural_order, read_frames, to_image, to_pixels
 
 VIDEO_SUFFIXES = (".mp4", ".webp")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
@@ -48,7 +48,7 @@ def read_clip(paths: list[Path]) -> Tensor:
 
 
 def _pictures_in(folder: Path) -> list[Path]:
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in PICTURES)
+    files = in_natural_order(file for file in folder.iterdir() if file.suffix.lower() in PICTURES)
     if not files:
         raise InputError(f"{folder} holds no pictures; name a folder with the frames as PNG or JPEG files.")
     return files
@@ -57,11 +57,7 @@ def _pictures_in(folder: Path) -> list[Path]:
 def _frames(file: Path) -> list[Image.Image]:
     if file.suffix.lower() not in PICTURES:
         return _video_frames(file)
-    try:
-        with Image.open(file) as image:
-            return [on_white(frame) for frame in ImageSequence.Iterator(image)]
-    except (OSError, Image.DecompressionBombError) as error:
-        raise InputError(f"{file} cannot be read as a picture ({error}); give PNG, JPEG or WebP files.") from None
+    return read_frames(file)
 
 
 def _video_frames(file: Path) -> list[Image.Image]:

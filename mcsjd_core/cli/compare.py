@@ -18,12 +18,12 @@ from ..bench.drawing import a_few_forwards
 from ..decoding.loop import AUTO, AUTOREGRESSIVE, Decoded, DecodeSettings
 from ..families.interface import Family
 from ..laws.coupling import COUPLINGS
+from ..pipeline.image_files import to_image
 from ..pipeline.sampling import Drawing, pictures, sample
 from ..reporting.entropy import picture_entropies
 from ..reporting.report import METHOD_LABELS
 from ..reporting.sheet import Cell, Row, draw_sheet
 from ..reporting.tables import aligned, mean_and_error
-from .files import to_image
 from .options import (
     COLD_INITIALISERS,
     add_initialiser_argument,

@@ -16,11 +16,12 @@ from ..decoding.loop import METHODS, Decoded, DecodeSettings
 from ..errors import InputError
 from ..families.interface import Family
 from ..families.sizes import choose_size
+from ..pipeline.image_files import to_image
 from ..pipeline.long_video import sample_long
 from ..pipeline.sampling import Drawing, pictures
 from ..pipeline.video import start_codes, videos
 from .clips import VIDEO_SUFFIXES, check_writable, read_clip, write_clip
-from .files import TOKEN_SUFFIXES, read_codes, read_tokens, to_image, write_tokens
+from .files import TOKEN_SUFFIXES, read_codes, read_tokens, write_tokens
 from .options import (
     add_initialiser_argument,
     add_law_arguments,

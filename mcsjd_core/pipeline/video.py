@@ -52,7 +52,13 @@ def clips(model: Family, tokens: Tensor, size: str | None = None, batch: int = 1
     grid = model.grid(size, model.clip.pixel_frames(code_frames))
     codes = grid.codes(tokens).view(len(tokens), code_frames, grid.rows, grid.columns)
     for part in codes.split(batch):
-        yield model.codec.decode_clips(part.to(model.codec.input_device)).float()
+        pixels = model.codec.decode_clips(part.to(model.codec.input_device)).float()
+        if not pixels.isfinite().all():
+            raise InputError(
+                f"The codec of this {model.name} model gives pixels that are no numbers (NaN): its weights are damaged or of "
+                "another model; download them again."
+            )
+        yield pixels
 
 
 def videos(model: Family, tokens: Tensor, size: str | None = None) -> Tensor:
