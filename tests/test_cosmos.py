@@ -380,3 +380,33 @@ def test_the_newest_frame_is_shown_while_a_video_is_drawn(families):
         torch.testing.assert_close(cell, BLANK + (expected - BLANK) * opacity)
     whole = unfinished_frames(family, grid, Step(1, tokens, [TOKENS] * 2, [TOKENS] * 2), 2, FRAMES)
     torch.testing.assert_close(whole, mcsjd_core.videos(family, tokens)[:, -1])
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({"model.medusa_heads.0.0.linear.weight": [4, 4]}, r"has Medusa heads, which this pack does not read"),
+        ({"model.layers.0.attention.wqkv.weight": [4, 4]}, r"has queries, keys and values in one matrix"),
+    ],
+)
+def test_other_layouts_are_refused_by_name(directories, tmp_path, names, message):
+    path = shutil.copytree(directories["base, model.pt"], tmp_path / "model")
+    torch.save(
+        torch.load(path / "model.pt") | {name: torch.zeros(shape) for name, shape in names.items()}, path / "model.pt"
+    )
+    with pytest.raises(InputError, match=message):
+        mcsjd_core.load(path)
+
+
+def test_a_part_of_a_model_on_several_devices_is_refused(directories, tmp_path):
+    """Its tensors fit together, so that nothing but config.json tells."""
+    path = shutil.copytree(directories["base, model.pt"], tmp_path / "model")
+    state = torch.load(path / "model.pt")
+    for name, tensor in state.items():
+        if name.endswith(("wq.weight", "wk.weight", "wv.weight", "w1.weight", "w3.weight")):
+            state[name] = tensor.chunk(2)[0].clone()
+        elif name.endswith(("wo.weight", "w2.weight")):
+            state[name] = tensor.chunk(2, 1)[0].clone()
+    torch.save(state, path / "model.pt")
+    with pytest.raises(InputError, match=r"holds 2 where config.json has `n_heads` 4; it is a part of a model"):
+        mcsjd_core.load(path)

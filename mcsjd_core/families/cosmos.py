@@ -33,6 +33,8 @@ MODEL_FILE = "model.pt"
 T5_DIRECTORIES = ("t5", "t5-11b")
 # Recommended top-p of the 4B, 12B, 5B and 13B, by width and whether they read text.
 TOP_P = {(4096, False): 0.8, (5120, False): 0.9, (4096, True): 0.7, (5120, True): 0.8}
+# Marks in the names of tensors, of layouts that Cosmos' own code writes for other purposes.
+OTHER_LAYOUTS = {"medusa": "has Medusa heads", ".wqkv.": "has queries, keys and values in one matrix"}
 SCALED_DIM = 5120  # the models of this width went on from a shorter grid by YaRN
 
 TOP_NAMES = {"tok_embeddings": "model.embed_tokens", "norm": "model.norm", "output": "lm_head"}
@@ -200,6 +202,11 @@ class Shapes:
 
     def __init__(self, checkpoint: Checkpoint, path: Path):
         self.checkpoint, self.path = checkpoint, path
+        for mark, what in OTHER_LAYOUTS.items():
+            if any(mark in name.lower() for name in checkpoint.files):
+                raise InputError(
+                    f"{path} {what}, which this pack does not read; use the plain checkpoint of the same model."
+                )
         self.names = {core_name(name): name for name in checkpoint.files}
 
     def of(self, name: str) -> list[int]:
@@ -216,6 +223,7 @@ class Shapes:
         (head_dim,) = self.of(f"{first}self_attn.q_norm.weight")
         eps = config.number("norm_eps", 1e-5)
         cross = f"{first}cross_attn.k_proj.weight"
+        self._check_whole(config, head_dim)
         return TransformerConfig(
             dim=self.of("model.norm.weight")[0],
             layers=len({name.split(".")[2] for name in self.names if name and name.startswith("model.layers.")}),
@@ -228,6 +236,21 @@ class Shapes:
             qk_norm_eps=eps,
             context_dim=self.of(cross)[1] if cross in self.names else None,
         )
+
+    def _check_whole(self, config: Fields, head_dim: int) -> None:
+        """A part of a model that was shared out to several devices fits together in itself; config.json tells the whole."""
+        first = "model.layers.0."
+        found = {
+            "n_heads": self.of(f"{first}self_attn.q_proj.weight")[0] // head_dim,
+            "n_kv_heads": self.of(f"{first}self_attn.k_proj.weight")[0] // head_dim,
+            "ffn_hidden_size": self.of(f"{first}mlp.gate_proj.weight")[0],
+        }
+        for field, count in found.items():
+            if (whole := config.count(field, count)) != count:
+                raise InputError(
+                    f"{self.path} holds {count} where config.json has `{field}` {whole}; it is a part of a model shared out to "
+                    "several devices, or another model: use the whole checkpoint."
+                )
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         for name, tensor in self.checkpoint.renamed(core_name):
