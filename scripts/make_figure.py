@@ -116,7 +116,7 @@ def figure() -> str:
         466,
         "",
         "SJD, for comparison",
-        "behind the first mismatch",
+        "after the first mismatch",
         "every token is drawn afresh,",
         "so the drafts do not settle",
     )

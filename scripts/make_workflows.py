@@ -2,8 +2,8 @@
 
     python scripts/make_workflows.py --server http://127.0.0.1:8188 [--thumbnails]
 
-The nodes' inputs, defaults and outputs are read from a running ComfyUI that has the pack, so that a graph never says
-anything else than the nodes do. Thumbnails are made of the pictures that the graphs draw there, or of the name where a
+The nodes' inputs, defaults and outputs are read from a running ComfyUI that has the pack, so that graphs and nodes
+always agree. Thumbnails are made of the pictures that the graphs draw there, or of the name where a
 public model would be needed.
 """
 

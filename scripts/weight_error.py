@@ -2,7 +2,7 @@
 
     python scripts/weight_error.py [--model DIR] [--prompts "red apple" rocket]
 
-Pictures are drawn in float32 with the checkpoint's own settings; every form then gives the logits behind their tokens.
+Pictures are drawn in float32 with the checkpoint's own settings; every form then gives the logits after their tokens.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def test_what_came_is_not_fetched_again(address, tmp_path, monkeypatch):
     monkeypatch.setitem(catalogue.DOWNLOADS, "some", Download((source,), "none", 0.003))
     Hub.ranges, Hub.left = [], 1_200_000
     listed = listing("some")
-    with pytest.raises(InputError, match="it goes on where it stopped"):
+    with pytest.raises(InputError, match="it resumes where it stopped"):
         fetch(listed, tmp_path)
     assert not (tmp_path / "some-model" / FILE).exists()
     (partial,) = tmp_path.rglob("*.part")

@@ -105,7 +105,7 @@ def test_what_is_there_is_not_fetched_again(fake, tmp_path):
 
 def test_a_download_that_broke_off_says_so_and_goes_on(fake, tmp_path):
     fake.broken_off = 3
-    with pytest.raises(InputError, match=r"the peer is gone\); go online and start .* it goes on where it stopped"):
+    with pytest.raises(InputError, match=r"the peer is gone\); go online and start .* it resumes where it stopped"):
         fetch(listing(NAME), tmp_path)
     (partial,) = tmp_path.rglob("*.part")
     assert not partial.with_name(partial.name.split(".c0ffee")[0]).exists()
@@ -248,7 +248,7 @@ def test_stop_ends_a_download(pack, node_hub, monkeypatch):
 
 def test_what_the_download_raises_reaches_the_user(pack, node_hub):
     node_hub.broken_off = 1
-    with pytest.raises(pack.core.InputError, match="it goes on where it stopped"):
+    with pytest.raises(pack.core.InputError, match="it resumes where it stopped"):
         pack.run("MCSJD_GetModel", model=NAME, accept_licence=True)
 
 

@@ -22,7 +22,7 @@ class _WarmedUp(Exception):
 
 
 def texts(first: int, count: int) -> list[str]:
-    """`count` prompts from number `first` on, beginning again behind the last."""
+    """`count` prompts from number `first` on, beginning again after the last."""
     return [PROMPTS[number % len(PROMPTS)] for number in range(first, first + count)]
 
 

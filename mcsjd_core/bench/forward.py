@@ -48,7 +48,7 @@ def cost(found: dict, window: int | str) -> float:
 
 
 def trajectory_cost(found: dict, window: int, count: int) -> float:
-    """How much dearer than with one trajectory a forward with `count` is: the factor that step compression has to grow by."""
+    """How much costlier than with one trajectory a forward with `count` is: the factor that step compression has to grow by."""
     settings = DecodeSettings("gumbel_exact", window, trajectories=count)
     return seconds_at(found, window + settings.side_slots) / seconds_at(found, window)
 
@@ -72,7 +72,7 @@ def tables(data: dict) -> list[Table]:
 
 
 def _times(data: dict) -> Table:
-    header = ["shape", "W", "ms", "costs forwards of AR", *(f"speed-up at compression {c}" for c in COMPRESSIONS)]
+    header = ["shape", "W", "ms", "cost in AR forwards", *(f"speed-up at compression {c}" for c in COMPRESSIONS)]
     rows = [
         [
             name,
@@ -85,7 +85,7 @@ def _times(data: dict) -> Table:
         for window, seconds in found["seconds"].items()
     ]
     scaled = "; ".join(
-        f"{name}: {found['timed_layers']} of {found['layers']} layers behind {found['prefix']} cached tokens"
+        f"{name}: {found['timed_layers']} of {found['layers']} layers after {found['prefix']} cached tokens"
         for name, found in data["shapes"].items()
     )
     note = (

@@ -12,7 +12,7 @@ TEXTS = ("config.json", "generation_config.json", "tokenizer.json")
 CHAMELEON_LICENCE = "Chameleon Research License (research, non-commercial)"
 CHAMELEON_CODEC = (
     "Pictures need Chameleon's VQGAN, 275 MB, which goes into the folder chameleon-vqgan beside the model and serves all of "
-    "these models. If that repository cannot be had: ask for access at https://huggingface.co/Alpha-VLLM/Chameleon_7B_mGPT, "
+    "these models. If you cannot reach that repository: ask for access at https://huggingface.co/Alpha-VLLM/Chameleon_7B_mGPT, "
     "and put original_tokenizers/vqgan.ckpt from there into that folder."
 )
 

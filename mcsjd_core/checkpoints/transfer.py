@@ -60,7 +60,7 @@ def fetch(listed: list[Listed], root: Path, bar: type | None = None) -> None:
         if missing := one.missing(root):
             raise InputError(
                 f"{', '.join(missing)} did not come whole from {one.source.repository}; start the download again, "
-                "it goes on where it stopped."
+                "it resumes where it stopped."
             )
 
 
@@ -121,6 +121,6 @@ def _ask(source: Source, request):
     except Exception as error:  # which errors the net gives depends on the hub's version and its HTTP client
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise InputError(
-            f"huggingface.co cannot be reached ({reason}); go online and start the download again, it goes on where it "
+            f"huggingface.co cannot be reached ({reason}); go online and start the download again, it resumes where it "
             f"stopped, or fetch the files of {page} with another computer."
         ) from None

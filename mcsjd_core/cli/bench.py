@@ -23,7 +23,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "models: forward time against the window. With a random Janus model: plain AR against transformers, where it is "
         "installed. Methods take turns, so that they see the same machine; nothing else should run beside it.",
     )
-    parser.add_argument("--json", type=Path, metavar="JSON", help="write all figures and the runs behind them")
+    parser.add_argument("--json", type=Path, metavar="JSON", help="write all figures and the runs that they come from")
     parser.add_argument("--quick", action="store_true", help="a look in less than a minute: few pictures, few windows")
     parser.add_argument(
         "--sections",

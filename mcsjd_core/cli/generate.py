@@ -38,7 +38,7 @@ from .progress import advance, token_bar
 def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "generate",
-        help="draw pictures, or go on with videos",
+        help="draw pictures, or continue videos",
         description="Draw a picture for every prompt, and write it as PNG; models of video write MP4 or animated WebP.",
     )
     parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="what to draw; '' where a model reads no text")
@@ -90,7 +90,7 @@ def _add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="M",
-        help="drafts of the window that compete in every forward, with gumbel_exact: fewer forwards, each of them dearer; the "
+        help="drafts of the window that compete in every forward, with gumbel_exact: fewer forwards, each of them costlier; the "
         "picture stays the same (default: %(default)s)",
     )
     add_initialiser_argument(group, list(INITIALISERS), None)
@@ -105,7 +105,7 @@ def _add_start_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         metavar="FILE",
-        help="for models of video: pictures, a folder of them, or a video; the last frames are gone on from",
+        help="for models of video: pictures, a folder of them, or a video; the last frames are continued",
     )
     group.add_argument(
         "--frames",

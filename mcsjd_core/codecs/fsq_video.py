@@ -18,7 +18,7 @@ from .fsq import FiniteScalarQuantizer
 from .haar import haar, inverse_haar
 
 NORM_EPS = 1e-6
-FEATURE_MAPS, CLIP_COPIES = 16, 8  # alive at once: feature maps behind the patches, and copies of a clip of pixels
+FEATURE_MAPS, CLIP_COPIES = 16, 8  # alive at once: feature maps after the patches, and copies of a clip of pixels
 
 
 @dataclass(frozen=True)

@@ -87,11 +87,11 @@ class Iteration:
         return self.state.sequence[: len(positions)].gather(1, (positions - 1).clamp_min(0))
 
     def forward(self, tokens: Tensor, positions: Tensor, extent: int, cache) -> Tensor:
-        """Guided logits [A, L, V] for `positions` behind `tokens` [A, L]; forbidden codes are minus infinity."""
+        """Guided logits [A, L, V] for `positions` after `tokens` [A, L]; forbidden codes are minus infinity."""
         state, rows = self.state, len(positions)
         before = positions - 1
         embeddings = self.model.embed(tokens, before.clamp_min(0))
-        # A picture's rows, conditional and unconditional, read the same tokens behind their own prompts.
+        # A picture's rows, conditional and unconditional, read the same tokens after their own prompts.
         embeddings = torch.where((before < 0)[:, None, :, None], state.start[:rows], embeddings[:, None])
         branches = embeddings.shape[1]
         slots, at = (t[:, None].expand(-1, branches, -1).flatten(0, 1) for t in (before + self.prompt_slots, positions))
@@ -129,7 +129,7 @@ class Iteration:
         return tokens
 
     def commit(self, tokens: Tensor, drafts: Tensor, positions: Tensor, p: Law, sound: Tensor) -> None:
-        """Accept the leading drafts that stayed and one more token; what is behind them survives as drafts that follow p."""
+        """Accept the leading drafts that stayed and one more token; what comes after them survives as drafts that follow p."""
         state, (rows, window) = self.state, tokens.shape
         committed = state.committed[:rows]
         accepted = (tokens == drafts)[:, :-1].long().cumprod(-1).sum(-1)

@@ -158,7 +158,7 @@ def prefill(model: TokenModel, prompt: Prompt, first_tokens: Tensor, cache) -> N
 
 
 def next_shape(ledger: Ledger, wanted: int, iteration: Iteration, run: Eager) -> Shape:
-    """No place behind the last one that is still to be drawn, no cache slot behind the last window's, or what `run` makes
+    """No position after the last one that is still to be drawn, no cache slot after the last window's, or what `run` makes
     of that."""
     behind, ahead = ledger.span()
     window = run.window(wanted, ledger.total - behind)

@@ -1,7 +1,7 @@
 """How an iteration is run: as it is written, compiled, or recorded once and replayed.
 
 What is compiled or recorded is made for one `Shape`, so the last two round shapes up to a few, and carry complete rows along
-until their number halves. A row that is complete commits nothing more, and no place behind the end is ever read.
+until their number halves. A row that is complete commits nothing more, and no position after the end is ever read.
 """
 
 from __future__ import annotations

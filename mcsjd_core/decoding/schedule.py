@@ -21,7 +21,7 @@ class Schedule(Protocol):
     def next(self, rows: int) -> int:
         """Window of the next iteration of `rows` rows, 1 to `largest`; the loop narrows it to what is left to draw.
 
-        A window narrower than the last one's survivors gives up the drafts behind it, a wider one gets fresh drafts.
+        A window narrower than the last one's survivors gives up the drafts after it, a wider one gets fresh drafts.
         """
         ...
 

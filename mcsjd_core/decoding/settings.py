@@ -87,7 +87,7 @@ class DecodeSettings:
 
     @property
     def side_slots(self) -> int:
-        """Places of a forward behind those of the window: the side trajectories'."""
+        """Positions of a forward after those of the window: the side trajectories'."""
         return (self.trajectories - 1) * self.effective_window
 
     @property

@@ -1,9 +1,9 @@
 """The window `auto`: which width commits the most tokens a second, from measured time and committed counts alone.
 
-A wider window commits more tokens a forward and makes the forward dearer; where the balance lies depends on the device, the
+A wider window commits more tokens per forward and makes the forward costlier; where the balance lies depends on the device, the
 batch and the picture. `ForwardTimes` remembers what forwards took, `CommitModel` what they committed, `AutoWindow` weighs
 one against the other. None of them sees a draft or a law: the couplings by modified rejection stay exact only as long as
-the schedule depends on committed tokens, counts and time (see decode).
+the schedule depends on committed tokens, counts and time (rule E2 in docs/algorithm.md).
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def named_id(ids: dict[str, int], name: str) -> int:
 
 
 class LuminaLayout:
-    """Lumina-mGPT: size tokens after begin-of-image, height first, a separator behind every row, and end-of-image.
+    """Lumina-mGPT: size tokens after begin-of-image, height first, a separator after every row, and end-of-image.
 
     `vocabulary` has `bos`, `begin_of_image` and `turn_end`, `ids` all names; a code stands for `cell` pixels a side.
     """

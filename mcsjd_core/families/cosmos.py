@@ -128,7 +128,7 @@ class Cosmos:
         return self.prompt([""], None, guided and self.clip.reads_text, encoded=encoded)
 
     def _context(self, texts: list[str], encoded: Mapping[str, Tensor]) -> Tensor:
-        """States [rows, context_tokens, width] of texts; rows of zeros behind a text are looked at as well."""
+        """States [rows, context_tokens, width] of texts; rows of zeros after a text are looked at as well."""
         missing = [text for text in dict.fromkeys(texts) if text not in encoded]
         states = dict(encoded) | (dict(zip(missing, self.captions.encode(missing), strict=True)) if missing else {})
         width, room = self.token_model.model.config.context_dim, self.context_tokens

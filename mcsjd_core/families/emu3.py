@@ -87,7 +87,7 @@ class Emu3(PictureFamily):
         self.sizes = tuple(dict.fromkeys(size_name(columns * self.cell, rows * self.cell) for rows, columns in codes))
 
     def picture_grid(self, size: str) -> Grid:
-        """A separator behind every row, the last included; then end of frame, of image and of sequence."""
+        """A separator after every row, the last included; then end of frame, of image and of sequence."""
         width, height = side_lengths(size)
         v, forced = self.vocabulary, self.token_model.forced_token
         end = (forced(v.frame_end), forced(v.end_of_image), forced(v.eos))

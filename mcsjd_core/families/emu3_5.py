@@ -78,7 +78,7 @@ class Emu35(PictureFamily):
         self.vocabulary, self.context, self.sizes = vocabulary, context, SIZES
 
     def picture_grid(self, size: str) -> Grid:
-        """A separator behind every row but the last, which ends with the image."""
+        """A separator after every row but the last, which ends with the image."""
         (width, height), v, forced = side_lengths(size), self.vocabulary, self.token_model.forced_token
         return Grid(height // CELL, width // CELL, row_end=forced(v.row_end), last_end=forced(v.end_of_image))
 

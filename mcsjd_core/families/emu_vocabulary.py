@@ -9,7 +9,7 @@ from ..errors import InputError
 from ..text.rank_tokenizer import RankTokenizer
 
 RANKS, VISION_TOKENS = "emu3.tiktoken", "emu3_vision_tokens.txt"
-# Ids go on behind the text tokens with these names, then those of emu3_vision_tokens.txt.
+# Ids go on after the text tokens with these names, then those of emu3_vision_tokens.txt.
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{number}|>" for number in range(205)))
 
 

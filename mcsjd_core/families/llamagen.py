@@ -77,7 +77,7 @@ def raster_angles(positions: Tensor, head_dim: int, theta: float, first: int, co
 
 
 class ClassCondition(nn.Module):
-    """An embedding for every class, and behind them that of no class."""
+    """An embedding for every class, and after them that of no class."""
 
     length = 1
 

@@ -1,7 +1,7 @@
 """Lumina-mGPT 2.0 (github.com/Alpha-VLLM/Lumina-mGPT-2.0): Chameleon's body trained anew, Qwen's text vocabulary, a MoVQ codec.
 
 Reads `Alpha-VLLM/Lumina-mGPT-2.0` with `movqgan_270M.ckpt` of `ai-forever/MoVQGAN` in it, or in a directory beside it. A
-picture lies in the sequence as with the first Lumina-mGPT: size tokens, a separator behind every row, end-of-image.
+picture lies in the sequence as with the first Lumina-mGPT: size tokens, a separator after every row, end-of-image.
 Not seen of the published files: config.json as a whole, the names of the image codes, and the token that begins a sequence.
 """
 

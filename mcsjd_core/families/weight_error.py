@@ -29,7 +29,7 @@ def logits_moved(model: Family, path: Path, before_tensor: Callable[[], None] = 
 
 @torch.no_grad()
 def probe_logits(model: Family) -> Tensor:
-    """Logits [n, codebook] float32, on the CPU, behind the empty prompt and codes drawn by lot, the same for every model."""
+    """Logits [n, codebook] float32, on the CPU, after the empty prompt and random codes, the same for every model."""
     token_model, prompt = model.token_model, model.empty_prompt(guided=False)
     count = min(PROBED, model.grid().columns)
     codes = torch.randint(token_model.codebook_size, (1, count), generator=torch.Generator().manual_seed(0))

@@ -57,7 +57,7 @@ def behind_first_mismatch(tokens: Tensor, drafts: Tensor) -> Tensor:
 
 
 class Independent:
-    """SJD (Teng et al., arXiv 2410.01699): behind the first mismatch every token is drawn afresh."""
+    """SJD (Teng et al., arXiv 2410.01699): after the first mismatch every token is drawn afresh."""
 
     label = "SJD (independent)"
     uses_draft_law = True
@@ -86,7 +86,7 @@ class Maximal:
 
 
 class Gumbel:
-    """MC-SJD with Gumbel coupling (arXiv 2510.24211): behind the first mismatch, Gumbel noise fixed per position."""
+    """MC-SJD with Gumbel coupling (arXiv 2510.24211): after the first mismatch, Gumbel noise fixed per position."""
 
     label = "MC-SJD (Gumbel)"
     uses_draft_law = True

@@ -20,7 +20,7 @@ def rotary_angles(positions: Tensor, head_dim: int, theta: float) -> tuple[Tenso
 def plane_angles(positions: Tensor, sections: tuple[int, ...], head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
     """Cosines and sines [rows, 1, L, head_dim / 2] in float32 for positions [rows, L, axes]; or [rows, L], alike on all axes.
 
-    Pairs of channels are shared out to the axes in contiguous `sections`; those behind the last section do not turn.
+    Pairs of channels are shared out to the axes in contiguous `sections`; those after the last section do not turn.
     """
     if positions.ndim == 2:
         positions = positions[..., None].expand(-1, -1, len(sections))

@@ -55,7 +55,7 @@ class TransformerConfig:
         if self.qk_norm not in (None, "layer", "rms"):
             raise InputError(f"qk_norm has to be None, 'layer' or 'rms', got {self.qk_norm!r}.")
         if self.norm_after and self.norm_both:
-            raise InputError("Norms stand behind the sublayers alone or on both sides of them; choose one.")
+            raise InputError("Norms stand after the sublayers alone or on both sides of them; choose one.")
         if self.heads % self.qk_norm_groups or self.kv_heads % self.key_norm_groups:
             rows, heads = self.qk_norm_groups, f"{self.heads} query and {self.kv_heads} key heads"
             raise InputError(f"{rows} rows of norm weights cannot serve {heads}; the rows have to divide the heads.")

@@ -11,7 +11,7 @@ from ..errors import InputError
 def fit(pictures: Tensor, width: int, height: int) -> Tensor:
     """Pictures [B, 3, height, width] float32 in 0..1 of pictures [B, C, H, W] in 0..1.
 
-    Scaled until both sides are covered, and what then reaches over is cut off on both sides alike. Grey pictures (C = 1)
+    Scaled until both sides are covered, then cropped at the centre. Grey pictures (C = 1)
     get three equal channels; where a picture is transparent (C = 4) it lies on white.
     """
     if pictures.ndim != 4 or 0 in pictures.shape or pictures.shape[1] not in (1, 3, 4):

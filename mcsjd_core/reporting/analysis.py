@@ -30,7 +30,7 @@ def by_age(trace: RowTrace, name: str) -> Tensor:
     for start, window, values in zip(trace.starts, trace.windows, trace.details[name], strict=True):
         begin = start - first
         places = torch.arange(begin, min(begin + len(values), total))  # windows may reach past the end
-        fresh = places >= known  # what lies behind the window before has been given up
+        fresh = places >= known  # what lies after the previous window has been given up
         age[places] = torch.where(fresh, 0, age[places] + 1)
         draft[places[fresh]] = sum(map(len, places_of)) + torch.arange(int(fresh.sum()))
         places_of.append(places[fresh])

@@ -14,7 +14,7 @@ WHOLE, VOCABULARY, MERGES, ADDED = "tokenizer.json", "vocab.json", "merges.txt",
 def read_qwen_tokenizer(directory: Path, added: dict[str, int]):
     """The `tokenizers.Tokenizer` in `directory`.
 
-    `added` are the tokens behind the vocabulary of the older form, by name, as `added_tokens.json` lists them.
+    `added` are the tokens after the vocabulary of the older form, by name, as `added_tokens.json` lists them.
     """
     if (directory / WHOLE).is_file() or not (directory / VOCABULARY).is_file():
         return read_tokenizer(directory / WHOLE)
