@@ -12,13 +12,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mcsjd_core import DecodeSettings, Grid, InputError, decode
+from mcsjd_core import DecodeSettings, Grid, InputError, LawSettings, decode
 from mcsjd_core.decoding import loop
-from mcsjd_core.decoding.iteration import Iteration
+from mcsjd_core.decoding.iteration import Iteration, Shape
 from mcsjd_core.decoding.window_policy import LADDER, AutoWindow, CommitModel, ForwardTimes
+from mcsjd_core.laws.coupling import Maximal
 from mcsjd_core.laws.noise import Noise
 from test_sequence_law import p_value, table_law
-from tiny import TableModel, run, transformer
+from tiny import TableModel, prompt, run, transformer
 
 LEVEL = 1e-3 / 4  # four G-tests of a correct core below, family-wise error 1e-3
 
@@ -307,3 +308,52 @@ def test_a_schedule_by_counts_keeps_the_law(monkeypatch):
 
 def test_the_g_test_rejects_a_schedule_that_looks_at_drafts(monkeypatch):
     assert small_runs_p_value(monkeypatch, PeekingSchedule) <= LEVEL
+
+
+class Operations(torch.utils._python_dispatch.TorchDispatchMode):
+    """Lists every operation with the shapes, strides and types of all that it reads."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        leaves = torch.utils._pytree.tree_leaves((args, kwargs))
+        tensors = [(tuple(t.shape), t.stride(), t.dtype) for t in leaves if isinstance(t, torch.Tensor)]
+        self.seen.append((str(function), tensors))
+        return function(*args, **(kwargs or {}))
+
+
+def operations_of(coupling: str, law: LawSettings, seed: int) -> tuple[list, torch.Tensor]:
+    """What one iteration calls, two iterations into a run, and the tokens that it leaves."""
+    model, settings = transformer(16), DecodeSettings(coupling, 8, law, seed=seed)
+    _, iteration, _ = loop.prepare(model, prompt(model, 2, law.guided), Grid(6, 6), settings)
+    with torch.no_grad():
+        for _ in range(2):
+            iteration(Shape(2, 8, 40))
+        with Operations() as operations:
+            iteration(Shape(2, 8, 40))
+    return operations.seen, iteration.state.sequence.clone()
+
+
+LAWS = [LawSettings(), LawSettings(cfg_scale=2.0, temperature=0.9, top_k=5, top_p=0.9)]
+
+
+@pytest.mark.parametrize("law", LAWS, ids=["plain", "guided and truncated"])
+@pytest.mark.parametrize("coupling", ["independent", "maximal", "gumbel"])
+def test_the_operations_of_an_iteration_do_not_depend_on_its_tokens(coupling, law):
+    """The clock is the only way from drafts to the window auto: it times the same work whatever they are (E2)."""
+    (first, tokens), (second, others) = (operations_of(coupling, law, seed) for seed in (0, 1))
+    assert len(first) > 50 and first == second and (tokens != others).any()
+
+
+def test_operations_that_look_at_tokens_are_noticed(monkeypatch):
+    couple = Maximal.couple
+
+    def shortcut(self, p, q, drafts, noise):
+        tokens = couple(self, p, q, drafts, noise)
+        return tokens if tokens.sum() % 2 else tokens + 0
+
+    monkeypatch.setattr(Maximal, "couple", shortcut)
+    seen = [operations_of("maximal", LAWS[0], seed)[0] for seed in range(8)]
+    assert any(each != seen[0] for each in seen)
