@@ -12,8 +12,9 @@ from mcsjd_core import DecodeSettings, Grid, InputError, LawSettings
 from mcsjd_core.checkpoints.checkpoint import Checkpoint
 from mcsjd_core.codecs.vq16 import VQ8, VQ16, vqgan_name
 from mcsjd_core.codecs.vqgan import VQGAN, VQGANConfig
-from mcsjd_core.families import llamagen
+from mcsjd_core.families import llamagen, t5_captions
 from mcsjd_core.families.llamagen import LlamaGen, LlamaGenModel, raster_angles, transformer_config
+from mcsjd_core.text.t5 import T5Encoder
 from oracle import cached_logits, relative
 from tiny_checkpoint import randomise
 
@@ -303,16 +304,11 @@ def test_a_prompt_for_estimates_needs_no_text_encoder(folder):
 def test_the_text_encoder_is_read_for_new_captions_only_and_not_kept(folder, monkeypatch):
     import gc
 
-    import transformers
-
-    model, read = model_of(folder, "t2i"), []
-    original = transformers.T5EncoderModel.from_pretrained
-    monkeypatch.setattr(
-        transformers.T5EncoderModel, "from_pretrained", lambda *a, **k: read.append(1) or original(*a, **k)
-    )
+    model, read, original = model_of(folder, "t2i"), [], t5_captions.read_encoder
+    monkeypatch.setattr(t5_captions, "read_encoder", lambda directory: read.append(1) or original(directory))
     first = model.prompt(["a red fox"] * 3, None, True)
     gc.collect()
-    assert not any(type(thing) is transformers.T5EncoderModel for thing in gc.get_objects())
+    assert not any(type(thing) is T5Encoder for thing in gc.get_objects())
     again = model.prompt(["a red fox"], None, False)
     assert len(read) == 1 and torch.equal(first.embeddings[0], again.embeddings[0])
     model.prompt(["the snow", "a red fox"], None, False)

@@ -64,6 +64,9 @@ class Fields:
     def flag(self, name: str, default: bool) -> bool:
         return self._get(name, default, "true or false", lambda value: isinstance(value, bool))
 
+    def text(self, name: str, default: str | None = None) -> str:
+        return self._get(name, default, "a text", lambda value: isinstance(value, str))
+
     def part(self, name: str, default: dict | None = None) -> Fields:
         """The fields of an object inside this one."""
         data = self._get(name, default, "an object", lambda value: isinstance(value, dict))

@@ -20,12 +20,12 @@ from ..errors import InputError
 from ..laws.law import LawSettings
 from ..nn.grid_positions import GridPositions, Yarn
 from ..nn.transformer import Transformer, TransformerConfig
-from ..text.t5 import T5Captions
 from ..text.words import Words
 from .cosmos_codec import FIRST_CODEC, SECOND_CODEC, open_cosmos_codec
 from .hf_config import generation_fields, sampling_defaults
 from .interface import Clip, SamplingDefaults, VideoCodec, alternating
 from .sizes import choose_size, size_name
+from .t5_captions import T5Captions
 from .token_model import TransformerTokenModel
 
 FIELDS = {"dim", "n_layers", "n_kv_heads", "ffn_hidden_size"}  # that every config.json of this family has

@@ -26,10 +26,10 @@ from ..laws.law import LawSettings
 from ..nn.transformer import Transformer, TransformerConfig
 from ..text.captions import clean_caption
 from ..text.imagenet import class_names, find_class
-from ..text.t5 import T5Captions
 from ..text.words import Words
 from .interface import PictureFamily, SamplingDefaults, alternating
 from .sizes import size_name
+from .t5_captions import T5Captions
 from .token_model import TransformerTokenModel
 
 PUBLISHED = re.compile(r"(?P<kind>c2i|t2i)_.+_(?P<side>\d+)\.(pt|safetensors)")

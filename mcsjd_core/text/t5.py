@@ -1,64 +1,134 @@
-"""Captions to hidden states with a T5 encoder, loaded for the moment of use: it is larger than many a token model."""
+"""The encoder of T5 (Raffel et al., 2020, arXiv 1910.10683), version 1.0 (ReLU) and 1.1 (gated GELU), as Flan-T5 has it.
+
+Modules bear the names that the published files have.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
+import math
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-
-from ..errors import InputError
-from .text_tokenizer import read_tokenizer
-from .words import Words
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 
-class T5Captions:
-    """The encoder in a directory as transformers saves it: config.json, safetensors, tokenizer.json.
+@dataclass(frozen=True)
+class T5Config:
+    """The sizes of an encoder; `activation` is one of ACTIVATIONS, `gated` whether its feed-forward layers have two inputs."""
 
-    `tokens` is the most that a caption may have, its end token included; what is longer is cut. Encoded captions are kept,
-    so that the encoder is read again for new ones only. It runs on the CPU in float32: a caption is short, and the device's
-    memory belongs to the token model.
+    vocab_size: int
+    dim: int
+    layers: int
+    heads: int
+    head_dim: int
+    ffn_dim: int
+    activation: str = "relu"
+    gated: bool = False
+    buckets: int = 32  # of distances between tokens
+    max_distance: int = 128  # tokens further apart share the last bucket
+    norm_eps: float = 1e-6
+
+
+ACTIVATIONS = {"relu": F.relu, "gelu": lambda x: F.gelu(x, approximate="tanh"), "silu": F.silu}
+
+
+def distance_buckets(length: int, buckets: int, max_distance: int) -> Tensor:
+    """Bucket [length, length] of the distance from a query (row) to a key: half are for keys behind, half in front.
+
+    Of a half, the first 50 % are for one distance each, the others for ranges that grow as the logarithm does.
     """
+    places = torch.arange(length)
+    distance = places[None] - places[:, None]
+    half = buckets // 2
+    single, far = half // 2, distance.abs()
+    steps = (far.clamp_min(1).float() / single).log() / math.log(max_distance / single) * (half - single)
+    ranged = (single + steps.long()).clamp_max(half - 1)
+    return half * (distance > 0) + torch.where(far < single, far, ranged)
 
-    KEPT = 256  # captions, a megabyte each at the most
 
-    def __init__(self, directory: Path, tokens: int):
-        self.directory, self.known = directory, {}
-        if not directory.is_dir():
-            raise InputError(f"{directory} is missing: the T5 encoder that this model reads its prompts with.")
-        self.tokenizer = read_tokenizer(directory / "tokenizer.json")
-        self.tokenizer.no_padding()
-        self.tokenizer.enable_truncation(tokens)
+class RMSNorm(nn.Module):
+    def __init__(self, dim: int, eps: float, **factory):
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(dim, **factory)), eps
 
-    @property
-    def words(self) -> Words:
-        return Words(self.tokenizer, self.directory)
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, x.shape[-1:], self.weight, self.eps)
 
-    def encode(self, texts: list[str]) -> list[Tensor]:
-        """Hidden states [n, width] float32 of every text, n its number of tokens."""
-        new = [text for text in dict.fromkeys(texts) if text not in self.known]
-        if new:
-            found = dict(zip(new, self._encode(new), strict=True))
-            kept = list(self.known.items())[-self.KEPT :]
-            self.known = dict(kept) | found
-        return [self.known[text] for text in texts]
 
-    def _encode(self, texts: Iterable[str]) -> list[Tensor]:
-        """One caption at a time, so that none is padded; the encoder is gone when this returns."""
-        encoder = self._read_encoder()
-        ids = [self.tokenizer.encode(text).ids for text in texts]
-        with torch.no_grad():
-            return [encoder(input_ids=torch.tensor([row])).last_hidden_state[0] for row in ids]
+class SelfAttention(nn.Module):
+    """Attention without a scale; the first layer's learned `relative_attention_bias` serves all layers."""
 
-    def _read_encoder(self):
-        try:
-            from transformers import T5EncoderModel
-        except ImportError:
-            raise InputError("This model's captions need the package transformers, which is not installed.") from None
-        try:
-            encoder = T5EncoderModel.from_pretrained(self.directory, local_files_only=True, use_safetensors=True)
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(f"{self.directory} holds no whole T5 encoder ({reason}); download it again.") from None
-        return encoder.float().eval()
+    def __init__(self, config: T5Config, has_bias: bool, operations, **factory):
+        super().__init__()
+        self.heads, inner = config.heads, config.heads * config.head_dim
+        for name in "qkv":
+            setattr(self, name, operations.Linear(config.dim, inner, bias=False, **factory))
+        self.o = operations.Linear(inner, config.dim, bias=False, **factory)
+        if has_bias:
+            self.relative_attention_bias = operations.Embedding(config.buckets, config.heads, **factory)
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        q, k, v = (layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
+        return self.o(mixed.transpose(1, 2).flatten(2))
+
+
+class FeedForward(nn.Module):
+    def __init__(self, config: T5Config, operations, **factory):
+        super().__init__()
+        self.activation, self.gated = ACTIVATIONS[config.activation], config.gated
+        for name in ("wi_0", "wi_1") if config.gated else ("wi",):
+            setattr(self, name, operations.Linear(config.dim, config.ffn_dim, bias=False, **factory))
+        self.wo = operations.Linear(config.ffn_dim, config.dim, bias=False, **factory)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.wo(self.activation(self.wi_0(x)) * self.wi_1(x) if self.gated else self.activation(self.wi(x)))
+
+
+class Residual(nn.Module):
+    """x + layer(norm(x)); the layer's name is part of the tensors' names."""
+
+    def __init__(self, name: str, layer: nn.Module, config: T5Config, **factory):
+        super().__init__()
+        self.name, self.layer_norm = name, RMSNorm(config.dim, config.norm_eps, **factory)
+        setattr(self, name, layer)
+
+    def forward(self, x: Tensor, *extra: Tensor) -> Tensor:
+        return x + getattr(self, self.name)(self.layer_norm(x), *extra)
+
+
+class Block(nn.Module):
+    def __init__(self, config: T5Config, first: bool, operations, **factory):
+        super().__init__()
+        attention = SelfAttention(config, first, operations, **factory)
+        feed_forward = FeedForward(config, operations, **factory)
+        self.layer = nn.ModuleList(
+            [
+                Residual("SelfAttention", attention, config, **factory),
+                Residual("DenseReluDense", feed_forward, config, **factory),
+            ]
+        )
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        return self.layer[1](self.layer[0](x, bias))
+
+
+class T5Encoder(nn.Module):
+    def __init__(self, config: T5Config, *, dtype=None, device=None, operations=nn):
+        super().__init__()
+        factory = {"dtype": dtype, "device": device}
+        self.config = config
+        self.embed_tokens = operations.Embedding(config.vocab_size, config.dim, **factory)
+        self.block = nn.ModuleList([Block(config, n == 0, operations, **factory) for n in range(config.layers)])
+        self.final_layer_norm = RMSNorm(config.dim, config.norm_eps, **factory)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Hidden states [1, n, dim] of the ids [1, n] of one text, which is not padded."""
+        buckets = distance_buckets(ids.shape[1], self.config.buckets, self.config.max_distance)
+        table = self.block[0].layer[0].SelfAttention.relative_attention_bias
+        bias = table(buckets.to(ids.device)).permute(2, 0, 1)[None]  # 1, heads, queries, keys
+        x = self.embed_tokens(ids)
+        for block in self.block:
+            x = block(x, bias)
+        return self.final_layer_norm(x)
