@@ -19,10 +19,9 @@ EMBEDDED_VIDEO = f"embedded: {mcsjd_core.EMBEDDED_VIDEO_MODEL.name}"
 
 
 def register_model_folder() -> None:
-    """Make `models/mcsjd` known; folders that extra_model_paths.yaml gives for the same key stay."""
-    folder_paths.add_model_folder_path(
-        MODEL_FOLDER, os.path.join(folder_paths.models_dir, MODEL_FOLDER), is_default=True
-    )
+    """Make `models/mcsjd` known behind the folders that extra_model_paths.yaml gives for the same key: the first of all is
+    where Get Model writes to, and that is the user's choice."""
+    folder_paths.add_model_folder_path(MODEL_FOLDER, os.path.join(folder_paths.models_dir, MODEL_FOLDER))
 
 
 def checkpoints() -> dict[str, Path]:
@@ -31,7 +30,8 @@ def checkpoints() -> dict[str, Path]:
     found: dict[str, Path] = {}
     for root in map(Path, folder_paths.get_folder_paths(MODEL_FOLDER)):
         for path in _checkpoints_below(root):
-            found.setdefault(path.relative_to(root).as_posix(), path)
+            # A checkpoint that lies flat in a model folder bears the folder's name; no name below it ends like that.
+            found.setdefault(f"{root.name}/" if path == root else path.relative_to(root).as_posix(), path)
     return embedded | dict(sorted(found.items()))
 
 
@@ -46,8 +46,13 @@ def _checkpoints_below(root: Path) -> list[Path]:
         directory = Path(folder)
         depth = len(directory.relative_to(root).parts)
         loose = [directory / name for name in files if name.endswith(SUFFIXES)]
-        checkpoints = [file for file in loose if "config.json" not in files and mcsjd_core.detect(file) is not None]
-        if not checkpoints and depth > 0 and ("config.json" in files or mcsjd_core.detect(directory) is not None):
+        whole = (
+            "config.json" in files
+        )  # then weights beside it are its parts; a model folder itself may hold others, too
+        checkpoints = [file for file in loose if (depth == 0 or not whole) and mcsjd_core.detect(file) is not None]
+        if depth == 0 and whole:
+            checkpoints.append(directory)
+        elif not checkpoints and depth > 0 and (whole or mcsjd_core.detect(directory) is not None):
             checkpoints = [directory]
         found += checkpoints
         # What lies below a checkpoint is part of it, such as a text encoder. And links can make circles.

@@ -23,7 +23,7 @@ from ..mcsjd_core.pipeline.memory import codec_bytes, decode_bytes
 from .folders import find_checkpoint, identity
 from .notes import tell
 from .progress import PREVIEWED, LivePreview, Progress, check_cancelled
-from .speed import EXECUTIONS, check_execution, compiler_errors
+from .speed import EXECUTIONS, check_execution
 from .types import ImageTokens, LoadedModel
 
 SMALL = {"fp8 weights": "fp8", "int8 weights": "int8"}  # the core's names of how matrices are held in 8 bits
@@ -182,7 +182,7 @@ def sample(
     def on_step(step: Step) -> None:
         progress.update(sum(step.done), preview.picture(step))
 
-    with memory_freed_on_error(), compiler_errors(settings.execution):
+    with memory_freed_on_error():
         decoded = drawing.to(model.family.token_model.prompt_device).run(on_step)
     return decoded, preview.seconds
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from comfy_api.latest import io
 
@@ -49,18 +46,6 @@ def check_execution(execution: str, device: torch.device) -> None:
         raise InputError(f"execution must be one of {', '.join(EXECUTIONS)}, got {execution!r}.")
     if execution == "captured" and device.type != "cuda":
         raise InputError(f"Iterations can be captured on NVIDIA cards only, not on {device}; set execution to eager.")
-
-
-@contextmanager
-def compiler_errors(execution: str) -> Iterator[None]:
-    """What torch's compiler raises, as one sentence."""
-    try:
-        yield
-    except RuntimeError as error:
-        if execution == EXECUTIONS[0] or not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            raise
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(f"Iterations cannot be {execution} here ({reason}); set execution to eager.") from None
 
 
 def check_trajectories(count: int, method: str, details: bool) -> None:

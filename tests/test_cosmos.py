@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from torch import nn
 
 import mcsjd_core
 from cosmos_reference import reference_logits
@@ -28,6 +29,7 @@ from tiny_cosmos import (
     ROWS,
     TOKENIZER,
     YARN,
+    plain_codec,
     published_shapes,
     write_checkpoint,
 )
@@ -289,6 +291,80 @@ def test_torchscript_files_may_lie_beside_the_model(model, codec, with_torchscri
     directory = write_checkpoint(tmp_path / model, reads_text=False, codec="none")
     shutil.copytree(with_torchscript / TOKENIZER, tmp_path / codec)
     assert mcsjd_core.load(directory).codec.encode(clip(1)[:, None].movedim(1, 2)).shape == (1, 1, ROWS, COLUMNS)
+
+
+def test_the_tokenizer_beside_a_model_of_another_name_is_found(with_torchscript, tmp_path):
+    directory = write_checkpoint(tmp_path / "my world model", reads_text=False, codec="none")
+    shutil.copytree(with_torchscript / TOKENIZER, tmp_path / "Cosmos-Tokenize1-DV8x16x16-720p")
+    assert mcsjd_core.load(directory).codec.encode(clip(1)[:, None].movedim(1, 2)).shape == (1, 1, ROWS, COLUMNS)
+    first = write_checkpoint(tmp_path / "Cosmos-1.0-Autoregressive-4B", reads_text=False, codec="none")
+    with pytest.raises(InputError, match=r"nvidia/Cosmos-1\.0-Tokenizer"):  # the other generation has other codes
+        mcsjd_core.load(first)
+
+
+def test_a_post_trained_directory_without_config_is_known_by_its_name_or_tokenizer(tmp_path):
+    for name, codec, found in (("post-trained cosmos", False, True), ("mine", True, True), ("other", False, False)):
+        directory = tmp_path / name / "model cosmos" if "cosmos" in name else tmp_path / name / "model"
+        directory.mkdir(parents=True)
+        (directory / "model.pt").write_bytes(b"")
+        if codec:
+            (directory / "Cosmos-Tokenize1-DV8x16x16-720p").mkdir()
+        assert (mcsjd_core.detect(directory) == "cosmos") == found
+
+
+class Program(nn.Module):
+    """Holds a codec's parts under the names that the published programs have; running it is not what it is for."""
+
+    def __init__(self, **parts):
+        super().__init__()
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, x):
+        return x + sum(parameter.sum() for parameter in self.parameters())
+
+
+def test_the_tensors_of_published_programs_run_on_any_device_and_for_any_length(tmp_path):
+    """The archives are in bfloat16 and for CUDA: their tensors serve the plain codec, in float32."""
+    directory = write_checkpoint(tmp_path / "model", reads_text=False, codec="none")
+    (directory / TOKENIZER).mkdir()
+    codec = plain_codec().bfloat16().requires_grad_(False)
+    programs = {
+        "encoder": Program(encoder=codec.encoder, quant_conv=codec.quant_conv),
+        "decoder": Program(decoder=codec.decoder, post_quant_conv=codec.post_quant_conv),
+    }
+    programs["encoder"].encoder.patcher3d = nn.Module()
+    programs["encoder"].encoder.patcher3d.register_buffer("wavelets", torch.ones(2, dtype=torch.bfloat16))
+    for name, program in programs.items():
+        torch.jit.trace(program, torch.ones(1, dtype=torch.bfloat16), check_trace=False).save(
+            str(directory / TOKENIZER / f"{name}.jit")
+        )
+    ours, exact = mcsjd_core.load(directory).codec, plain_codec().bfloat16().float()
+    for frames in (1, 9, 25):
+        pixels = clip(frames).movedim(1, 0)[None]
+        codes = ours.encode(pixels)
+        assert torch.equal(codes, exact.encode(pixels))
+        assert ours.decode(codes).shape[2] == frames
+        torch.testing.assert_close(ours.decode(codes), exact.decode(codes))
+
+
+def test_a_program_that_does_not_run_here_is_one_sentence(with_torchscript, tmp_path, monkeypatch):
+    family = mcsjd_core.load(with_torchscript)
+
+    def fail(x):
+        raise NotImplementedError("Could not run 'aten::conv3d' with arguments from the 'CPU' backend")
+
+    monkeypatch.setattr(type(family.codec), "encoder", staticmethod(fail), raising=False)
+    del family.codec.encoder
+    with pytest.raises(InputError, match="TorchScript program does not run on cpu .Could not run"):
+        family.codec.encode(clip(1).movedim(1, 0)[None])
+
+
+def test_nvidia_s_folder_of_the_text_encoder_is_found(tmp_path):
+    directory = write_checkpoint(tmp_path / "model", reads_text=True)
+    (tmp_path / "google-t5").mkdir()
+    (directory / "t5").rename(tmp_path / "google-t5" / "t5-11b")
+    assert mcsjd_core.load(directory).prompt(["ball"], None, False).context.shape[1] == CONTEXT_TOKENS
 
 
 def test_a_missing_codec_is_named_with_its_address(tmp_path):

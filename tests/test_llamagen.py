@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -46,10 +47,10 @@ def gpt_shapes(kind: str, dim=DIM, layers=LAYERS, ffn=FFN, codes=CODES) -> dict[
     return shapes
 
 
-def gpt_state(kind: str) -> dict[str, torch.Tensor]:
+def gpt_state(kind: str, codes: int = CODES) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(3)
     state = {}
-    for name, shape in gpt_shapes(kind).items():
+    for name, shape in gpt_shapes(kind, codes=codes).items():
         values = torch.randn(shape, generator=generator)
         if "norm" in name:
             values = 1 + 0.3 * values
@@ -398,6 +399,31 @@ def test_a_file_that_would_run_code_is_not_opened(folder, tmp_path):
     with pytest.raises(InputError, match=r"c2i_B_8\.pt is not opened: .* could run code"):
         mcsjd_core.load(tmp_path)
     assert not (tmp_path / "sprung").exists()
+
+
+def test_the_tensors_tell_the_grid_where_the_name_tells_another(folder, tmp_path):
+    angles = torch.zeros(1 + SIDE**2, 6, 2)  # of the one condition place and the raster
+    torch.save({"model": gpt_state("c2i") | {"freqs_cis": angles}}, tmp_path / f"c2i_B_{4 * SIDE}.pt")
+    link(folder, tmp_path, "vq_ds16_c2i.pt")
+    model = mcsjd_core.load(tmp_path)
+    assert model.sizes == (f"{2 * SIDE}x{2 * SIDE}",) and model.grid(None) == Grid(SIDE, SIDE)
+
+
+def test_codebooks_and_classes_of_one_s_own_training_load(tmp_path):
+    state = gpt_state("c2i", codes=12)
+    state["cls_embedding.embedding_table.weight"] = state["cls_embedding.embedding_table.weight"][:8]
+    torch.save({"ema": {f"_orig_mod.{name}": t for name, t in state.items()}}, tmp_path / f"c2i_B_{2 * SIDE}.pt")
+    codec = codec_state(randomise(VQGAN(replace(CODEC, codebook_size=12)), 0))
+    torch.save({"model": codec}, tmp_path / "vq_ds16_c2i.pt")
+    model = mcsjd_core.load(tmp_path)
+    assert model.token_model.codebook_size == 12 and model.token_model.cls_embedding.classes == 7
+    model.prompt(["6"], None, True)
+    for text in ("7", "golden retriever"):
+        with pytest.raises(InputError, match=f"7 classes of its own: give a number from 0 to 6, got '{text}'"):
+            model.prompt([text], None, True)
+    torch.save({"model": gpt_state("c2i")}, tmp_path / f"c2i_B_{2 * SIDE}.pt")
+    with pytest.raises(InputError, match=rf"draws {CODES} codes, vq_ds16_c2i\.pt has 12"):
+        mcsjd_core.load(tmp_path)
 
 
 def test_a_text_is_no_class(folder):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -127,6 +129,43 @@ def test_menu_lists_files_and_directories_that_a_family_recognises(pack, model_f
     recognised = {"one.safetensors", "two.pt"}
     monkeypatch.setattr(pack.core, "detect", lambda path: "family" if path.name in recognised else None)
     assert list(pack.folders.checkpoints()) == [*pack.embedded, "loose/two.pt", "one.safetensors", "tiny"]
+
+
+def test_a_checkpoint_that_lies_flat_is_listed_and_hides_nothing(pack, model_folder, tiny_checkpoint, monkeypatch):
+    (model_folder / "one.safetensors").write_bytes(b"")
+    for file in tiny_checkpoint.iterdir():
+        (model_folder / file.name).symlink_to(file)
+    detect = pack.core.detect
+    monkeypatch.setattr(pack.core, "detect", lambda path: "x" if path.name == "one.safetensors" else detect(path))
+    found = pack.folders.checkpoints()
+    assert list(found) == [*pack.embedded, "mcsjd/", "one.safetensors", "tiny"] and found["mcsjd/"] == model_folder
+    monkeypatch.undo()
+
+
+def test_a_folder_that_may_not_be_entered_hides_no_other(pack, model_folder, monkeypatch):
+    """Root may enter everything, so the refusal is made up."""
+    (model_folder / "locked").mkdir()
+    stat = os.stat
+
+    def refusing(path, *args, **kwargs):
+        if "locked/" in str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "stat", refusing)
+    monkeypatch.setattr(Path, "stat", lambda self, **kwargs: refusing(self, **kwargs))
+    assert list(pack.folders.checkpoints()) == [*pack.embedded, "tiny"]
+    with pytest.raises(pack.core.InputError, match="locked"):
+        pack.core.load(model_folder / "locked")
+
+
+def test_the_user_s_own_default_folder_stays_the_first(pack, tmp_path, monkeypatch):
+    import folder_paths
+
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "mcsjd", ([str(tmp_path)], set()))
+    pack.folders.register_model_folder()
+    first, *others = folder_paths.get_folder_paths("mcsjd")
+    assert first == str(tmp_path) and others == [os.path.join(folder_paths.models_dir, "mcsjd")]
 
 
 def test_loader_tells_family_sizes_and_memory(pack, model_folder):

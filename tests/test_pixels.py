@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mcsjd_core import InputError
-from mcsjd_core.pipeline.pixels import fit
+from mcsjd_core.pipeline.pixels import fit, fit_frames
 
 
 def test_a_picture_of_the_right_size_stays_as_it_is():
@@ -26,6 +30,25 @@ def test_what_reaches_over_is_cut_off_on_both_sides_alike(axis):
     picture = torch.zeros(1, 3, 32, 32).narrow(5 - axis, 0, 16)
     picture.narrow(axis, 8, 16).fill_(1.0)
     assert fit(picture, 16, 16).min() == 1.0
+
+
+@pytest.mark.parametrize("shape", [(90, 160), (160, 90), (64, 96), (33, 200), (64, 97), (300, 31), (40, 60)])
+def test_start_frames_are_scaled_as_nvidia_s_code_does_it(shape):
+    """Bilinear to sides rounded up, then the middle; Pillow's own filter, on whole bytes, is the reference."""
+    width, height = 96, 64
+    frame = torch.randint(256, (*shape, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    scale = max(width / shape[1], height / shape[0])
+    sides = [math.ceil(scale * side) for side in shape]
+    scaled = Image.fromarray(frame.numpy()).resize(sides[::-1], Image.Resampling.BILINEAR)
+    top, left = round((sides[0] - height) / 2), round((sides[1] - width) / 2)
+    theirs = torch.from_numpy(np.array(scaled.crop((left, top, left + width, top + height)))).movedim(-1, 0)[None]
+    ours = fit_frames(frame.movedim(-1, 0)[None] / 255, width, height)
+    assert (ours - theirs / 255).abs().max() < 1.01 / 255
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 4000), (4000, 1), (5, 40)])
+def test_frames_of_every_shape_come_out_at_the_size_asked_for(shape):
+    assert fit_frames(torch.rand(2, 1, *shape), 12, 8).shape == (2, 3, 8, 12)
 
 
 def test_a_circle_stays_a_circle():

@@ -70,6 +70,19 @@ def test_a_run_of_one_shape_compiles_one_graph_and_the_next_run_none(coupling, t
     assert counting.frame_count == 1
 
 
+def test_what_a_compiler_raises_is_one_sentence(monkeypatch):
+    def no_compiler(graph, inputs):
+        raise RuntimeError("No working C++ compiler found in c++\nand a long story")
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(loop, "runner", lambda name, device: Compiled(no_compiler))
+    with pytest.raises(
+        InputError, match=r"^Iterations cannot be compiled here \(No working C\+\+ .* in c\+\+\); run them eager\.$"
+    ):
+        run(MODEL, GRID, 1, window=5, execution="compiled")
+    torch._dynamo.reset()
+
+
 def test_as_many_graphs_as_shapes_and_rows_that_end_change_nothing(counting, monkeypatch):
     monkeypatch.setattr(runners, "SMALLEST_EXTENT", 16)
     shapes = []

@@ -95,7 +95,7 @@ def test_an_unknown_feed_forward_layer_is_named(tmp_path):
     written(tmp_path, "1.0, as T5-11B")
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"feed_forward_proj": "swish"}))
-    with pytest.raises(InputError, match="`feed_forward_proj` in .* has to be one of relu, gelu, silu.*got 'swish'"):
+    with pytest.raises(InputError, match=r"`feed_forward_proj` in .* has to be one of relu, gelu, silu.*got 'swish'"):
         read_encoder(tmp_path)
 
 

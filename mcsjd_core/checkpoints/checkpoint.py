@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..file_contents import check_contents
 from .tensor_files import open_tensors
 
 LISTED = 10  # names shown of a longer list of missing or wrong tensors
@@ -33,6 +34,7 @@ def read_json(path: Path) -> dict:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); it has to be a file that you may read.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        check_contents(path)
         raise InputError(f"{path} is not valid JSON ({error}); download it again.") from None
     if not isinstance(data, dict):
         raise InputError(f"{path} holds a {type(data).__name__} where an object was expected; download it again.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +14,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import InputError
+from ..file_contents import check_contents
 
 SAFETENSORS, TORCH = (".safetensors",), (".bin", ".ckpt", ".pt", ".pth")
 SUFFIXES = SAFETENSORS + TORCH
-WRAPPERS = ("model", "module", "state_dict")  # keys of a torch file under which training code puts the weights
+WRAPPERS = ("model", "module", "state_dict", "ema")  # keys of a torch file under which training code puts the weights
+PREFIXES = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put in front of every name
+SETTINGS = [argparse.Namespace]  # beside tensors: the settings that training code saves with them; a bag of values
 
 
 class TensorFile(Protocol):
@@ -62,6 +66,7 @@ def open_tensors(file: Path) -> Iterator[TensorFile]:
     """The tensors of a file, memory-mapped; raises InputError if it is not there, not whole, or more than tensors."""
     if not file.is_file():
         raise InputError(f"{file} is {'not a file' if file.exists() else 'missing'}; download it.")
+    check_contents(file)
     if file.suffix in TORCH:
         yield _TorchTensors(_read_torch(file))
         return
@@ -90,10 +95,19 @@ def _read_torch(file: Path) -> dict[str, Tensor]:
     tensors = {name: t for name, t in state.items() if isinstance(t, Tensor)} if isinstance(state, dict) else {}
     if not tensors:
         raise InputError(f"{file} holds no named tensors; it is another file than the weights.")
+    return _without_prefixes(tensors)
+
+
+def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same under the names of the model itself, if all bear what training code puts in front."""
+    for prefix in (*PREFIXES, *PREFIXES):  # in either order
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
 
 
 def _load_torch(file: Path):
     with file.open("rb") as stream:
         is_zip = stream.read(2) == b"PK"  # files older than torch 1.6 are no archives and cannot be mapped
-    return torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
+    with torch.serialization.safe_globals(SETTINGS):
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..file_contents import check_contents
 from .fsq_video import FSQVideoConfig
 
 ENCODER, DECODER = "encoder.jit", "decoder.jit"
@@ -48,7 +49,7 @@ class TorchScriptVideoCodec(nn.Module):
             )
         dtype = next(self.encoder.parameters()).dtype
         whole = _extend(pixels.to(dtype) * 2 - 1, 1 + (self.code_frames - 1) * self.frames_per_code)
-        codes = self.encoder(whole)[0].long()
+        codes = _run(self.encoder, whole)[0].long()
         return codes[:, : 1 + (count - 1) // self.frames_per_code]
 
     @torch.no_grad()
@@ -57,13 +58,25 @@ class TorchScriptVideoCodec(nn.Module):
         low, high = torch.stack(codes.aminmax()).tolist()  # a code out of range would end a GPU's use by this process
         if low < 0 or high >= self.config.codebook_size:
             raise InputError(f"This codec has codes 0 to {self.config.codebook_size - 1}, got {low} to {high}.")
-        frames = self.decoder(_extend(codes[:, None], self.code_frames)[:, 0])
+        frames = _run(self.decoder, _extend(codes[:, None], self.code_frames)[:, 0])
         frames = frames[:, :, : 1 + (codes.shape[1] - 1) * self.frames_per_code]
         return (frames.float() / 2 + 0.5).clamp(0, 1)
 
     def decode_clips(self, codes: Tensor) -> Tensor:
         """Clips [B, T, 3, H, W] in 0..1 of codes [B, t, h, w]."""
         return self.decode(codes).movedim(2, 1)
+
+
+def _run(program: nn.Module, x: Tensor):
+    try:
+        return program(x)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, NotImplementedError) as error:  # traces are made for one device and one dtype
+        reason = str(error).strip().splitlines()[-1]
+        raise InputError(
+            f"The video tokenizer's TorchScript program does not run on {x.device} ({reason}); it is made for another device."
+        ) from None
 
 
 def _extend(x: Tensor, length: int) -> Tensor:
@@ -73,11 +86,13 @@ def _extend(x: Tensor, length: int) -> Tensor:
 
 def load_torchscript_codec(directory: Path, code_frames: int, device, config: FSQVideoConfig) -> TorchScriptVideoCodec:
     """The codec in a directory that holds `encoder.jit` and `decoder.jit`; raises InputError if one cannot be read."""
-    encoder, decoder = _load(directory / ENCODER, device), _load(directory / DECODER, device)
+    encoder, decoder = load_program(directory / ENCODER, device), load_program(directory / DECODER, device)
     return TorchScriptVideoCodec(encoder, decoder, code_frames, config)
 
 
-def _load(file: Path, device) -> nn.Module:
+def load_program(file: Path, device) -> nn.Module:
+    """A TorchScript file, loaded and not run."""
+    check_contents(file)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # torch would rather have another format

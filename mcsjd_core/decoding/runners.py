@@ -7,6 +7,8 @@ until their number halves. A row that is complete commits nothing more, and no p
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -56,7 +58,7 @@ class Compiled(Eager):
 
     def __call__(self, iteration: Iteration, shape: Shape) -> None:
         # A shape is a new graph, not a mistake: torch gives up after eight, and would fall back to running it uncompiled.
-        with torch._dynamo.config.patch(recompile_limit=1000, accumulated_recompile_limit=10_000):
+        with torch._dynamo.config.patch(recompile_limit=1000, accumulated_recompile_limit=10_000), _compiler_errors():
             self._run(iteration, shape)
 
 
@@ -90,6 +92,19 @@ class Captured(Compiled):
             with torch.cuda.graph(self._graphs[shape], pool=self._pool, stream=self._stream):
                 iteration(shape)
         self._graphs[shape].replay()
+
+
+@contextmanager
+def _compiler_errors() -> Iterator[None]:
+    """What torch's compiler raises, such as for want of a C++ compiler, as one sentence."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        cause = getattr(error, "inner_exception", error)
+        reason = next(iter(str(cause).splitlines()), type(cause).__name__)
+        raise InputError(f"Iterations cannot be compiled here ({reason}); run them eager.") from None
 
 
 def _run(iteration: Iteration, shape: Shape) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ..checkpoints.checkpoint import Checkpoint, Fields, fill, read_json
+from ..checkpoints.naming import own_names
 from ..codecs.vqgan import VQGAN, VQGANConfig
 from ..decoding.grid import Grid
 from ..decoding.interface import Prompt
@@ -215,7 +216,7 @@ def _check_ids(tokenizer, vocabulary: Vocabulary, layout, codebook_size: int, vo
 def _drawing(path: Path, config: Fields, vocabulary: Vocabulary, ids: dict[str, int], codec: VQGANConfig):
     """Layout and default settings; `image_grid` of generation_config.json is this project's, Anole's is 32 x 32."""
     settings = generation_fields(path)
-    if "mask_image_logits" in config.data or "lumina" in path.name.lower():  # a field of Lumina-mGPT's config class
+    if "mask_image_logits" in config.data or "lumina" in own_names(path):  # a field of Lumina-mGPT's config class
         side = trained_side(path, settings)
         layout = LuminaLayout(vocabulary, ids, codec.codebook_size, side, codec.downsampling)
         return layout, sampling_defaults(settings, LUMINA_DEFAULTS)
@@ -228,7 +229,7 @@ def _drawing(path: Path, config: Fields, vocabulary: Vocabulary, ids: dict[str, 
 
 def trained_side(path: Path, settings: Fields) -> int:
     """Pixels of the square that a Lumina-mGPT was trained for: only the published name tells, `-768` or `-768-Omni`."""
-    names = re.findall(r"-(512|768|1024)(?!\d)", str(path.absolute()))
+    names = re.findall(r"-(512|768|1024)(?!\d)", own_names(path))
     if not names and "image_side" not in settings.data:
         raise InputError(
             f"{path} does not tell its picture size: name the directory as it was published, "

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..checkpoints.checkpoint import Checkpoint, Fields, fill, read_json
+from ..checkpoints.naming import own_names
 from ..decoding.grid import Grid
 from ..decoding.interface import Prompt
 from ..errors import InputError
@@ -30,7 +31,7 @@ from .token_model import TransformerTokenModel
 
 FIELDS = {"dim", "n_layers", "n_kv_heads", "ffn_hidden_size"}  # that every config.json of this family has
 MODEL_FILE = "model.pt"
-T5_DIRECTORIES = ("t5", "t5-11b")
+T5_DIRECTORIES = ("t5", "t5-11b", "google-t5/t5-11b")  # the last is where NVIDIA's downloader puts it
 # Recommended top-p of the 4B, 12B, 5B and 13B, by width and whether they read text.
 TOP_P = {(4096, False): 0.8, (5120, False): 0.9, (4096, True): 0.7, (5120, True): 0.8}
 # Marks in the names of tensors, of layouts that Cosmos' own code writes for other purposes.
@@ -154,15 +155,23 @@ class Cosmos:
 
 
 def detect(path: Path) -> bool:
-    """Whether `path` is a checkpoint directory of this family; the published config.json has no field for that."""
+    """Whether `path` is a checkpoint directory of this family; the published config.json has no field for that.
+
+    Post-training leaves a directory without it: then the file's name and the family's, or its video tokenizer, have to do.
+    """
     config = path / "config.json"
-    return config.is_file() and read_json(config).keys() >= FIELDS
+    if config.is_file():
+        return read_json(config).keys() >= FIELDS
+    if not (path / MODEL_FILE).is_file():
+        return False
+    codecs = [place / name for place in (path, path.parent) for name in (FIRST_CODEC, SECOND_CODEC)]
+    return "cosmos" in own_names(path) or any(place.is_dir() for place in codecs)
 
 
 def load(path: Path, *, dtype: torch.dtype, device, operations) -> Cosmos:
     """Load a checkpoint directory; the codec runs in float32, or as it was published."""
-    config = Fields.of_file(path / "config.json")
-    file = path / MODEL_FILE
+    file, config_file = path / MODEL_FILE, path / "config.json"
+    config = Fields.of_file(config_file) if config_file.is_file() else Fields({}, str(config_file))
     checkpoint = Checkpoint([file]) if file.is_file() else Checkpoint.of_directory(path)
     shapes = Shapes(checkpoint, path)
     shape, vocab_size, codebook_size = shapes.transformer(config), *shapes.vocabulary()
@@ -173,9 +182,7 @@ def load(path: Path, *, dtype: torch.dtype, device, operations) -> Cosmos:
         config.number("rope_theta", 500_000.0), _yarn(config, shape.dim),
     )  # fmt: skip
     # The codec comes first: what is missing is told before gigabytes are read.
-    # The newer models' directories say so in their names; each generation has its own tokenizer.
-    names = (SECOND_CODEC, FIRST_CODEC) if "predict1" in path.resolve().name.lower() else (FIRST_CODEC, SECOND_CODEC)
-    codec = open_cosmos_codec(path, names, frames, device, operations)
+    codec = open_cosmos_codec(path, _codec_names(path), frames, device, operations)
     if codec.config.codebook_size != codebook_size:
         raise InputError(f"{path} draws {codebook_size} codes, its video tokenizer has {codec.config.codebook_size}.")
     absolute = config.flag("apply_abs_pos_emb", reads_text)
@@ -195,6 +202,20 @@ def load(path: Path, *, dtype: torch.dtype, device, operations) -> Cosmos:
     text_places = [parent / name for parent in (path, path.parent) for name in T5_DIRECTORIES]
     context_tokens = config.count("context_tokens", 512)
     return Cosmos(token_model, codec, Grid(rows, columns, frames), clip, defaults, text_places, context_tokens)
+
+
+def _codec_names(path: Path) -> tuple[str, str]:
+    """The tokenizers that a model may have, its own first: each generation has one, and names may tell the generation.
+
+    Where they do not, the tokenizer that lies beside the model does.
+    """
+    names = own_names(path)
+    if "predict1" in names:
+        return SECOND_CODEC, FIRST_CODEC
+    second = (
+        "cosmos-1.0" not in names and (path.parent / SECOND_CODEC).is_dir() and not (path.parent / FIRST_CODEC).is_dir()
+    )
+    return (SECOND_CODEC, FIRST_CODEC) if second else (FIRST_CODEC, SECOND_CODEC)
 
 
 class Shapes:

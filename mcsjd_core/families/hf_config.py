@@ -32,13 +32,27 @@ def transformer_config(config: Fields, norm_eps: float, **special) -> Transforme
 
 
 def _rope_theta(config: Fields) -> float:
-    """`rope_theta`, which transformers from version 5 on writes inside `rope_parameters`."""
-    rope = config.part("rope_parameters", {})
-    if config.data.get("rope_scaling") or rope.data.get("rope_type", "default") != "default":
+    """`rope_theta`, which transformers from version 5 on writes inside `rope_parameters`, there or for each kind of layer."""
+    parts = [part for name in ("rope_parameters", "rope_scaling") for part in _by_layer(config.part(name, {}))]
+    kinds = {str(part.data.get("rope_type") or part.data.get("type") or "default") for part in parts}
+    if kinds - {"default"}:
         raise InputError(
-            f"{config.where} asks for scaled rotary embedding, which no model of this family is known to have."
+            f"{config.where} asks for scaled rotary embedding ({', '.join(sorted(kinds - {'default'}))}), which no model of "
+            "this family is known to have."
         )
-    return rope.number("rope_theta", config.number("rope_theta", 10000.0))
+    thetas = {part.number("rope_theta") for part in parts if part.data.get("rope_theta") is not None}
+    if len(thetas) > 1:
+        raise InputError(
+            f"{config.where} has layers of several rotary bases ({', '.join(map(str, sorted(thetas)))}), which no model of "
+            "this family is known to have."
+        )
+    return thetas.pop() if thetas else config.number("rope_theta", 10000.0)
+
+
+def _by_layer(rope: Fields) -> list[Fields]:
+    """The settings themselves, or those of every kind of layer where they are nested."""
+    nested = [name for name, value in rope.data.items() if isinstance(value, dict)]
+    return [rope.part(name) for name in nested] or [rope]
 
 
 def codec_config(vq: Fields, published: VQGANConfig = VQGANConfig()) -> VQGANConfig:

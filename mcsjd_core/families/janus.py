@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..checkpoints.checkpoint import Checkpoint, Fields, fill, read_json
+from ..checkpoints.naming import own_names
 from ..codecs.vq16 import VQ16, vqgan_name
 from ..codecs.vqgan import VQGAN, VQGANConfig
 from ..decoding.grid import Grid
@@ -244,7 +245,7 @@ def _check_ids(model: Janus, vocab_size: int) -> None:
 
 def _roles(path: Path, tokenizer) -> tuple[str, str]:
     """Janus 1.3B has plain words for roles; the tokenizers alone may not tell it from Janus-Pro 1B."""
-    plain = "1.3b" in path.absolute().as_posix().lower() or tokenizer.token_to_id(PRO_ROLES[0]) is None
+    plain = "1.3b" in own_names(path) or tokenizer.token_to_id(PRO_ROLES[0]) is None
     return ROLES if plain else PRO_ROLES
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +44,8 @@ DEFAULTS = {
     "c2i": SamplingDefaults(LawSettings(cfg_scale=4.0, top_k=2000)),
     "t2i": SamplingDefaults(LawSettings(cfg_scale=7.5, top_k=1000)),
 }
-UNUSED = ("freqs_cis", "kv_cache")  # tables that some files hold and the code computes
+ANGLES = "freqs_cis"
+UNUSED = (ANGLES, "kv_cache")  # tables that some files hold and the code computes
 RENAMED = {
     "tok_embeddings.": "model.embed_tokens.",
     "output.": "lm_head.",
@@ -81,9 +84,10 @@ class ClassCondition(nn.Module):
 
     length = 1
 
-    def __init__(self, dim: int, operations, **factory):
+    def __init__(self, dim: int, classes: int, operations, **factory):
         super().__init__()
-        self.embedding_table = operations.Embedding(len(class_names()) + 1, dim, **factory)
+        self.classes = classes
+        self.embedding_table = operations.Embedding(classes + 1, dim, **factory)
 
     def forward(self, classes: Tensor) -> Tensor:
         """[rows, 1, dim] of classes [rows]."""
@@ -95,7 +99,7 @@ class CaptionCondition(nn.Module):
 
     length = CAPTION_TOKENS
 
-    def __init__(self, dim: int, operations, **factory):
+    def __init__(self, dim: int, classes: int, operations, **factory):
         super().__init__()
         self.uncond_embedding = operations.Embedding(CAPTION_TOKENS, CAPTION_DIM, **factory)
         self.cap_proj: Any = nn.Module()
@@ -117,14 +121,14 @@ CONDITIONS = {"c2i": ClassCondition, "t2i": CaptionCondition}
 class LlamaGenModel(TransformerTokenModel):
     """The token model; `cls_embedding` makes the prompt."""
 
-    def __init__(self, config: TransformerConfig, kind: str, codebook_size: int, columns: int,
+    def __init__(self, config: TransformerConfig, kind: str, codebook_size: int, columns: int, classes: int = 1000,
                  *, dtype=None, device=None, operations=nn):  # fmt: skip
         factory: dict[str, Any] = {"dtype": dtype, "device": device}
         shape = {"head_dim": config.head_dim, "theta": config.rope_theta}
         angles = partial(raster_angles, first=CONDITIONS[kind].length, columns=columns, **shape)
         transformer = Transformer(config, angles, operations=operations, **factory)
         super().__init__(transformer, codebook_size, codebook_size, operations=operations, **factory)
-        self.cls_embedding = CONDITIONS[kind](config.dim, operations, **factory)
+        self.cls_embedding = CONDITIONS[kind](config.dim, classes, operations, **factory)
 
 
 def transformer_config(checkpoint: Checkpoint) -> TransformerConfig:
@@ -180,7 +184,9 @@ class LlamaGen(PictureFamily):
         return make(texts, negatives, guided)
 
     def _class_prompt(self, texts: list[str], negatives: list[str], guided: bool) -> Prompt:
-        model, rows = self.token_model, [_class_or_none(text or "") for text in alternating(texts, negatives, guided)]
+        model = self.token_model
+        count = model.cls_embedding.classes
+        rows = [_class_or_none(text or "", count) for text in alternating(texts, negatives, guided)]
         classes = torch.tensor(rows, device=model.prompt_device)
         return Prompt(model.cls_embedding(classes).to(model.compute_dtype), torch.zeros_like(classes), guided)
 
@@ -218,9 +224,17 @@ class LlamaGen(PictureFamily):
         return Prompt(embeddings, torch.tensor(empty, device=device), guided)
 
 
-def _class_or_none(text: str) -> int:
-    """The class that a text names, for an empty one the number of no class."""
-    return find_class(text) if text.strip() else len(class_names())
+def _class_or_none(text: str, count: int) -> int:
+    """The class that a text names, for an empty one the number of no class; other classes than ImageNet's have no names."""
+    if not text.strip():
+        return count
+    if count == len(class_names()):
+        return find_class(text)
+    if not text.strip().isdecimal() or int(text) >= count:
+        raise InputError(
+            f"This model has {count} classes of its own: give a number from 0 to {count - 1}, got {text!r}."
+        )
+    return int(text)
 
 
 def _left_padded(states: Tensor) -> Tensor:
@@ -247,19 +261,38 @@ def load(path: Path, *, dtype: torch.dtype, device, operations) -> LlamaGen:
     codec_file, codec_config = _codec(file.parent, kind)
     checkpoint, codec_checkpoint = Checkpoint([file]), Checkpoint([codec_file])
     captions = _captions(file.parent) if kind == "t2i" else None
-    if side % codec_config.downsampling:
-        raise InputError(
-            f"{file.name} names a side of {side} px, no multiple of the codec's {codec_config.downsampling}."
-        )
+    codec_config = _with_codebook(codec_config, codec_checkpoint)
+    columns, codes = _columns(checkpoint, kind, side, codec_config, file), checkpoint.shape("output.weight")[0]
+    if codes != codec_config.codebook_size:
+        raise InputError(f"{file.name} draws {codes} codes, {codec_file.name} has {codec_config.codebook_size}.")
+    table = "cls_embedding.embedding_table.weight"
+    classes = checkpoint.shape(table)[0] - 1 if table in checkpoint else len(class_names())
     token_model = LlamaGenModel(
-        transformer_config(checkpoint), kind, codec_config.codebook_size, side // codec_config.downsampling,
-        dtype=dtype, device="meta", operations=operations,
-    )  # fmt: skip
+        transformer_config(checkpoint), kind, codes, columns, classes, dtype=dtype, device="meta", operations=operations
+    )
+    side = columns * codec_config.downsampling
     fill(token_model, model_tensors(checkpoint), dtype=dtype, device=device, source=file)
     codec = VQGAN(codec_config, device="meta", operations=operations)
     codec_tensors = codec_checkpoint.renamed(partial(vqgan_name, config=codec_config))
     fill(codec, codec_tensors, dtype=torch.float32, device=device, source=codec_file)
     return LlamaGen(token_model, codec, side, kind, captions)
+
+
+def _with_codebook(config: VQGANConfig, checkpoint: Checkpoint) -> VQGANConfig:
+    """Codecs of one's own training have codebooks of other sizes."""
+    codes, width = checkpoint.shape("quantize.embedding.weight")
+    return replace(config, codebook_size=codes, embed_dim=width)
+
+
+def _columns(checkpoint: Checkpoint, kind: str, side: int, codec: VQGANConfig, file: Path) -> int:
+    """Columns of the raster: what the table of angles tells, if the file has one, else the side in its name."""
+    angles = checkpoint.shape(ANGLES) if ANGLES in checkpoint else []
+    places = angles[0] - CONDITIONS[kind].length if len(angles) == 3 else 0
+    if places > 0 and isqrt(places) ** 2 == places:
+        return isqrt(places)
+    if side % codec.downsampling:
+        raise InputError(f"{file.name} names a side of {side} px, no multiple of the codec's {codec.downsampling}.")
+    return side // codec.downsampling
 
 
 def companions(path: Path) -> list[Path]:

@@ -24,7 +24,7 @@ def detect(path: Path | str) -> str | None:
     """Name of the family whose checkpoint lies at `path`, None if no family recognises it; `load` then says why."""
     try:
         return next((name for name, family in FAMILIES.items() if family.detect(Path(path))), None)
-    except InputError:
+    except (InputError, OSError):  # what may not be entered or read is no one's; loading it says why
         return None
 
 
@@ -83,6 +83,13 @@ def _check_device(device) -> None:
 
 def _why_unsupported(path: Path) -> str:
     """Why no family takes `path`, in one sentence; raises InputError itself if config.json is missing or broken."""
+    try:
+        return _what_lies_at(path)
+    except OSError as error:
+        return f"{path} cannot be read ({error.strerror}); give yourself the right to enter and read it."
+
+
+def _what_lies_at(path: Path) -> str:
     if not path.exists():
         return f"There is no checkpoint at {path}; give the directory that holds its config.json."
     if not path.is_dir():

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from ..checkpoints.checkpoint import Checkpoint, Fields, fill, read_json
+from ..checkpoints.naming import own_names
 from ..codecs.still import StillCodec
 from ..decoding.grid import Grid
 from ..decoding.interface import Prompt
@@ -95,7 +96,7 @@ def detect(path: Path) -> bool:
     if config.get("model_type") != "qwen2":
         return False
     classes = "".join(map(str, config.get("architectures") or ()))
-    return CLASS in classes or config.get("vocab_size") == PUBLISHED_VOCABULARY or NAME in path.name.lower()
+    return CLASS in classes or config.get("vocab_size") == PUBLISHED_VOCABULARY or NAME in own_names(path)
 
 
 def companions(path: Path) -> list[Path]:

@@ -50,10 +50,10 @@ def fp8_layers(operations):
 
         def pack(self, weight: Tensor, dtype: torch.dtype, device) -> Tensor:
             """What to hold for a weight: its largest value becomes the largest of the format."""
-            low, high = weight.aminmax()
-            self.scale = max(-low.item(), high.item(), torch.finfo(torch.float32).tiny * FP8_MAX) / FP8_MAX
-            packed = torch.empty(weight.shape, dtype=FP8, device=device)
             step = max(PACKED_AT_ONCE // weight.shape[1], 1)
+            largest = max(part.float().abs().amax().item() for part in weight.split(step))  # float8 cannot be compared
+            self.scale = max(largest, torch.finfo(torch.float32).tiny * FP8_MAX) / FP8_MAX
+            packed = torch.empty(weight.shape, dtype=FP8, device=device)
             for start in range(0, len(weight), step):
                 rows = weight[start : start + step].to(device=device, dtype=torch.float32, copy=True)
                 packed[start : start + step] = rows.div_(self.scale)

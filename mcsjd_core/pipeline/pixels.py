@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import InputError
+
+LONGEST = 8  # times the wanted length: frames that scaling would make longer are cut first
 
 
 def fit(pictures: Tensor, width: int, height: int) -> Tensor:
@@ -14,6 +18,25 @@ def fit(pictures: Tensor, width: int, height: int) -> Tensor:
     Scaled until both sides are covered, then cropped at the centre. Grey pictures (C = 1)
     get three equal channels; where a picture is transparent (C = 4) it lies on white.
     """
+    return _cover(_checked(pictures), width, height).clamp(0, 1)
+
+
+def fit_frames(frames: Tensor, width: int, height: int) -> Tensor:
+    """As `fit`, scaled as NVIDIA's code prepares the frames that a video goes on from: bilinear to sides rounded up, then cut
+    in the middle."""
+    frames = _checked(frames)
+    scale = max(width / frames.shape[3], height / frames.shape[2])
+    size = [max(math.ceil(scale * side), least) for side, least in zip(frames.shape[2:], (height, width), strict=True)]
+    if max(size) > LONGEST * max(height, width):  # cut before scaling, so that no extreme shape becomes huge
+        return _cover(frames, width, height).clamp(0, 1)
+    if list(frames.shape[2:]) != size:
+        frames = F.interpolate(frames, size=size, mode="bilinear", antialias=True, align_corners=False)
+    top, left = round((size[0] - height) / 2), round((size[1] - width) / 2)
+    return frames[:, :, top : top + height, left : left + width].clamp(0, 1)
+
+
+def _checked(pictures: Tensor) -> Tensor:
+    """Three channels in 0..1; raises InputError for what is no picture."""
     if pictures.ndim != 4 or 0 in pictures.shape or pictures.shape[1] not in (1, 3, 4):
         shape = list(pictures.shape)
         raise InputError(f"A picture needs at least one pixel and 1, 3 or 4 channels, got [B, C, H, W] = {shape}.")
@@ -21,8 +44,7 @@ def fit(pictures: Tensor, width: int, height: int) -> Tensor:
         raise InputError(
             f"A picture needs finite floating-point values, got {pictures.dtype} or a NaN or infinity in it."
         )
-    pictures = _three_channels(pictures.float().clamp(0, 1))
-    return _cover(pictures, width, height).clamp(0, 1)
+    return _three_channels(pictures.float().clamp(0, 1))
 
 
 def _three_channels(pictures: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from ..decoding.grid import Grid
 from ..errors import InputError
 from ..families.interface import Clip, Family
 from ..families.sizes import choose_size, side_lengths
-from .pixels import fit
+from .pixels import fit_frames
 
 
 def check_start(clip: Clip, grid: Grid, first_tokens: Tensor | None) -> None:
@@ -34,7 +34,7 @@ def start_codes(model: Family, clip: Tensor, size: str | None = None) -> Tensor:
     """
     count = model.clip.start_of(len(clip))
     width, height = side_lengths(choose_size(size, model.sizes))
-    frames = fit(clip[-count:], width, height)
+    frames = fit_frames(clip[-count:], width, height)
     return model.codec.encode(frames.movedim(1, 0)[None].to(model.codec.input_device))
 
 

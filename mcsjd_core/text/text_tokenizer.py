@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from ..errors import InputError
+from ..file_contents import check_contents
 
 
 def read_tokenizer(path: Path):
@@ -20,6 +21,7 @@ def read_tokenizer(path: Path):
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises bare Exception
+        check_contents(path)
         raise InputError(f"{path} is not a tokenizer file ({error}); download it again.") from None
 
 
