@@ -3,6 +3,7 @@
     python3 dev.py compare "red apple" "rocket"     any command of `python -m mcsjd_core`
     python3 dev.py bench --quick                    speed and memory on this machine; installs transformers, to compare with
     python3 dev.py test [pytest arguments]          style, types, dependencies, and the tests on all cores
+    python3 dev.py test --oldest [pytest arguments] the tests with the oldest versions that are promised to work
 
 On Linux, PyPI's torch brings CUDA libraries of several gigabytes. Without an NVIDIA GPU, set
 PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu before the first call to get the small CPU build.
@@ -10,15 +11,14 @@ PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu before the first call t
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-VENV = ROOT / ".venv"
-PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-CONSTRAINTS = "tests/constraints.txt"
+CONSTRAINTS = ROOT / "tests/constraints.txt"
 
 # Arguments of `pip install`, call by call; words with a slash or ending in .txt are files below ROOT.
 RUN = [["torch", "-r", "requirements.txt"]]
@@ -29,10 +29,30 @@ CHECKS = (["ruff", "check"], ["ruff", "format", "--check"])  # tests hold types 
 WORKERS = ["-n", "auto"]  # tests use one thread each
 
 
-def fingerprint(installs):
+class Environment:
+    """A folder of packages below ROOT, and the versions that they are held to."""
+
+    def __init__(self, folder, constraints):
+        self.folder, self.constraints = ROOT / folder, constraints
+        self.python = self.folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def oldest():
+    """The environment of the lower bounds: of requirements.txt, and of torch in pyproject.toml."""
+    bounds = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    bounds += re.findall(r'"(torch>=[^"]+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    constraints = ROOT / "build/oldest.txt"
+    constraints.parent.mkdir(exist_ok=True)
+    pinned = [line.replace(">=", "==") for line in bounds if ">=" in line and not line.startswith("#")]
+    constraints.write_text("\n".join(pinned) + "\n", encoding="utf-8")
+    return Environment(".venv-oldest", constraints)
+
+
+def fingerprint(environment, installs):
     """Changes whenever the installs would: with the files that they read and with the Python in use."""
     digest = hashlib.sha256(f"{sys.version} {installs}".encode())
-    for name in (CONSTRAINTS, *(word for call in installs for word in call if word.endswith(".txt"))):
+    digest.update(environment.constraints.read_bytes())
+    for name in (word for call in installs for word in call if word.endswith(".txt")):
         digest.update((ROOT / name).read_bytes())
     return digest.hexdigest()
 
@@ -41,36 +61,38 @@ def remembered(stamp):
     return stamp.read_text(encoding="utf-8") if stamp.exists() else None
 
 
-def make_environment():
-    """Create .venv, or again if an earlier attempt was cut short or another Python asks."""
-    stamp = VENV / "made-by-dev.txt"
-    if PYTHON.exists() and remembered(stamp) == sys.version:
+def make(environment):
+    """Create its folder, or again if an earlier attempt was cut short or another Python asks."""
+    folder, stamp = environment.folder, environment.folder / "made-by-dev.txt"
+    if environment.python.exists() and remembered(stamp) == sys.version:
         return
-    print(f"Creating {VENV} ...", flush=True)
+    print(f"Creating {folder} ...", flush=True)
     try:
-        venv.create(VENV, clear=True, with_pip=True)
+        venv.create(folder, clear=True, with_pip=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        sys.exit(f"{VENV} cannot be created ({error}); on Debian and Ubuntu, install python3-venv first.")
+        sys.exit(f"{folder} cannot be created ({error}); on Debian and Ubuntu, install python3-venv first.")
     stamp.write_text(sys.version, encoding="utf-8")
 
 
-def install(name, installs):
+def install(environment, name, installs):
     """Install once; a later call with the same files starts at once."""
-    make_environment()
-    stamp, wanted = VENV / f"installed-{name}.txt", fingerprint(installs)
+    make(environment)
+    stamp, wanted = environment.folder / f"installed-{name}.txt", fingerprint(environment, installs)
     if remembered(stamp) == wanted:
         return
-    print("Installing what is needed into .venv; the first time takes a few minutes ...", flush=True)
+    print(
+        f"Installing what is needed into {environment.folder.name}; the first time takes a few minutes ...", flush=True
+    )
     for call in installs:
         command = [
-            str(PYTHON),
+            str(environment.python),
             "-m",
             "pip",
             "install",
             "--disable-pip-version-check",
             "--no-input",
             "-c",
-            CONSTRAINTS,
+            str(environment.constraints),
             *call,
         ]
         if subprocess.call(command, cwd=ROOT):
@@ -78,19 +100,19 @@ def install(name, installs):
     stamp.write_text(wanted, encoding="utf-8")
 
 
-def check():
+def check(environment):
     """Style; the first check that fails ends the command."""
     for arguments in CHECKS:
         print("$", *arguments, flush=True)
-        if code := subprocess.call([str(PYTHON), "-m", *arguments], cwd=ROOT):
+        if code := subprocess.call([str(environment.python), "-m", *arguments], cwd=ROOT):
             sys.exit(code)
 
 
-def run(arguments):
+def run(environment, arguments):
     """Go on as the command, in the caller's folder, with the clone on the module path; the exit code is the command's."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
-    command = [str(PYTHON), *arguments]
+    command = [str(environment.python), *arguments]
     if os.name == "nt":  # exec would detach from the console there
         sys.exit(subprocess.call(command))
     os.execv(command[0], command)
@@ -102,14 +124,20 @@ def main():
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         sys.exit(__doc__)
     command, rest = sys.argv[1], sys.argv[2:]
+    environment = Environment(".venv", CONSTRAINTS)
     try:
         if command == "test":
-            install("test", TEST)
+            if rest[:1] == ["--oldest"]:
+                environment, rest = oldest(), rest[1:]
+            install(environment, "test", TEST)
             os.chdir(ROOT)
-            check()
-            run(["-m", "pytest", *WORKERS, *rest])
-        install(*(("bench", BENCH) if command == "bench" else ("run", RUN)))
-        run(["-m", "mcsjd_core", command, *rest])
+            if environment.constraints == CONSTRAINTS:  # style and types are those of the newest versions
+                check(environment)
+            else:
+                rest = ["--ignore=tests/test_types.py", *rest]
+            run(environment, ["-m", "pytest", *WORKERS, *rest])
+        install(environment, *(("bench", BENCH) if command == "bench" else ("run", RUN)))
+        run(environment, ["-m", "mcsjd_core", command, *rest])
     except KeyboardInterrupt:
         sys.exit("Interrupted; the next call goes on from here.")
 

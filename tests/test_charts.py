@@ -136,3 +136,11 @@ def test_a_picture_of_another_run_is_refused(shape):
 def test_small_pictures_are_enlarged_and_large_ones_are_not():
     assert acceptance_map(report(), torch.rand(1, 100, 50, 3)).shape == (1, 600 + LEGEND_HEIGHT, 300, 3)
     assert acceptance_map(report(), torch.rand(1, 640, 512, 3)).shape == (1, 640 + LEGEND_HEIGHT, 512, 3)
+
+
+@pytest.mark.parametrize("size", [(width, 300 + width // 7) for width in range(201, 2000, 97)], ids=str)
+def test_charts_have_the_size_asked_for_with_every_matplotlib(size):
+    """Some versions cut the pixels that inches make, others round them."""
+    from mcsjd_core.reporting.charts import _draw
+
+    assert _draw(lambda axes: None, *size).shape == (size[1], size[0], 3)

@@ -356,7 +356,7 @@ def test_a_program_that_does_not_run_here_is_one_sentence(with_torchscript, tmp_
 
     monkeypatch.setattr(type(family.codec), "encoder", staticmethod(fail), raising=False)
     del family.codec.encoder
-    with pytest.raises(InputError, match="TorchScript program does not run on cpu .Could not run"):
+    with pytest.raises(InputError, match=r"TorchScript program does not run on cpu .Could not run"):
         family.codec.encode(clip(1).movedim(1, 0)[None])
 
 

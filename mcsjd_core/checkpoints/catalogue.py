@@ -89,14 +89,14 @@ def _cosmos(size: str, gigabytes: float, reads_text: bool) -> Download:
     files = Source(f"nvidia/{codec}", ("encoder.jit", "decoder.jit"), codec)
     licence = "NVIDIA Open Model License (commercial use allowed); to be accepted on the pages first"
     note = (
-        "Continues a video of 1 or 9 frames. model.pt is read as tensors only; the tokenizer's two files are TorchScript "
-        "programs of NVIDIA's, which are run. Read the licence: that of NVIDIA's sister models ends where their safety "
+        "Continues a video of 1 or 9 frames. model.pt is read as tensors only; of the tokenizer's two TorchScript "
+        "programs the tensors are taken. Read the licence: that of NVIDIA's sister models ends where their safety "
         "guardrail is left out, and there is none here."
     )
     encoder = (
         " It reads a text as well, with the encoder of T5-11B (version 1.0), which is not part of this download: in ComfyUI "
-        "use its CLIPLoader of type cosmos with oldt5_xxl_fp16.safetensors, elsewhere put the encoder as transformers saves "
-        "it into the folder t5-11b beside the model."
+        "use its CLIPLoader of type cosmos with oldt5_xxl_fp16.safetensors, elsewhere put google-t5/t5-11b "
+        "into the folder t5-11b beside the model."
     )
     return Download((own, files), licence, gigabytes, note + encoder * reads_text)
 

@@ -105,7 +105,7 @@ def _ask(source: Source, request):
         import huggingface_hub as hub
         from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
     except ImportError:
-        raise InputError("Downloads need the package huggingface_hub 0.25 or later; install it.") from None
+        raise InputError("Downloads need the package huggingface_hub 0.26 or later; install it.") from None
     page = f"https://huggingface.co/{source.repository}"
     try:
         return request(hub, source)

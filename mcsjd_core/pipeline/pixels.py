@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ..errors import InputError
 
-LONGEST = 8  # times the wanted length: frames that scaling would make longer are cut first
+LONGEST = 32  # times the wanted length: frames that scaling would make longer are cut first
 
 
 def fit(pictures: Tensor, width: int, height: int) -> Tensor:

@@ -60,7 +60,9 @@ def _draw(paint: Callable[[Axes], None], width: int, height: int) -> Tensor:
             "Charts need matplotlib, which is not installed: install this pack's requirements.txt with ComfyUI's Python."
         ) from None
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, layout="constrained")
+        # Matplotlib turns inches back into pixels, by cutting or rounding as its version does: a quarter more suits both.
+        inches = ((width + 0.25) / DPI, (height + 0.25) / DPI)
+        figure = Figure(figsize=inches, dpi=DPI, layout="constrained")
         canvas = FigureCanvasAgg(figure)
         paint(figure.subplots())
         canvas.draw()
