@@ -15,6 +15,7 @@ from ..families.interface import Family
 from ..families.loading import EMBEDDED_MODEL, load
 from ..laws.law import LawSettings
 from ..nn.weights import WEIGHTS
+from .threads import leave_busy_cores_alone
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -92,10 +93,13 @@ COLD_INITIALISERS = [name for name in INITIALISERS if name != "warm"]  # those t
 
 
 def open_model(arguments: argparse.Namespace) -> Family:
+    device = pick_device(arguments.device)
+    if device == "cpu":
+        leave_busy_cores_alone()
     return load(
         arguments.model,
         dtype=DTYPES[arguments.dtype],
-        device=pick_device(arguments.device),
+        device=device,
         weights=arguments.weights,
         packed=arguments.execution != "compiled",  # torch.compile chooses layouts of its own
     )

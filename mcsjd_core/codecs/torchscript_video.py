@@ -49,7 +49,7 @@ class TorchScriptVideoCodec(nn.Module):
             )
         dtype = next(self.encoder.parameters()).dtype
         whole = _extend(pixels.to(dtype) * 2 - 1, 1 + (self.code_frames - 1) * self.frames_per_code)
-        codes = _run(self.encoder, whole)[0].long()
+        codes = run_program(self.encoder, whole)[0].long()
         return codes[:, : 1 + (count - 1) // self.frames_per_code]
 
     @torch.no_grad()
@@ -58,7 +58,7 @@ class TorchScriptVideoCodec(nn.Module):
         low, high = torch.stack(codes.aminmax()).tolist()  # a code out of range would end a GPU's use by this process
         if low < 0 or high >= self.config.codebook_size:
             raise InputError(f"This codec has codes 0 to {self.config.codebook_size - 1}, got {low} to {high}.")
-        frames = _run(self.decoder, _extend(codes[:, None], self.code_frames)[:, 0])
+        frames = run_program(self.decoder, _extend(codes[:, None], self.code_frames)[:, 0])
         frames = frames[:, :, : 1 + (codes.shape[1] - 1) * self.frames_per_code]
         return (frames.float() / 2 + 0.5).clamp(0, 1)
 
@@ -67,7 +67,7 @@ class TorchScriptVideoCodec(nn.Module):
         return self.decode(codes).movedim(2, 1)
 
 
-def _run(program: nn.Module, x: Tensor):
+def run_program(program: nn.Module, x: Tensor):
     try:
         return program(x)
     except torch.OutOfMemoryError:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.checkpoint import Checkpoint, Fields, fill, read_json
+from ..checkpoints.naming import own_names
 from ..codecs.vqgan import VQGAN, VQGANConfig
 from ..decoding.grid import Grid
 from ..decoding.interface import Prompt
@@ -102,7 +103,7 @@ def detect(path: Path) -> bool:
     config = read_json(file) if file.is_file() else {}
     size = config.get("vocab_size")
     large = isinstance(size, int) and size > EMU3_VOCABULARY
-    return config.get("model_type") == "Emu3" and (large or "emu3.5" in path.name.lower())
+    return config.get("model_type") == "Emu3" and (large or "emu3.5" in own_names(path))
 
 
 def _codec_places(path: Path) -> list[Path]:

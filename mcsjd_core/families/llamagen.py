@@ -262,7 +262,7 @@ def load(path: Path, *, dtype: torch.dtype, device, operations) -> LlamaGen:
     checkpoint, codec_checkpoint = Checkpoint([file]), Checkpoint([codec_file])
     captions = _captions(file.parent) if kind == "t2i" else None
     codec_config = _with_codebook(codec_config, codec_checkpoint)
-    columns, codes = _columns(checkpoint, kind, side, codec_config, file), checkpoint.shape("output.weight")[0]
+    columns, codes = _columns(checkpoint, kind, side, codec_config, file), checkpoint.shape("tok_embeddings.weight")[0]
     if codes != codec_config.codebook_size:
         raise InputError(f"{file.name} draws {codes} codes, {codec_file.name} has {codec_config.codebook_size}.")
     table = "cls_embedding.embedding_table.weight"

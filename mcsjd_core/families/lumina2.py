@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from ..checkpoints.checkpoint import Checkpoint, Fields, fill, read_json
+from ..checkpoints.naming import own_names
 from ..codecs.vqgan import VQGAN, VQGANConfig
 from ..decoding.grid import Grid
 from ..decoding.interface import Prompt
@@ -106,7 +107,7 @@ def detect(path: Path) -> bool:
     config = read_json(file) if file.is_file() else {}
     size = config.get("vocab_size")
     large = isinstance(size, int) and size > CHAMELEON_VOCABULARY
-    return config.get("model_type") == "chameleon" and (large or "mgpt-2" in path.name.lower())
+    return config.get("model_type") == "chameleon" and (large or "mgpt-2" in own_names(path))
 
 
 def companions(path: Path) -> list[Path]:
