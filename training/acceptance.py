@@ -14,12 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 
+import torch
 from torch import Tensor
 
 from mcsjd_core import COUPLINGS, EMBEDDED_MODEL, DecodeSettings, load, sample
 from mcsjd_core.decoding.loop import AUTOREGRESSIVE
 from mcsjd_core.families.interface import Family
-from mcsjd_core.reporting.entropy import mean_entropy
+from mcsjd_core.reporting.entropy import picture_entropies
 
 from .prompts import QUALITY, unseen_pairs
 from .scenes import Scenes
@@ -46,20 +47,21 @@ def compressions(model: Family, prompts: list[str], settings: DecodeSettings) ->
 
 
 def drawn(model: Family, prompts: list[str], settings: DecodeSettings) -> list[Tensor]:
-    """Tokens [N] of every prompt's picture by plain AR."""
+    """Tokens [b, N] by plain AR of every batch of prompts."""
     plain = replace(settings, coupling=AUTOREGRESSIVE, window=1)
-    return [row for some in batches(prompts) for row in sample(model, some, plain).tokens]
+    return [sample(model, some, plain).tokens for some in batches(prompts)]
 
 
 def entropies(model: Family, prompts: list[str], tokens: list[Tensor], settings: DecodeSettings) -> list[float]:
     """Mean nats of the law along every prompt's AR picture."""
     return [
-        mean_entropy(
-            lambda replay, text=text, row=row: sample(model, [text], replay, earlier_tokens=row[None]),
+        entropy
+        for some, rows in zip(batches(prompts), tokens, strict=True)
+        for entropy in picture_entropies(
+            lambda replay, some=some, rows=rows: sample(model, some, replay, earlier_tokens=rows),
             settings,
             model.grid(),
         )
-        for text, row in zip(prompts, tokens, strict=True)
     ]
 
 
@@ -68,7 +70,7 @@ def table(model: Family, prompts: list[str]) -> list[str]:
     law = model.defaults.law
     base = DecodeSettings("maximal", WINDOWS[-1], law)
     first, second = drawn(model, prompts, base), drawn(model, prompts, replace(base, seed=1000))
-    same = [(a == b).float().mean().item() for a, b in zip(first, second, strict=True)]
+    same = (torch.cat(first) == torch.cat(second)).float().mean(1).tolist()
     lines = [
         f"{len(prompts)} prompts, guidance {law.cfg_scale:g}, temperature {law.temperature:g}, top-k {law.top_k or 'off'}; "
         "means and 95 % intervals over the prompts.",
