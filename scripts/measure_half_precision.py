@@ -163,7 +163,9 @@ def main() -> None:
             with rows_that_stay(arguments.pictures):
                 shares, seconds = measure(family, arguments, law)
             cells = [f"{100 * share:.0f} %" for share in shares.values()]
-            rows.append([f"{name}; {title}", *cells, *([f"{s:.2f}" for s in seconds.values()] if arguments.time else [])])
+            rows.append(
+                [f"{name}; {title}", *cells, *([f"{s:.2f}" for s in seconds.values()] if arguments.time else [])]
+            )
             print(rows[-1], file=sys.stderr, flush=True)
     header = ["way, law", *(f"W {window}" for window in arguments.windows)]
     if arguments.time:

@@ -90,6 +90,16 @@ def test_row_b_of_a_batch_equals_a_single_run_with_the_seed_plus_b(coupling, law
 
 
 @pytest.mark.parametrize("coupling", METHODS)
+def test_batches_of_the_next_seed_share_no_picture_where_rows_have_seeds_of_their_own(coupling):
+    counted, own = (
+        [picture(4, coupling=coupling, window=9, seed=seed, row_seeds=rows).tokens for seed in (5, 6)]
+        for rows in ("counted", "own")
+    )
+    assert torch.equal(counted[0][1:], counted[1][:-1]) and len(torch.cat(own).unique(dim=0)) == 8
+    assert torch.equal(own[0][0], counted[0][0]) and torch.equal(own[1][0], counted[1][0])
+
+
+@pytest.mark.parametrize("coupling", METHODS)
 @pytest.mark.parametrize("initialiser", ["random", "above"])
 def test_greedy_equals_greedy_autoregressive(coupling, initialiser):
     law = LawSettings(temperature=0.0, cfg_scale=1.5)
@@ -434,6 +444,7 @@ def test_a_window_larger_than_the_picture_costs_no_more_than_the_picture():
         ({"window": -3}, r"window must be .*at least 1, or 0 for auto, got -3"),
         ({"seed": -1}, r"seed must be .*between 0 and 2\^64 - 1, got -1"),
         ({"seed": 2**64}, r"seed must be .*between 0 and 2\^64 - 1, got 18446744073709551616"),
+        ({"row_seeds": "new"}, r"row_seeds must be one of counted, own, got 'new'"),
         ({"part": -1}, r"part must be .*at least 0, got -1"),
         *(
             ({"coupling": name, "initialiser": "warm"}, f"Warm .* gumbel_exact alone, got {name}")

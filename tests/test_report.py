@@ -113,3 +113,15 @@ def test_headline_gives_the_mean_of_the_pictures():
     result = report(batch=2, window=8)
     mean = sum(16 / trace.nfe for trace in result.traces) / 2
     assert result.headline().startswith(f"{mean:.2f} tokens per forward")
+
+
+@pytest.mark.parametrize(("dtype", "words"), [(torch.float32, "in float32"), (torch.bfloat16, "in bfloat16: rounding")])
+def test_a_seed_exact_run_says_in_which_number_format_it_is_exact(dtype, words):
+    exact = replace(report(coupling="gumbel_exact"), dtype=str(dtype).removeprefix("torch."))
+    assert words in section(exact.text(), "Settings")[-1]
+    assert "seed-exact in" not in report(coupling="maximal").text()
+
+
+def test_pictures_with_seeds_of_their_own_are_not_named_by_a_seed_that_would_draw_another():
+    first, second, _ = section(report(batch=2, seed=7, row_seeds="own").text(), "Measured")
+    assert "picture 1, seed 7:" in first and "picture 2, seed 7 of a batch:" in second

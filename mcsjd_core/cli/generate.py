@@ -283,7 +283,7 @@ def _trace(arguments, model: Family, settings: DecodeSettings, texts, files, dec
         "prefill_seconds": decoded.prefill_seconds,
         "seconds": decoded.seconds,
         "pictures": [
-            {"file": str(file), "prompt": text, "seed": (settings.seed + row) % 2**64} | trace.as_dict()
+            {"file": str(file), "prompt": text, "seed": settings.seed_of(row)} | trace.as_dict()
             for row, (file, text, trace) in enumerate(zip(files, texts, decoded.traces, strict=True))
         ],
     }

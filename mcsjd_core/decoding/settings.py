@@ -13,6 +13,8 @@ from .window_policy import LADDER
 AUTOREGRESSIVE = "autoregressive"
 METHODS = (AUTOREGRESSIVE, *COUPLINGS)
 AUTO = "auto"
+COUNTED, OWN = "counted", "own"
+ROW_SEEDS = (COUNTED, OWN)
 EXECUTIONS = ("eager", "compiled", "captured")  # see `runners`
 
 
@@ -31,6 +33,9 @@ class DecodeSettings:
 
     `part` counts the runs by which one result goes on from its own tokens: each then has noise of its own, even where a run
     is given the very tokens that an earlier one was given.
+
+    `row_seeds` is one of ROW_SEEDS: "counted" gives row b of a batch the seed + b, so that it equals a single run; under "own"
+    batches of other seeds have no row in common with it.
     """
 
     coupling: str = "maximal"
@@ -42,6 +47,7 @@ class DecodeSettings:
     trajectories: int = 1
     execution: str = "eager"
     part: int = 0
+    row_seeds: str = COUNTED
 
     def __post_init__(self):
         if self.coupling not in METHODS:
@@ -50,6 +56,8 @@ class DecodeSettings:
             raise InputError(f"initialiser must be one of {', '.join(INITIALISERS)}, got {self.initialiser!r}.")
         if self.execution not in EXECUTIONS:
             raise InputError(f"execution must be one of {', '.join(EXECUTIONS)}, got {self.execution!r}.")
+        if self.row_seeds not in ROW_SEEDS:
+            raise InputError(f"row_seeds must be one of {', '.join(ROW_SEEDS)}, got {self.row_seeds!r}.")
         if self.window == 0:
             object.__setattr__(self, "window", AUTO)
         if self.window != AUTO and not isinstance(self.window, int):
@@ -84,6 +92,10 @@ class DecodeSettings:
             raise InputError(
                 "Details of a trace are of one trajectory: leave trace_detail off, or choose 1 trajectory."
             )
+
+    def seed_of(self, row: int) -> int | None:
+        """The seed with which a single run draws row `row` of a batch; None if no single run does."""
+        return None if row and self.row_seeds == OWN else (self.seed + row) % 2**64
 
     @property
     def side_slots(self) -> int:

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from ..laws.law import Law, empty_law
-from ..laws.noise import Noise, row_seeds, seeds_given
+from ..laws.noise import Noise, own_row_seeds, row_seeds, seeds_given
 from .drafts import INITIALISERS, READS_TOKENS, Places
 from .grid import FREE, Grid
 from .interface import Prompt
-from .settings import DecodeSettings
+from .settings import OWN, DecodeSettings
 from .trace import DETAILS
 
 
@@ -33,7 +33,8 @@ class State:
         places = grid.num_tokens + window
         # What the grid forces tells nothing of any noise, so it does not count as given.
         told = first_tokens.where(grid.forced()[:given].to(device) == FREE, FREE)
-        self.seeds = seeds_given(row_seeds(settings.seed, batch, device), told, settings.part)
+        seeds = own_row_seeds if settings.row_seeds == OWN else row_seeds
+        self.seeds = seeds_given(seeds(settings.seed, batch, device), told, settings.part)
         every_place = torch.arange(places, device=device).expand(batch, -1)
         noise = Noise(self.seeds, every_place, 0)
         self.keys, self.codes = noise.position_keys(), torch.arange(codebook_size, device=device)

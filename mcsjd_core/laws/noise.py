@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 # Purposes. Two draws with different purposes are independent.
-ACCEPT, RESAMPLE, GUMBEL, INITIAL_DRAFT, GIVEN = range(1, 6)
+ACCEPT, RESAMPLE, GUMBEL, INITIAL_DRAFT, GIVEN, ROW = range(1, 7)
 
 _GAMMA = 0x9E3779B97F4A7C15
 _FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -62,6 +62,13 @@ def to_exponential(bits: Tensor) -> Tensor:
 def row_seeds(seed: int, batch: int, device) -> Tensor:
     """Seeds [batch] of the rows of a batch: row b uses `seed + b`, so it equals a single run with that seed."""
     return torch.tensor([_signed(seed + b) for b in range(batch)], device=device)
+
+
+def own_row_seeds(seed: int, batch: int, device) -> Tensor:
+    """Seeds [batch] that no batch of another seed shares: the first is the seed itself, the others are hashed from it."""
+    row = torch.arange(batch, device=device)
+    first = row_seeds(seed, 1, device)
+    return torch.where(row == 0, first, mix(mix(first, ROW), row))
 
 
 def seeds_given(seeds: Tensor, tokens: Tensor, part: int = 0) -> Tensor:

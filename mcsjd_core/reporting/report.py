@@ -16,6 +16,8 @@ from .analysis import compression_by_frame
 # Names of METHODS for people. Saved graphs contain them: add, do not change.
 METHOD_LABELS = {AUTOREGRESSIVE: "plain AR"} | {name: coupling.label for name, coupling in COUPLINGS.items()}
 
+EXACT = "gumbel_exact"
+
 
 @dataclass(frozen=True)
 class Speedup:
@@ -100,10 +102,11 @@ class Report:
         return "\n\n".join("\n".join((f"{title}:", *lines)) for title, lines in parts.items())
 
     def _picture(self, index: int, trace: RowTrace) -> str:
-        seed = (self.settings.seed + index) % 2**64
+        seed = self.settings.seed_of(index)
+        named = f"{self.settings.seed} of a batch" if seed is None else seed
         seconds = self.prefill_seconds + trace.seconds[-1]
         return (
-            f"picture {index + 1}, seed {seed}: {trace.num_tokens} tokens, NFE {trace.nfe}, "
+            f"picture {index + 1}, seed {named}: {trace.num_tokens} tokens, NFE {trace.nfe}, "
             f"step compression {trace.step_compression:.2f}, {seconds:.2f} s, {trace.num_tokens / seconds:.0f} tokens/s"
         )
 
@@ -147,8 +150,18 @@ class Report:
         drafts = f"first drafts {settings.initialiser}"
         if settings.trajectories > 1:
             drafts += f", {settings.trajectories} trajectories"
-        return [
+        lines = [
             f"coupling {method}, window {settings.window_name}, {drafts}, {settings.execution} iterations",
             f"cfg {law.cfg_scale:g}, temperature {law.temperature:g}, top_k {top_k}, top_p {top_p}{min_p}",
             f"model {self.model}, {self.dtype} on {self.device}, prefill {self.prefill_seconds:.2f} s{previews}",
         ]
+        return [*lines, self._exactness()] if settings.coupling == EXACT else lines
+
+    def _exactness(self) -> str:
+        """How far the promise of the seed-exact coupling goes in this run's number format."""
+        if self.dtype == "float32":
+            return "seed-exact in float32: plain AR draws this picture with this seed, but for a rare tie in rounding"
+        return (
+            f"seed-exact in {self.dtype}: rounding makes some pictures differ from plain AR's, from one token on; the law is "
+            "the same, and fp32 agrees"
+        )
