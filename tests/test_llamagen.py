@@ -256,7 +256,9 @@ def test_a_whole_picture_is_drawn_and_seed_exact_repeats_plain_ar(folder, kind):
 
 def test_defaults_are_the_published_ones(folder):
     assert model_of(folder, "c2i").defaults == llamagen.SamplingDefaults(LawSettings(cfg_scale=4.0, top_k=2000))
-    assert model_of(folder, "t2i").defaults == llamagen.SamplingDefaults(LawSettings(cfg_scale=7.5, top_k=1000))
+    assert model_of(folder, "t2i").defaults == llamagen.SamplingDefaults(
+        LawSettings(cfg_scale=7.5, top_k=1000), window=16
+    )
 
 
 def test_each_kind_has_the_codec_of_its_name(folder):

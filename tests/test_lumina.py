@@ -161,7 +161,7 @@ def test_published_files_are_read(model):
     assert model.sizes == ("64x64", "128x32", "96x32", "64x32", "32x64", "32x96", "32x128")
     assert model.grid() == Grid(4, 4, row_end=24 + ROW_END, end=(24 + END,))
     assert model.token_model.model.config.qk_norm_groups == 1
-    assert model.defaults == SamplingDefaults(LawSettings(3.0, 1.0, 2000, 1.0), 32)
+    assert model.defaults == SamplingDefaults(LawSettings(4.0, 1.0, 2000, 1.0), 32)
 
 
 @pytest.mark.parametrize("name", ["vqgan.ckpt", "tokenizer/vqgan.ckpt", "../chameleon-vqgan/vqgan.ckpt"])

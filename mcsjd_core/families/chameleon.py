@@ -41,7 +41,7 @@ from .token_model import TransformerTokenModel
 
 IMAGE_PREFIX, DIGITS = "IMGIMG", "ABCDEFGHIJ"
 BOS = "<s>"
-LUMINA_DEFAULTS = SamplingDefaults(LawSettings(cfg_scale=3.0, top_k=2000), window=32)
+LUMINA_DEFAULTS = SamplingDefaults(LawSettings(cfg_scale=4.0, top_k=2000), window=32)
 ANOLE_DEFAULTS = SamplingDefaults(LawSettings(cfg_scale=3.0, temperature=0.7, top_p=0.9))
 # Names that steer the model. Tokenizers of the family differ in which of them they list as added tokens.
 CONTROL = re.compile(rf"<(/?s|pad|unk|eoss|racm3:break|image|reserved\d+|sentinel:\d+)>|{IMAGE_PREFIX}[{DIGITS}]+Z")

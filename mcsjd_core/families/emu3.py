@@ -76,7 +76,7 @@ class Emu3(PictureFamily):
     """A loaded checkpoint of the family; the sizes have one area and several aspect ratios."""
 
     name = "emu3"
-    defaults = SamplingDefaults(LawSettings(cfg_scale=3.0, top_k=2048))
+    defaults = SamplingDefaults(LawSettings(cfg_scale=3.0, top_k=2048), window=16)
 
     def __init__(self, token_model: TransformerTokenModel, codec: Emu3VQ, encode: Callable[[str], list[int]],
                  vocabulary: Vocabulary, area: int, context: int):  # fmt: skip

@@ -33,7 +33,7 @@ BOS, PAD, BEGIN_OF_IMAGE = "<｜begin▁of▁sentence｜>", "<｜▁pad▁｜>",
 # Names that steer the model. Ids differ between the checkpoints, so every one is looked up by its name.
 CONTROL = re.compile(r"<｜[^｜]*｜>|<(begin|end)_of_image>|<(image|patch)_placeholder>|<\|[^|]*\|>")
 PRO_ROLES, ROLES = ("<|User|>", "<|Assistant|>"), ("User", "Assistant")
-DEFAULTS = SamplingDefaults(LawSettings(cfg_scale=5.0))
+DEFAULTS = SamplingDefaults(LawSettings(cfg_scale=5.0), window=16)
 GRID = Grid(24, 24)  # the only one that the models were trained for
 # What a language_config leaves out is what LlamaConfig of transformers has.
 LLAMA = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}

@@ -42,7 +42,7 @@ HEADS = {(12, 768): 12, (24, 1024): 16, (36, 1280): 20, (48, 1536): 24, (24, 320
          (22, 2048): 32, (48, 2560): 40, (32, 4096): 32}  # fmt: skip
 DEFAULTS = {
     "c2i": SamplingDefaults(LawSettings(cfg_scale=4.0, top_k=2000)),
-    "t2i": SamplingDefaults(LawSettings(cfg_scale=7.5, top_k=1000)),
+    "t2i": SamplingDefaults(LawSettings(cfg_scale=7.5, top_k=1000), window=16),
 }
 ANGLES = "freqs_cis"
 UNUSED = (ANGLES, "kv_cache")  # tables that some files hold and the code computes
