@@ -52,6 +52,18 @@ def test_fp8_holds_a_byte_a_weight_and_computes_with_the_rounded_matrices(direct
     assert relative(logits(small), logits(wide)) < 1e-5
 
 
+def test_bf16_holds_two_bytes_a_weight_and_computes_in_float32_as_the_wide_model_does(directory):
+    """The result of float32 from rounded matrices, bit for bit: what a checkpoint published in bfloat16 has anyway."""
+    small, wide = mcsjd_core.load(directory, weights="bf16"), mcsjd_core.load(directory)
+    held, exact = matrices(small), matrices(wide)
+    assert held.keys() == exact.keys() and all(weight.dtype == torch.bfloat16 for weight in held.values())
+    assert not torch.equal(logits(small), logits(wide))
+    for weight in exact.values():
+        weight.copy_(weight.bfloat16())
+    assert small.token_model.compute_dtype == torch.float32
+    assert torch.equal(logits(small), logits(wide))
+
+
 @pytest.mark.parametrize(("weights", "error"), [("fp8", 0.1), ("int8", 0.02)])
 def test_logits_move_little(directory, weights, error):
     if weights == "int8":
@@ -88,7 +100,7 @@ def test_measuring_reads_a_matrix_at_a_time(tmp_path):
     assert memory.peak < wide / 2
 
 
-@pytest.mark.parametrize("weights", ["fp8", "int8"])
+@pytest.mark.parametrize("weights", ["bf16", "fp8", "int8"])
 def test_seed_exact_holds_for_the_model_with_small_weights(directory, weights):
     if weights == "int8":
         pytest.importorskip("torchao", reason="torchao is optional")

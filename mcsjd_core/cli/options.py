@@ -35,8 +35,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights",
         choices=WEIGHTS,
         default="full",
-        help="how the transformer's matrices are held: full in --dtype, fp8 or int8 (needs torchao) in 8 bits, which draws "
-        "from a slightly different law (default: %(default)s)",
+        help="how the transformer's matrices are held: full in --dtype, bf16 in half of float32's memory with its results where "
+        "the checkpoint was published so, fp8 or int8 (needs torchao) in 8 bits, which draws from a slightly different law "
+        "(default: %(default)s)",
     )
     group.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: a GPU where there is one)"

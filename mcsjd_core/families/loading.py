@@ -49,7 +49,8 @@ def load(
 
     `dtype` is that of the transformer's weights and activations. `operations` provides the layer classes (`Linear`,
     `Embedding`, `RMSNorm`, `Conv2d`, `GroupNorm`), so that a host can cast and offload weights its own way.
-    `weights` is one of WEIGHTS, how the transformer's matrices are held: "full" in `dtype`, "fp8" or "int8" in 8 bits.
+    `weights` is one of WEIGHTS, how the transformer's matrices are held: "full" in `dtype`, "bf16" widened
+    to `dtype` where they are used, "fp8" or "int8" in 8 bits.
     `packed` lays matrices that a CPU holds in full out as it multiplies fastest with them, see `packing.pack`.
     `before_tensor` is called before every tensor that is taken in; what it raises ends the loading.
     On a CPU, weights that are stored in `dtype` already stay memory-mapped: leave the files alone while the model lives.

@@ -159,7 +159,7 @@ class Report:
 
     def _exactness(self) -> str:
         """How far the promise of the seed-exact coupling goes in this run's number format."""
-        if self.dtype == "float32":
+        if self.dtype.startswith("float32"):  # whatever the weights are held in
             return "seed-exact in float32: plain AR draws this picture with this seed, but for a rare tie in rounding"
         return (
             f"seed-exact in {self.dtype}: rounding makes some pictures differ from plain AR's, from one token on; the law is "
