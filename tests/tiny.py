@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mcsjd_core import Decoded, DecodeSettings, Grid, decode
 from mcsjd_core.decoding.interface import Prompt
+from mcsjd_core.decoding.trajectories import TrajectoryCache
 from mcsjd_core.families.chameleon import ChameleonTransformer, Vocabulary
 from mcsjd_core.nn.transformer import TransformerConfig
 
@@ -55,6 +56,9 @@ class TokenCache:
     def keep_rows(self, kept: list[int]) -> None:
         self.digits = self.digits[torch.tensor(kept, device=self.digits.device)]
 
+    def copy_slots(self, to: Tensor, origin: Tensor) -> None:
+        self.digits.scatter_(1, to, self.digits.gather(1, origin))
+
 
 class TableModel:
     """A token model whose logits are a table over contexts: no arithmetic between the tokens and their exact law.
@@ -83,10 +87,16 @@ class TableModel:
     def new_cache(self, prompt: Prompt, capacity: int) -> TokenCache:
         return TokenCache(torch.zeros(len(prompt.padding), capacity, dtype=torch.long))
 
-    def hidden(self, embeddings: Tensor, slots: Tensor, cache: TokenCache, extent: int) -> Tensor:
-        cache.digits.scatter_(1, slots, embeddings[..., 0].long())
-        contexts = (cache.digits[:, : self.num_tokens] * self.powers).cumsum(1)
-        return contexts.gather(1, slots.clamp_max(self.num_tokens - 1))[..., None]
+    def hidden(self, embeddings: Tensor, slots: Tensor, cache: TokenCache | TrajectoryCache, extent: int) -> Tensor:
+        new = embeddings[..., 0].long()
+        if isinstance(cache, TrajectoryCache):
+            cache.cache.digits.scatter_(1, cache.written(slots), new)
+            slots, new = (t.unflatten(1, (-1, cache.window)) for t in (slots, new))
+            digits = cache.cache.digits[:, None].expand(-1, slots.shape[1], -1).scatter(2, slots, new)
+        else:
+            digits = cache.digits.scatter_(1, slots, new)
+        contexts = (digits[..., : self.num_tokens] * self.powers).cumsum(-1)
+        return contexts.gather(-1, slots.clamp_max(self.num_tokens - 1)).view(len(slots), -1, 1)
 
     def logits(self, hidden: Tensor, index: Tensor) -> Tensor:
         return self.float_table[hidden[..., 0]]

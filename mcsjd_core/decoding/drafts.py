@@ -1,6 +1,7 @@
 """Draft initialisers: the first guess for a position that enters the window.
 
-Any rule is legal that does not look at the position's own noise: its draft law is then the point mass on the guess.
+Any rule is legal that does not look at the position's own noise. INITIALISERS choose a token: the draft law is the point mass
+on it. LAW_INITIALISERS choose a place in front, and the draft is drawn from the law stored for that place: this is its law.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from .grid import Grid
 
-NO_GUESS = -1
+NO_GUESS = -1  # no token, or no place
 
 
 @dataclass(frozen=True)
@@ -21,13 +22,15 @@ class Places:
 
     sequence [B, T] holds the committed tokens and surviving drafts; the first `known` [B] of each row are valid. positions
     [B, L] are grid indices; guesses for those below `known` are not used. `earlier` [B, num_tokens] is a previous result.
+    Laws are stored for the places from `law_start` [B] to `known`, if any.
     """
 
     sequence: Tensor
     known: Tensor
     positions: Tensor
     grid: Grid
-    earlier: Tensor | None
+    earlier: Tensor | None = None
+    law_start: Tensor | None = None
 
     def tokens_at(self, index: Tensor) -> Tensor:
         """Tokens [B, L] of the sequence at index [B, L], NO_GUESS where nothing is known there."""
@@ -35,10 +38,26 @@ class Places:
         return torch.where((index >= 0) & (index < self.known[:, None]), tokens, NO_GUESS)
 
     def back_by(self, distance: int | Tensor) -> Tensor:
-        """Tokens [B, L] a multiple of `distance` places back, the nearest that is known."""
+        """Places [B, L] a multiple of `distance` back, the nearest that is known; below 0 for none."""
         missing = self.positions - self.known[:, None]
         multiples = torch.div(missing, distance, rounding_mode="floor").clamp_min(0) + 1
-        return self.tokens_at(self.positions - multiples * distance)
+        return self.positions - multiples * distance
+
+    def one_row_up(self) -> Tensor:
+        """Places [B, L] one or more rows up, the nearest that is known; below 0 for none."""
+        grid = self.grid
+        if grid.preview is None:
+            return self.back_by(grid.stride)
+        return self.back_by(torch.where(self.positions < grid.start, grid.preview[1], grid.stride))
+
+    def last(self) -> Tensor:
+        """The last place [B, L] that is known."""
+        return (self.known - 1)[:, None].expand_as(self.positions)
+
+    def with_law(self, index: Tensor) -> Tensor:
+        """Places [B, L], NO_GUESS where no law is stored for them."""
+        assert self.law_start is not None
+        return torch.where(index >= self.law_start[:, None], index, NO_GUESS)
 
 
 def random(places: Places) -> Tensor:
@@ -48,20 +67,17 @@ def random(places: Places) -> Tensor:
 
 def left(places: Places) -> Tensor:
     """The token before."""
-    return places.tokens_at((places.known - 1)[:, None].expand_as(places.positions))
+    return places.tokens_at(places.last())
 
 
 def above(places: Places) -> Tensor:
     """The token one row up; in the first row, the token before."""
-    grid, distance = places.grid, places.grid.stride
-    if grid.preview is not None:
-        distance = torch.where(places.positions < grid.start, grid.preview[1], distance)
-    return _else(places.back_by(distance), left(places))
+    return _else(places.tokens_at(places.one_row_up()), left(places))
 
 
 def previous_frame(places: Places) -> Tensor:
     """The token at the same place of the frame before; in the first frame, the token above."""
-    return _else(places.back_by(places.grid.frame_tokens), above(places))
+    return _else(places.tokens_at(places.back_by(places.grid.frame_tokens)), above(places))
 
 
 def warm(places: Places) -> Tensor:
@@ -70,9 +86,25 @@ def warm(places: Places) -> Tensor:
     return places.earlier.gather(1, places.positions.clamp_max(places.earlier.shape[1] - 1))
 
 
+def left_law(places: Places) -> Tensor:
+    """The place before."""
+    return places.with_law(places.last())
+
+
+def above_law(places: Places) -> Tensor:
+    """The place one row up; where it has no law, the place before."""
+    return _else(places.with_law(places.one_row_up()), left_law(places))
+
+
+def previous_frame_law(places: Places) -> Tensor:
+    """The same place of the frame before; where it has no law, as `above_law`."""
+    return _else(places.with_law(places.back_by(places.grid.frame_tokens)), above_law(places))
+
+
 def _else(guess: Tensor, fallback: Tensor) -> Tensor:
     return torch.where(guess == NO_GUESS, fallback, guess)
 
 
 INITIALISERS = {f.__name__: f for f in (random, left, above, previous_frame, warm)}
+LAW_INITIALISERS = {f.__name__: f for f in (left_law, above_law, previous_frame_law)}
 READS_TOKENS = ("left", "above", "previous_frame")  # the others know every guess before the run begins

@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..laws.coupling import COUPLINGS
 from ..laws.law import Law, guide, target_law, usable
-from .drafts import INITIALISERS, READS_TOKENS, Places
+from .drafts import INITIALISERS, LAW_INITIALISERS, NO_GUESS, READS_TOKENS, Places
 from .grid import FREE, Grid
 from .interface import Prompt, TokenModel
-from .settings import AUTOREGRESSIVE, DecodeSettings
+from .settings import DecodeSettings, coupling_of
 from .state import State
 from .trace import window_details
 
@@ -53,10 +52,10 @@ class Iteration:
     def __call__(self, shape: Shape) -> None:
         state, rows = self.state, shape.rows
         positions = state.committed[:rows, None] + self.offsets[: shape.window]
-        drafts, fresh = self.draft(positions)
+        drafts, source = self.draft(positions)
         logits = self.forward(self.tokens_before(positions), positions, shape.extent, self.cache)
         p, sound = self.target(logits, positions)
-        tokens = self.couple(p, drafts, fresh, positions)
+        tokens = self.couple(p, source, drafts, positions)
         self.commit(tokens, drafts, positions, p, sound)
 
     def read(self, shape: Shape) -> np.ndarray:
@@ -67,20 +66,36 @@ class Iteration:
         return self.state.report[: shape.rows + 1].cpu().numpy().copy()
 
     def draft(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Drafts [A, L] of the window, written to the sequence, and which of them are fresh: survivors stay, guesses follow."""
-        state, rows = self.state, len(positions)
-        known, guess = state.known[:rows, None], state.guesses[:rows].gather(1, positions)
-        if self.settings.initialiser in READS_TOKENS:
-            places = Places(state.sequence[:rows], state.known[:rows], positions, self.grid, None)
-            own = INITIALISERS[self.settings.initialiser](places)
-            fits = (own >= 0) & (own < self.model.codebook_size)
-            if self.grid.has_forced:
-                fits = fits & (state.forced[positions] == FREE)
-            guess = torch.where(fits, own, guess)
-        fresh = positions >= known
-        drafts = torch.where(fresh, guess, state.sequence[:rows].gather(1, positions))
+        """Drafts [A, L] of the window, written to the sequence: survivors stay, guesses follow.
+
+        With them the places [A, L] whose stored laws they follow, NO_GUESS for chosen ones. `positions` has a row for every
+        chain.
+        """
+        state, rows, name = self.state, len(positions), self.settings.initialiser
+        known = state.known[:rows]
+        fresh = positions >= known[:, None]
+        places = Places(state.sequence[:rows], known, positions, self.grid, None, state.law_start[:rows])
+        drafts = torch.where(fresh, self.guess(places), places.sequence.gather(1, positions))
+        source = torch.where(fresh, NO_GUESS, positions)  # the place whose law a draft follows, if any
+        if name in LAW_INITIALISERS and state.law is not None:
+            source = torch.where(fresh & self.may_differ(positions), LAW_INITIALISERS[name](places), source)
+            drawn = self.coupling.first_draft(state.laws_of(state.law, source), state.noise(positions))
+            drafts = torch.where(fresh & (source != NO_GUESS), drawn, drafts)
         state.sequence[:rows].scatter_(1, positions, drafts)
-        return drafts, fresh
+        return drafts, source
+
+    def guess(self, places: Places) -> Tensor:
+        """Tokens [A, L] chosen for first drafts."""
+        guess = self.state.guesses[: len(places.positions)].gather(1, places.positions)
+        if self.settings.initialiser not in READS_TOKENS:
+            return guess
+        own = INITIALISERS[self.settings.initialiser](places)
+        fits = (own >= 0) & (own < self.model.codebook_size) & self.may_differ(places.positions)
+        return torch.where(fits, own, guess)
+
+    def may_differ(self, positions: Tensor) -> Tensor:
+        """Whether an initialiser that looks at what stands before has a say at `positions` [A, L]: at none that is forced."""
+        return self.state.forced[positions] == FREE
 
     def tokens_before(self, positions: Tensor) -> Tensor:
         """The token in front of every place, [A, L]; in front of the first it is not used."""
@@ -112,15 +127,11 @@ class Iteration:
             law = law.with_points(forced != FREE, self.codes(forced))
         return law, sound
 
-    def couple(self, p: Law, drafts: Tensor, fresh: Tensor | None, positions: Tensor) -> Tensor:
-        """New tokens [A, L] of the window."""
-        state, codes = self.state, self.codes(drafts)
-        q = None if state.law is None or fresh is None else state.draft_law(state.law, positions, fresh, codes)
-        noise = state.noise(positions)
-        tokens = self.coupling.couple(p, q, codes, noise)
-        if self.grid.has_forced:
-            forced = state.forced[positions]
-            tokens = torch.where(forced == FREE, tokens, forced)
+    def couple(self, p: Law, source: Tensor, drafts: Tensor, positions: Tensor) -> Tensor:
+        """New tokens [A, L] of the window; `source` as `draft` gives it."""
+        state, q = self.state, self.draft_law(source, drafts)
+        tokens = self.coupling.couple(p, q, self.codes(drafts), state.noise(positions))
+        tokens = self.with_forced(tokens, positions)
         if state.details is not None:
             collision = self.coupling.collision(p, q)
             rows, window = positions.shape
@@ -128,25 +139,46 @@ class Iteration:
             state.details[:, :rows, :window] = window_details(p, q, drafts, tokens, collision)
         return tokens
 
+    def draft_law(self, source: Tensor, drafts: Tensor) -> Law | None:
+        """The laws [A, L] that drafts follow, points where they were chosen; None in a run that keeps no laws."""
+        if self.state.law is None:
+            return None
+        return self.state.laws_of(self.state.law, source).add_points(source == NO_GUESS, self.codes(drafts))
+
     def commit(self, tokens: Tensor, drafts: Tensor, positions: Tensor, p: Law, sound: Tensor) -> None:
         """Accept the leading drafts that stayed and one more token; what comes after them survives as drafts that follow p."""
+        self.keep(tokens, leading(tokens == drafts), positions, p, sound)
+
+    def keep(self, tokens: Tensor, accepted: Tensor, positions: Tensor, p: Law, sound: Tensor) -> None:
+        """Commit tokens behind `accepted` [A] drafts; `tokens` and `positions` have a row for every chain."""
         state, (rows, window) = self.state, tokens.shape
-        committed = state.committed[:rows]
-        accepted = (tokens == drafts)[:, :-1].long().cumprod(-1).sum(-1)
+        committed = state.committed[: len(accepted)]
         moved = torch.minimum(accepted + 1, self.grid.num_tokens - committed)
         state.sequence[:rows].scatter_(1, positions, tokens)
         # Not `committed`, though it is the same: torch's compiler takes a mere copy after what is added to it below.
         state.law_start[:rows] = positions[:, 0]
-        state.known[:rows] = committed + window
+        state.known[:rows] = positions[:, 0] + window
         if state.law is not None:
             state.keep_law(state.law, p)
         committed.add_(moved)
         state.step.add_(1)
-        state.report[: rows + 1] = torch.cat((sound.long()[None], moved))
+        state.report[: len(accepted) + 1] = torch.cat((sound.long()[None], moved))
+
+    def with_forced(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """`tokens` [A, L], a forced one where there is one."""
+        if not self.grid.has_forced:
+            return tokens
+        forced = self.state.forced[positions]
+        return torch.where(forced == FREE, tokens, forced)
 
     def codes(self, tokens: Tensor) -> Tensor:
         """Codes that stand for tokens in a law: a forced token beyond the codebook is certain, whichever code bears it."""
         return tokens.clamp(0, self.model.codebook_size - 1) if self.grid.has_forced else tokens
+
+
+def leading(kept: Tensor) -> Tensor:
+    """Length [...] of the leading run of `kept` [..., L] drafts; the last place commits with or without one."""
+    return kept[..., :-1].long().cumprod(-1).sum(-1)
 
 
 class Cuts:
@@ -163,8 +195,3 @@ class Cuts:
         rule = self.rule[positions]
         cut = self.forbidden[rule.clamp_min(0)] & (rule >= 0)[..., None]
         return logits.masked_fill(cut, float("-inf"))
-
-
-def coupling_of(settings: DecodeSettings):
-    """Plain AR draws its tokens as the seed-exact coupling does: with the same seed they give the same picture."""
-    return COUPLINGS["gumbel_exact" if settings.coupling == AUTOREGRESSIVE else settings.coupling]

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from .arguments import check_earlier_tokens, check_first_tokens, check_forbidden, check_prompt
+from .drafts import LAW_INITIALISERS
 from .grid import Grid
 from .interface import Prompt, TokenModel
-from .iteration import Iteration, Shape, coupling_of
+from .iteration import Iteration, Shape
 from .ledger import Ledger
 from .runners import Eager, runner
 from .schedule import Schedule, schedule_of
-from .settings import AUTO, AUTOREGRESSIVE, METHODS, DecodeSettings
+from .settings import AUTO, AUTOREGRESSIVE, METHODS, DecodeSettings, coupling_of
 from .state import State
 from .trace import RowTrace
 from .trajectories import TrajectoryIteration
@@ -124,7 +125,9 @@ def prepare(
     earlier = check_earlier_tokens(earlier_tokens, prompt.batch, grid, device) if warm else None
     given = first_tokens.shape[1]
     schedule = schedule_of(settings, model, prompt, grid.num_tokens - given)
-    keeps_law = coupling_of(settings).uses_draft_law or settings.trace_detail
+    keeps_law = (
+        coupling_of(settings).uses_draft_law or settings.trace_detail or settings.initialiser in LAW_INITIALISERS
+    )
     sizes = (model.codebook_size, schedule.largest)
     state = State(prompt, grid, settings, *sizes, first_tokens, earlier, keeps_law)
     slots = cache_slots(prompt, grid, schedule.largest)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ..errors import InputError
 from ..laws.coupling import COUPLINGS
 from ..laws.law import LawSettings
-from .drafts import INITIALISERS
+from .drafts import INITIALISERS, LAW_INITIALISERS
 from .window_policy import LADDER
 
 AUTOREGRESSIVE = "autoregressive"
@@ -15,19 +15,20 @@ METHODS = (AUTOREGRESSIVE, *COUPLINGS)
 AUTO = "auto"
 COUNTED, OWN = "counted", "own"
 ROW_SEEDS = (COUNTED, OWN)
+ALL_INITIALISERS = (*INITIALISERS, *LAW_INITIALISERS)
 EXECUTIONS = ("eager", "compiled", "captured")  # see `runners`
 
 
 @dataclass(frozen=True)
 class DecodeSettings:
-    """How to decode. `coupling` is one of METHODS, `initialiser` one of INITIALISERS; a window of 1 is plain AR in cost.
+    """How to decode. `coupling` is one of METHODS, `initialiser` one of ALL_INITIALISERS; a window of 1 is plain AR in cost.
 
     A window of "auto" (or 0) is chosen while decoding, from measured time and committed counts. `gumbel_exact` gives the
     same tokens under it; the other couplings follow the law just as exactly, but a seed repeats its tokens only if the
     windows repeat, which the clock decides.
 
-    `trajectories` drafts of every window compete, each a window wide; this takes `gumbel_exact`, and changes what is
-    committed a forward, never the tokens.
+    `trajectories` chains of drafts share every forward, each a window wide: more is committed, by a dearer forward. Under
+    `gumbel_exact` the tokens stay the same, under the other couplings their law.
 
     `execution` is one of EXECUTIONS: how iterations are run, which changes what they cost and nothing else.
 
@@ -52,8 +53,8 @@ class DecodeSettings:
     def __post_init__(self):
         if self.coupling not in METHODS:
             raise InputError(f"coupling must be one of {', '.join(METHODS)}, got {self.coupling!r}.")
-        if self.initialiser not in INITIALISERS:
-            raise InputError(f"initialiser must be one of {', '.join(INITIALISERS)}, got {self.initialiser!r}.")
+        if self.initialiser not in ALL_INITIALISERS:
+            raise InputError(f"initialiser must be one of {', '.join(ALL_INITIALISERS)}, got {self.initialiser!r}.")
         if self.execution not in EXECUTIONS:
             raise InputError(f"execution must be one of {', '.join(EXECUTIONS)}, got {self.execution!r}.")
         if self.row_seeds not in ROW_SEEDS:
@@ -84,10 +85,8 @@ class DecodeSettings:
     def _check_trajectories(self) -> None:
         if not isinstance(self.trajectories, int) or self.trajectories < 1:
             raise InputError(f"trajectories must be a whole number of at least 1, got {self.trajectories!r}.")
-        if self.trajectories > 1 and self.coupling != "gumbel_exact":
-            raise InputError(
-                f"Several trajectories would bias the {self.coupling} coupling: choose gumbel_exact, or 1 trajectory."
-            )
+        if self.trajectories > 1 and self.coupling == AUTOREGRESSIVE:
+            raise InputError("Plain AR drafts nothing: choose 1 trajectory, or another coupling.")
         if self.trajectories > 1 and self.trace_detail:
             raise InputError(
                 "Details of a trace are of one trajectory: leave trace_detail off, or choose 1 trajectory."
@@ -117,3 +116,8 @@ class DecodeSettings:
     @property
     def window_name(self) -> str:
         return AUTO if self.adapts else str(self.effective_window)
+
+
+def coupling_of(settings: DecodeSettings):
+    """Plain AR draws its tokens as the seed-exact coupling does: with the same seed they give the same picture."""
+    return COUPLINGS["gumbel_exact" if settings.coupling == AUTOREGRESSIVE else settings.coupling]

@@ -1,8 +1,9 @@
-"""Parallel trajectories: several drafts of one window in one forward, of which the longest accepted run is committed.
+"""Parallel trajectories: several chains of drafts for one window in one forward, so that more of them is accepted.
 
-Only `gumbel_exact` allows it, for there a draft may come from anywhere: a position's token is the Gumbel maximum of its law,
-whichever draft was compared with it. The main trajectory starts as every run does, the side ones from random codes of their
-own, and all are refined by themselves: each looks at the cached prefix, and at itself behind it.
+The main chain starts as every run does, the side ones from random codes of their own, and all are refined by themselves: each
+looks at the cached prefix, and at itself behind it. Under `gumbel_exact` a draft may come from anywhere, for a position's token
+is the Gumbel maximum of its law, whichever draft was compared with it: the chain with the longest run is committed. The other
+couplings verify their chains together, by recursive rejection (`laws/chains.py`).
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..laws.chains import couple_chains
+from ..laws.law import Law
 from ..nn.kv_cache import KVCache
-from .iteration import Iteration, Shape
+from .iteration import Iteration, Shape, leading
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,14 @@ class TrajectoryCache:
     def context_of(self, layer: int):
         return self.cache.context_of(layer)
 
-    def places(self, slots: Tensor) -> Tensor:
-        """As `KVCache.places` of slots [rows, M L], those behind the window standing for side trajectories."""
+    def written(self, slots: Tensor) -> Tensor:
+        """The slots that are written for slots [rows, M L], of which those behind the window stand for side trajectories."""
         side = torch.arange(self.extent, self.extent + self.sides * self.window, device=slots.device)
-        return self.cache.places(torch.cat((slots[:, : self.window], side.expand(len(slots), -1)), 1))
+        return torch.cat((slots[:, : self.window], side.expand(len(slots), -1)), 1)
+
+    def places(self, slots: Tensor) -> Tensor:
+        """As `KVCache.places`."""
+        return self.cache.places(self.written(slots))
 
     def write(self, layer: int, places: Tensor, keys: Tensor, values: Tensor, extent: int) -> tuple[Tensor, Tensor]:
         return self.cache.write(layer, places, keys, values, extent + self.sides * self.window)
@@ -59,43 +66,46 @@ class TrajectoryCache:
         """Let slots [rows, L] of the window hold what trajectory `winner` [rows] wrote; 0 is the main one."""
         step = torch.arange(self.window, device=slots.device)
         side = self.extent + (winner[:, None] - 1) * self.window + step
-        to, origin = (self.cache.places(t).flatten() for t in (slots, torch.where(winner[:, None] > 0, side, slots)))
-        for held in (*self.cache.keys, *self.cache.values):
-            flat = held.view(-1, held.shape[-1])
-            flat.index_copy_(0, to, flat.index_select(0, origin))
+        self.cache.copy_slots(slots, torch.where(winner[:, None] > 0, side, slots))
 
 
 class TrajectoryIteration(Iteration):
-    """An iteration of M trajectories over A rows of L places.
+    """An iteration of M chains over A rows of L places.
 
-    `state.sequence` holds the main trajectory's drafts, `state.sides` [B, M - 1, N + W] the others'. The winner becomes the
-    main trajectory, the one that it displaces takes its place.
+    The chains stand in the order in which they are verified, which never changes. Only the committed tokens become common to
+    all of them; behind these each goes on with its own drafts, from where it stands.
     """
 
     @torch.no_grad()
     def __call__(self, shape: Shape) -> None:
-        state, count = self.state, self.settings.trajectories
-        positions = state.committed[: shape.rows, None] + self.offsets[: shape.window]
-        main, _ = self.draft(positions)
-        at_sides = positions[:, None].expand(-1, count - 1, -1)
-        drafts = torch.cat((main[:, None], state.sides[: shape.rows].gather(2, at_sides)), 1)  # A, M, L
-        everywhere = positions.repeat(1, count)
-        cache = TrajectoryCache(self.cache, shape.window, count - 1, shape.extent)
-        logits = self.forward(self.tokens_before_all(drafts, positions), everywhere, shape.extent, cache)
-        p, sound = self.target(logits, everywhere)
-        tokens = self.couple(p, drafts.flatten(1), None, everywhere).view_as(drafts)
-        winner = (tokens == drafts)[..., :-1].long().cumprod(-1).sum(-1).argmax(-1)
-        branches = state.start.shape[1]
+        rows, chains, window = shape.rows, self.state.chains, shape.window
+        positions = self.state.committed[:rows, None] + self.offsets[:window]
+        of_chains = positions.repeat_interleave(chains, 0)  # A M, L
+        drafts, source = self.draft(of_chains)
+        before, everywhere = self.tokens_before(of_chains).view(rows, -1), positions.repeat(1, chains)
+        cache = TrajectoryCache(self.cache, window, chains - 1, shape.extent)
+        logits = self.forward(before, everywhere, shape.extent, cache)
+        p, sound = self.target(logits.view(rows * chains, window, -1), of_chains)
+        tokens, kept = self.couple_all(p, source, drafts, of_chains)
+        run, tokens = leading(kept), tokens.view(rows, chains, window)
+        winner = run.argmax(-1)
+        branches = self.state.start.shape[1]
         slots = (positions + self.prompt_slots - 1).repeat_interleave(branches, 0)
         cache.adopt(winner.repeat_interleave(branches), slots)
-        self.commit(_of(tokens, winner), _of(drafts, winner), positions, p, sound)
-        displaced = winner[:, None, None] == torch.arange(1, count, device=winner.device)[:, None]
-        state.sides[: shape.rows].scatter_(2, at_sides, torch.where(displaced, tokens[:, :1], tokens[:, 1:]))
+        accepted = run.amax(-1)
+        is_committed = self.offsets[:window] <= accepted[:, None, None]
+        tokens = torch.where(is_committed, _of(tokens, winner)[:, None], tokens)
+        self.keep(tokens.flatten(0, 1), accepted, of_chains, p, sound)
 
-    def tokens_before_all(self, drafts: Tensor, positions: Tensor) -> Tensor:
-        """The token in front of every place of every trajectory, [A, M L]; `drafts` [A, M, L], `positions` [A, L]."""
-        last = self.tokens_before(positions[:, :1])
-        return torch.cat((last[:, None].expand(-1, drafts.shape[1], -1), drafts[..., :-1]), -1).flatten(1)
+    def couple_all(self, p: Law, source: Tensor, drafts: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """New tokens [A M, L] of all chains, and which drafts [A, M, L] they keep: the longest run of a row is committed."""
+        codes, noise = self.codes(drafts).unflatten(0, (-1, self.state.chains)), self.state.noise(positions)
+        if self.coupling.uses_draft_law:
+            tokens, kept = couple_chains(self.coupling, p, self.draft_law(source, drafts), codes, noise)
+        else:
+            tokens = self.coupling.couple(p, None, codes.flatten(0, 1), noise)
+            kept = tokens.view_as(codes) == codes
+        return self.with_forced(tokens.view_as(drafts), positions), kept
 
 
 def _of(values: Tensor, winner: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .fixed_point import FRACTION_BITS, NOTHING, below, running_sums, to_units
 from .law import Law
-from .noise import RESAMPLE, Noise
+from .noise import INITIAL_DRAFT, RESAMPLE, Noise
 
 _SMALLEST = 2.0**-126  # of float32's normal numbers
 
@@ -56,36 +56,56 @@ def behind_first_mismatch(tokens: Tensor, drafts: Tensor) -> Tensor:
     return mismatches - (tokens != drafts).long() > 0
 
 
-class Independent:
+class ByRejection:
+    """What the couplings have in common that keep no noise: a first draft is drawn from its law by noise of its own."""
+
+    uses_draft_law = True
+
+    def first_draft(self, law: Law, noise: Noise) -> Tensor:
+        """Drafts [B, L] ~ law."""
+        return law.pick(draw(law.probs, noise.bits(INITIAL_DRAFT)))
+
+
+class ByGumbel:
+    """What the couplings have in common that draw by Gumbel noise: a first draft does so, too, and so is kept more often."""
+
+    def first_draft(self, law: Law, noise: Noise) -> Tensor:
+        """Drafts [B, L] ~ law."""
+        return gumbel_max(law, noise)
+
+
+class Independent(ByRejection):
     """SJD (Teng et al., arXiv 2410.01699): after the first mismatch every token is drawn afresh."""
 
     label = "SJD (independent)"
-    uses_draft_law = True
 
     def couple(self, p: Law, q: Law, drafts: Tensor, noise: Noise) -> Tensor:
         tokens = modified_rejection(p, q, drafts, noise)
+        return torch.where(behind_first_mismatch(tokens, drafts), self.renew(p, q, drafts, noise), tokens)
+
+    def renew(self, p: Law, q: Law, drafts: Tensor, noise: Noise) -> Tensor:
         # A position takes either road by what happened in front of it, so both may use its one resampling number.
-        fresh = p.pick(draw(p.probs, noise.bits(RESAMPLE)))
-        return torch.where(behind_first_mismatch(tokens, drafts), fresh, tokens)
+        return p.pick(draw(p.probs, noise.bits(RESAMPLE)))
 
     def collision(self, p: Law, q: Law) -> Tensor:
         return (p.probs * q.probs_at(p)).sum(-1)
 
 
-class Maximal:
+class Maximal(ByRejection):
     """MC-SJD with maximal coupling (arXiv 2510.24211): one modified rejection over the whole window."""
 
     label = "MC-SJD (maximal)"
-    uses_draft_law = True
 
     def couple(self, p: Law, q: Law, drafts: Tensor, noise: Noise) -> Tensor:
         return modified_rejection(p, q, drafts, noise)
+
+    renew = couple
 
     def collision(self, p: Law, q: Law) -> Tensor:
         return torch.minimum(p.probs, q.probs_at(p)).sum(-1)
 
 
-class Gumbel:
+class Gumbel(ByGumbel):
     """MC-SJD with Gumbel coupling (arXiv 2510.24211): after the first mismatch, Gumbel noise fixed per position."""
 
     label = "MC-SJD (Gumbel)"
@@ -93,13 +113,16 @@ class Gumbel:
 
     def couple(self, p: Law, q: Law, drafts: Tensor, noise: Noise) -> Tensor:
         tokens = modified_rejection(p, q, drafts, noise)
-        return torch.where(behind_first_mismatch(tokens, drafts), gumbel_max(p, noise), tokens)
+        return torch.where(behind_first_mismatch(tokens, drafts), self.renew(p, q, drafts, noise), tokens)
+
+    def renew(self, p: Law, q: Law, drafts: Tensor, noise: Noise) -> Tensor:
+        return gumbel_max(p, noise)
 
     def collision(self, p: Law, q: Law) -> Tensor:
         return gumbel_collision(p, q)
 
 
-class GumbelExact:
+class GumbelExact(ByGumbel):
     """Seed-exact: every token is the Gumbel maximum of its target, which is what plain AR draws with the same seed."""
 
     label = "seed-exact (Gumbel)"
@@ -107,6 +130,8 @@ class GumbelExact:
 
     def couple(self, p: Law, q: Law | None, drafts: Tensor, noise: Noise) -> Tensor:
         return gumbel_max(p, noise)
+
+    renew = couple
 
     def collision(self, p: Law, q: Law) -> Tensor:
         return gumbel_collision(p, q)

@@ -79,6 +79,15 @@ class Law:
         """Tokens [B, L] of places [B, L] among the K stored codes."""
         return choice if self.codes is None else self.codes.gather(-1, choice[..., None]).squeeze(-1)
 
+    def first(self, count: int) -> Law:
+        """The laws of the first `count` positions."""
+        return Law(self.probs[:, :count], None if self.codes is None else self.codes[:, :count], self.codebook_size)
+
+    def chain(self, number: int, chains: int) -> Law:
+        """The laws of that chain alone where rows are chains, [A chains, L, K]."""
+        codes = None if self.codes is None else self.codes[number::chains]
+        return Law(self.probs[number::chains], codes, self.codebook_size)
+
     def take_positions(self, offsets: Tensor) -> Law:
         """The laws at `offsets` [B', L'] along the window, of the first B' rows; a copy."""
         rows, window, size = len(offsets), self.probs.shape[1], self.probs.shape[2]

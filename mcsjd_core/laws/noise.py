@@ -94,11 +94,12 @@ class Noise:
     step: int | Tensor
     keys: Tensor | None = None  # a run that asks for many windows computes them once, see `position_keys`
     codes: Tensor | None = None  # all of the codebook, [V]
+    chain: int = 0  # of several drafts of a window (see `chains`): each has noise of its own
 
     def _keys(self, first: int, last: int) -> Tensor:
         """[B, purposes, L] for the purposes `first` to `last`."""
         if self.keys is None:
-            purposes = torch.arange(first, last + 1, device=self.seeds.device)
+            purposes = torch.arange(first, last + 1, device=self.seeds.device) + self.chain * ROW
             return mix(mix(mix(self.seeds[:, None], purposes), 0)[..., None], self.positions[:, None])
         index = self.positions[:, None].expand(-1, last - first + 1, -1)
         return self.keys[:, first - 1 : last].gather(2, index)
@@ -124,15 +125,18 @@ class Noise:
         """[V], for `exponentials`. A compiler that sees them counted up may do the hash in fewer bits: pass them as data."""
         return torch.arange(codebook_size, device=self.seeds.device) if self.codes is None else self.codes
 
-    def random_codes(self, codebook_size: int, series: int = 0) -> Tensor:
-        """A code [B, L] for every position, uniform and the same in every iteration: first drafts. Series are independent."""
+    def random_codes(self, codebook_size: int) -> Tensor:
+        """A code [B, L] for every position, uniform and the same in every iteration: first drafts."""
         keys = self._keys(INITIAL_DRAFT, INITIAL_DRAFT).squeeze(1)
-        keys = mix(keys, series) if series else keys
         # 2^46 equally likely numbers over at most 2^17 codes: no code is favoured by more than 2^-29.
         return (((keys >> 18) & (2**46 - 1)) * codebook_size) >> 46
 
     def at(self, positions: Tensor) -> Noise:
         return replace(self, positions=positions)
+
+    def first(self, count: int) -> Noise:
+        """That of the first `count` positions."""
+        return self.at(self.positions[:, :count])
 
     def position_keys(self) -> Tensor:
         """`keys` for other windows over the same positions, which count from 0: [B, purposes, L]."""

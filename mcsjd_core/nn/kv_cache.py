@@ -71,6 +71,13 @@ class KVCache:
             held.view(-1, size).index_copy_(0, index, new.transpose(1, 2).reshape(-1, size))
         return self.keys[layer][: self.rows, :, :extent], self.values[layer][: self.rows, :, :extent]
 
+    def copy_slots(self, to: Tensor, origin: Tensor) -> None:
+        """Let slots `to` [rows, L] hold what slots `origin` [rows, L] hold."""
+        to, origin = self.places(to).flatten(), self.places(origin).flatten()
+        for held in (*self.keys, *self.values):
+            flat = held.view(-1, held.shape[-1])
+            flat.index_copy_(0, to, flat.index_select(0, origin))
+
     def context_of(self, layer: int) -> tuple[Tensor, Tensor] | None:
         """The layer's `context` for the rows still at work."""
         if not self.context:
