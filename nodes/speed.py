@@ -20,8 +20,9 @@ def trajectories_input() -> io.Int.Input:
             default=1,
             min=1,
             max=MOST_TRAJECTORIES,
-            tooltip="How many series of guesses compete in every forward, with seed-exact only. More: fewer forwards, each of "
-            "them dearer, and the same picture. 1 is usual; more is worth a try on a device that a window leaves idle.",
+            tooltip="How many series of guesses every forward looks at. More: fewer forwards, each of them dearer; pictures of "
+            "the same distribution, with seed-exact the same picture. 1 is usual; more is worth a try on a device that a window "
+            "leaves idle.",
         )
     )
 
@@ -50,9 +51,9 @@ def check_execution(execution: str, device: torch.device) -> None:
 
 def check_trajectories(count: int, method: str, details: bool) -> None:
     """Raise InputError, in the words of the node, where several trajectories cannot be."""
-    if count > 1 and method != "gumbel_exact":
+    if count > 1 and method == "autoregressive":
         raise InputError(
-            f"Several trajectories need the coupling {METHOD_LABELS['gumbel_exact']}: choose it, or set trajectories to 1."
+            f"With {METHOD_LABELS['autoregressive']} nothing is guessed: choose another coupling, or set trajectories to 1."
         )
     if count > 1 and details:
         raise InputError(

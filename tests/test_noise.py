@@ -201,10 +201,11 @@ def test_first_drafts_are_independent_of_the_numbers_that_verify_them(purpose):
 
 
 @pytest.mark.parametrize("pair", [(0, 1), (1, 2), (0, 3)])
-def test_series_of_first_drafts_are_independent(pair):
-    noise = Noise(torch.arange(4096), torch.arange(64).expand(4096, -1), 0)
-    one, other = ((noise.random_codes(16, series) + 0.5) / 16 for series in pair)
+def test_chains_are_independent(pair):
+    chains = [Noise(torch.arange(4096), torch.arange(64).expand(4096, -1), 0, chain=number) for number in pair]
+    one, other = ((noise.random_codes(16) + 0.5) / 16 for noise in chains)
     assert serial_chi_square(one, other) < 360
+    assert serial_chi_square(*(noise.uniform(ACCEPT) for noise in chains)) < 360
 
 
 def serial_chi_square(a: torch.Tensor, b: torch.Tensor) -> float:

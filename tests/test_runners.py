@@ -59,7 +59,9 @@ def counting(monkeypatch):
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize(("coupling", "trajectories"), [*((name, 1) for name in METHODS), ("gumbel_exact", 3)])
+@pytest.mark.parametrize(
+    ("coupling", "trajectories"), [*((name, 1) for name in METHODS), ("gumbel_exact", 3), ("maximal", 2)]
+)
 def test_a_run_of_one_shape_compiles_one_graph_and_the_next_run_none(coupling, trajectories, counting):
     how = {"coupling": coupling, "trajectories": trajectories, "window": 5, "law": LAW}
     eager = run(MODEL, GRID, 1, True, seed=1, **how)

@@ -93,6 +93,12 @@ CASES = [(coupling, 1, initialiser) for coupling in METHODS for initialiser in C
 CASES += [
     ("gumbel_exact", count, initialiser) for count, initialiser in ((1, "warm"), *((4, name) for name in INITIALISERS))
 ]
+CASES += [
+    ("maximal", 3, "random"),
+    ("gumbel", 3, "left_law"),
+    ("independent", 2, "above_law"),
+    ("maximal", 1, "left_law"),
+]
 
 
 @pytest.mark.parametrize(("coupling", "trajectories", "initialiser"), CASES)

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..decoding.drafts import INITIALISERS
 from ..decoding.loop import METHODS, Decoded, DecodeSettings
+from ..decoding.settings import ALL_INITIALISERS
 from ..errors import InputError
 from ..families.interface import Family
 from ..families.sizes import choose_size
@@ -90,10 +90,10 @@ def _add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="M",
-        help="drafts of the window that compete in every forward, with gumbel_exact: fewer forwards, each of them costlier; the "
-        "picture stays the same (default: %(default)s)",
+        help="chains of drafts that share every forward: fewer forwards, each of them dearer; with gumbel_exact the picture "
+        "stays the same (default: %(default)s)",
     )
-    add_initialiser_argument(group, list(INITIALISERS), None)
+    add_initialiser_argument(group, list(ALL_INITIALISERS), None)
 
 
 def _add_start_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from ..decoding.drafts import INITIALISERS
 from ..decoding.loop import AUTO
+from ..decoding.settings import ALL_INITIALISERS
 from ..errors import InputError
 from ..families.interface import Family
 from ..families.loading import EMBEDDED_MODEL, load
@@ -90,7 +90,7 @@ def window_width(text: str) -> int | str:
         raise argparse.ArgumentTypeError(f"whole numbers or {AUTO} are expected, got {text!r}") from None
 
 
-COLD_INITIALISERS = [name for name in INITIALISERS if name != "warm"]  # those that need no earlier result
+COLD_INITIALISERS = [name for name in ALL_INITIALISERS if name != "warm"]  # those that need no earlier result
 
 
 def open_model(arguments: argparse.Namespace) -> Family:
