@@ -51,9 +51,9 @@ class ClockedIteration(Iteration):
         with self.clocked("law"):
             return super().target(logits, positions)
 
-    def couple(self, p, drafts, fresh, positions):
+    def couple(self, p, drafts, source, positions):
         with self.clocked("coupling"):
-            return super().couple(p, drafts, fresh, positions)
+            return super().couple(p, drafts, source, positions)
 
     def read(self, shape):
         with self.clocked("transfer"):

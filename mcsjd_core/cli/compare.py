@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import sys
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
@@ -18,9 +18,9 @@ from ..bench.drawing import a_few_forwards
 from ..decoding.loop import AUTO, AUTOREGRESSIVE, Decoded, DecodeSettings
 from ..families.interface import Family
 from ..laws.coupling import COUPLINGS
-from ..pipeline.image_files import to_image
-from ..pipeline.sampling import Drawing, pictures, sample
-from ..reporting.entropy import picture_entropies
+from ..pipeline.sampling import pictures, sample
+from ..reporting.entropy import mean_entropy
+from ..reporting.intervals import Interval, mean_interval
 from ..reporting.report import METHOD_LABELS
 from ..reporting.sheet import Cell, Row, draw_sheet
 from ..reporting.tables import aligned, mean_and_error
@@ -246,37 +246,45 @@ def _cells(model: Family, size: str | None, outcomes: list[Outcome], name_window
 
 def _summary(methods: list[DecodeSettings], rows: list[list[Outcome]]) -> str:
     """The means over all prompts and seeds as a table, and a sentence on what they are means of."""
-    header = ["method", "window", "step compression", "NFE", "seconds", "times faster", "same picture as AR"]
+    header = ["method", "window", "step compression", "NFE", "seconds", "times faster", "verdict", "same tokens as AR"]
     columns = [[row[i].record for row in rows] for i in range(len(methods))]
-    reference = fmean(record["seconds"] for record in columns[0])
-    lines = [_summary_row(records, reference) for records in columns]
+    lines = [_summary_row(records, columns[0]) for records in columns]
     law = describe_law(methods[0].law)
     text = aligned(header, lines, left=(0, -1))
-    text += f"\nMeans of {len(rows)} pictures a method; {law}; initialiser {methods[0].initialiser}."
+    text += f"\nMeans of {len(rows)} pictures a method, with their 95 % intervals where there are several; {law}; initialiser "
+    text += f"{methods[0].initialiser}. Another picture is one of the same law."
     entropies = [record["entropy_nats"] for record in columns[0] if "entropy_nats" in record]
     if entropies:
         text += f"\nMean entropy of the target law: {mean_and_error(entropies, 3)} nats per token."
     return text
 
 
-def _summary_row(records: list[dict], reference_seconds: float) -> list[str]:
+def _summary_row(records: list[dict], reference: list[dict]) -> list[str]:
     def mean(key: str) -> float:
         return fmean(record[key] for record in records)
 
+    first = [METHOD_LABELS[records[0]["coupling"]], str(records[0]["window"])]
+    costs = [_range(mean_interval([record["step_compression"] for record in records]))]
+    costs += [f"{mean('nfe'):.1f}", f"{mean('seconds'):.2f}"]
+    if records is reference:
+        return [*first, *costs, "1.00", "", ""]
+    # Pictures are compared one by one: an easy one is quick for both.
+    pairs = zip(reference, records, strict=True)
+    faster = mean_interval([math.log(slow["seconds"] / record["seconds"]) for slow, record in pairs])
+    factor = Interval(*(math.exp(value) for value in faster))
     same = sum(record["same_tokens_as_autoregressive"] for record in records)
-    coupling = records[0]["coupling"]
-    if coupling == AUTOREGRESSIVE:
-        verdict = ""
-    elif coupling == EXACT:
-        verdict = "yes" if same == len(records) else f"no ({same} of {len(records)})"
-    else:
-        verdict = "another of the same law"
-    return [
-        METHOD_LABELS[coupling],
-        str(records[0]["window"]),
-        f"{mean('step_compression'):.2f}",
-        f"{mean('nfe'):.1f}",
-        f"{mean('seconds'):.2f}",
-        f"{reference_seconds / mean('seconds'):.2f}",
-        verdict,
-    ]
+    return [*first, *costs, _range(factor), _verdict(factor), f"{same} of {len(records)}"]
+
+
+def _range(interval: Interval) -> str:
+    bounds = "" if math.isnan(interval.low) else f" ({interval.low:.2f} to {interval.high:.2f})"
+    return f"{interval.mean:.2f}{bounds}"
+
+
+def _verdict(factor: Interval) -> str:
+    """What the 95 % interval of a speed-up allows to say."""
+    if math.isnan(factor.low):
+        return "one picture only"
+    if factor.low > 1:
+        return "faster here"
+    return "AR faster here" if factor.high < 1 else "no difference shown"

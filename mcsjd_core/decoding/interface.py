@@ -41,6 +41,12 @@ class Prompt:
         context, planes = (None if t is None else t.to(device) for t in (self.context, self.planes))
         return Prompt(self.embeddings.to(device), self.padding.to(device), self.guided, context, planes)
 
+    def of_pictures(self, first: int, last: int) -> Prompt:
+        """That of the pictures from number `first` up to, not with, `last`."""
+        rows = slice(*(number * (2 if self.guided else 1) for number in (first, last)))
+        context = None if self.context is None else self.context[rows]
+        return Prompt(self.embeddings[rows], self.padding[rows], self.guided, context)
+
     @property
     def batch(self) -> int:
         return len(self.embeddings) // (2 if self.guided else 1)

@@ -55,7 +55,7 @@ class Iteration:
         drafts, source = self.draft(positions)
         logits = self.forward(self.tokens_before(positions), positions, shape.extent, self.cache)
         p, sound = self.target(logits, positions)
-        tokens = self.couple(p, source, drafts, positions)
+        tokens = self.couple(p, drafts, source, positions)
         self.commit(tokens, drafts, positions, p, sound)
 
     def read(self, shape: Shape) -> np.ndarray:
@@ -127,7 +127,7 @@ class Iteration:
             law = law.with_points(forced != FREE, self.codes(forced))
         return law, sound
 
-    def couple(self, p: Law, source: Tensor, drafts: Tensor, positions: Tensor) -> Tensor:
+    def couple(self, p: Law, drafts: Tensor, source: Tensor, positions: Tensor) -> Tensor:
         """New tokens [A, L] of the window; `source` as `draft` gives it."""
         state, q = self.state, self.draft_law(source, drafts)
         tokens = self.coupling.couple(p, q, self.codes(drafts), state.noise(positions))

@@ -47,7 +47,8 @@ class Ledger:
 
     def span(self) -> tuple[int, int]:
         """Tokens that are final in the row furthest behind, and in the one furthest ahead, of those that are not complete."""
-        open_rows = self.done[self.done < self.total]
+        done = self.done[self.active]
+        open_rows = done[done < self.total]
         return int(open_rows.min()), int(open_rows.max())
 
     def add(self, window: int, committed: np.ndarray, seconds: float, details: Tensor | None) -> None:
@@ -58,6 +59,15 @@ class Ledger:
             self._details.append(details[:, : len(rows), :window].clone())
         self.drafted[rows] = np.minimum(starts + window, self.total)
         self.done[rows] = starts + np.where(starts < self.total, committed, 0)
+
+    def replace_finished(self, waiting: int) -> list[tuple[int, int]]:
+        """Give places of complete rows to the rows from number `waiting` on: (place, row) of each."""
+        (places,) = (self.done[self.active] == self.total).nonzero()
+        taken = list(zip(places.tolist(), range(waiting, len(self.done)), strict=False))
+        self.active = self.active.copy()  # the entries so far hold the old one
+        for place, row in taken:
+            self.active[place] = row
+        return taken
 
     def drop_finished(self, carried: Callable[[int], int]) -> np.ndarray:
         """Take complete rows off until `carried(at work)` are left; the old places of those, in their new order.

@@ -23,9 +23,9 @@ class State:
     for rows that are ahead, and what is drawn there is never used. known [B M]: first place without a draft of its own; its
     draft will be that of guesses [B M, N + W], or what an initialiser makes of what stands before it. law [B M, W + 1, ...]:
     the laws that the drafts follow, the first being that of place law_start [B M]; the last of them is empty (all zero).
-    keys [B M, purposes, N + W] and codes [V]: for the noise. step []: iterations so far. report [1 + B]: what the host reads
-    after an iteration, whether the logits were usable and how many tokens each row committed. details [5, B, W]: see
-    `window_details`.
+    keys [B M, purposes, N + W] and codes [V]: for the noise. step [B M]: a row's iterations so far. report [1 + B]: what the
+    host reads after an iteration, whether the logits were usable and how many tokens each row committed. details [5, B, W]:
+    see `window_details`.
     """
 
     def __init__(self, prompt: Prompt, grid: Grid, settings: DecodeSettings, codebook_size: int, window: int,
@@ -49,7 +49,7 @@ class State:
         self.sequence[:, :given] = first_tokens.repeat_interleave(self.chains, 0)
         self.committed = torch.full((batch,), given, device=device)
         self.known, self.law_start = (torch.full((rows,), given, device=device) for _ in range(2))
-        self.step = torch.zeros((), dtype=torch.long, device=device)
+        self.step = torch.zeros(rows, dtype=torch.long, device=device)
         self.report = torch.zeros(1 + batch, dtype=torch.long, device=device)
         self.law = empty_law((rows, window + 1), codebook_size, settings.law, device) if keeps_law else None
         self.details = torch.zeros(len(DETAILS), batch, window, device=device) if settings.trace_detail else None
@@ -73,7 +73,7 @@ class State:
     def noise(self, positions: Tensor) -> Noise:
         """The randomness of this iteration at `positions` [A M, L]."""
         rows = len(positions)
-        return Noise(self.seeds, positions, self.step, self.keys[:rows], self.codes)
+        return Noise(self.seeds, positions, self.step[:rows], self.keys[:rows], self.codes)
 
     def laws_of(self, kept: Law, places: Tensor) -> Law:
         """A copy of the laws [A M, L] stored for `places`, empty ones where that is NO_GUESS."""
@@ -96,12 +96,20 @@ class State:
         holds = np.argsort(self.place)
         self.place[holds[to]] = origin
         to, origin = torch.from_numpy(np.stack((to, origin))).to(self.seeds.device).unbind(0)
-        of_rows = [self.seeds, self.start, self.committed]
-        of_chains = [self.keys, self.guesses, self.sequence, self.known, self.law_start]
-        of_chains += [] if self.law is None else [self.law.probs, self.law.codes]
-        of_chains = [tensor.unflatten(0, (-1, self.chains)) for tensor in of_chains if tensor is not None]
-        for tensor in (*of_rows, *of_chains):
+        for tensor in self._by_row():
             tensor[to] = tensor[origin]
+
+    def put(self, place: int, row: State) -> None:
+        """Begin anew at `place` with what a state of one row holds, made for the same grid, window and settings."""
+        for tensor, other in zip(self._by_row(), row._by_row(), strict=True):
+            tensor[place] = other[0]
+
+    def _by_row(self) -> list[Tensor]:
+        """Everything that belongs to a row, seen as [B, ...]."""
+        of_chains = [self.keys, self.step, self.guesses, self.sequence, self.known, self.law_start]
+        of_chains += [] if self.law is None else [self.law.probs, self.law.codes]
+        chains = [tensor.unflatten(0, (-1, self.chains)) for tensor in of_chains if tensor is not None]
+        return [self.seeds, self.start, self.committed, *chains]
 
 
 def _interleaved(chains: list[Tensor]) -> Tensor:

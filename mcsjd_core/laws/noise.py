@@ -86,8 +86,8 @@ def seeds_given(seeds: Tensor, tokens: Tensor, part: int = 0) -> Tensor:
 
 @dataclass(frozen=True)
 class Noise:
-    """The randomness of one iteration's window: rows with `seeds` [B], at `positions` [B, L], iteration `step`, a number or a
-    scalar tensor."""
+    """The randomness of one iteration's window: rows with `seeds` [B], at `positions` [B, L], iteration `step`: a number for
+    all, or one for each row [B]."""
 
     seeds: Tensor
     positions: Tensor
@@ -104,9 +104,13 @@ class Noise:
         index = self.positions[:, None].expand(-1, last - first + 1, -1)
         return self.keys[:, first - 1 : last].gather(2, index)
 
+    def _steps(self) -> int | Tensor:
+        """`step` against keys [B, purposes, L]."""
+        return self.step[:, None, None] if isinstance(self.step, Tensor) else self.step
+
     def bits(self, purpose: int) -> Tensor:
         """Fresh for every position and iteration; [B, L] int64, all 64 bits random."""
-        return mix(self._keys(purpose, purpose).squeeze(1), self.step)
+        return mix(self._keys(purpose, purpose), self._steps()).squeeze(1)
 
     def uniform(self, purpose: int) -> Tensor:
         """Fresh for every position and iteration; [B, L] float32 in (0, 1)."""
@@ -114,7 +118,7 @@ class Noise:
 
     def accept_and_resample(self) -> tuple[Tensor, Tensor]:
         """`uniform(ACCEPT)` and `bits(RESAMPLE)`, in half the operations."""
-        accept, resample = mix(self._keys(ACCEPT, RESAMPLE), self.step).unbind(1)
+        accept, resample = mix(self._keys(ACCEPT, RESAMPLE), self._steps()).unbind(1)
         return to_uniform(accept), resample
 
     def exponentials(self, codes: Tensor) -> Tensor:

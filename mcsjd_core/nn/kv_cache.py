@@ -101,6 +101,12 @@ class KVCache:
             return self.planes.of(slots)
         return (slots - self.padding[: self.rows, None]).clamp_min(0)
 
+    def put_rows(self, first: int, other: KVCache) -> None:
+        """Let the rows from `first` on hold what those of `other` hold, a cache of the same capacity."""
+        last = first + other.rows
+        for tensor, new in zip((*self._tensors(), self.padding), (*other._tensors(), other.padding), strict=True):
+            tensor[first:last] = new
+
     def keep_rows(self, order: list[int]) -> None:
         """Go on with len(order) rows, place p holding what row order[p] held; only rows that change their place are copied."""
         moves = [(place, row) for place, row in enumerate(order) if place != row]
