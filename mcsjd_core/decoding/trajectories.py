@@ -101,7 +101,9 @@ class TrajectoryIteration(Iteration):
         """New tokens [A M, L] of all chains, and which drafts [A, M, L] they keep: the longest run of a row is committed."""
         codes, noise = self.codes(drafts).unflatten(0, (-1, self.state.chains)), self.state.noise(positions)
         if self.coupling.uses_draft_law:
-            tokens, kept = couple_chains(self.coupling, p, self.draft_law(source, drafts), codes, noise)
+            q = self.draft_law(source, drafts)
+            assert q is not None  # a run of such a coupling keeps the laws
+            tokens, kept = couple_chains(self.coupling, p, q, codes, noise)
         else:
             tokens = self.coupling.couple(p, None, codes.flatten(0, 1), noise)
             kept = tokens.view_as(codes) == codes
