@@ -1,6 +1,7 @@
 """Work on a clone with nothing but Python: builds what is needed into .venv once, then runs it.
 
     python3 dev.py compare "red apple" "rocket"     any command of `python -m mcsjd_core`
+    python3 dev.py gpu --json gpu.json              is everything right on this GPU, and how fast; minutes
     python3 dev.py bench --quick                    speed and memory on this machine; installs transformers, to compare with
     python3 dev.py test [pytest arguments]          style, types, dependencies, and the tests on all cores
     python3 dev.py test --oldest [pytest arguments] the tests with the oldest versions that are promised to work
@@ -136,7 +137,7 @@ def main():
             else:
                 rest = ["--ignore=tests/test_types.py", *rest]
             run(environment, ["-m", "pytest", *WORKERS, *rest])
-        install(environment, *(("bench", BENCH) if command == "bench" else ("run", RUN)))
+        install(environment, *(("bench", BENCH) if command in ("bench", "gpu") else ("run", RUN)))
         run(environment, ["-m", "mcsjd_core", command, *rest])
     except KeyboardInterrupt:
         sys.exit("Interrupted; the next call goes on from here.")

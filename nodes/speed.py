@@ -20,7 +20,7 @@ def trajectories_input() -> io.Int.Input:
             default=1,
             min=1,
             max=MOST_TRAJECTORIES,
-            tooltip="How many series of guesses every forward looks at. More: fewer forwards, each of them dearer; pictures of "
+            tooltip="How many series of guesses every forward looks at. More: fewer forwards, each of them costlier; pictures of "
             "the same distribution, with seed-exact the same picture. 1 is usual; more is worth a try on a device that a window "
             "leaves idle.",
         )

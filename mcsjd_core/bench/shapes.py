@@ -15,6 +15,7 @@ from ..families.chameleon import ChameleonTransformer, Vocabulary
 from ..families.janus import JanusTransformer
 from ..nn.packing import pack
 from ..nn.transformer import TransformerConfig
+from ..nn.weights import WEIGHTS
 from .stopwatch import interleaved, spread
 
 PROMPT_TOKENS = 32
@@ -54,19 +55,35 @@ SHAPES = {
     ),
 }
 
+# Those that take too long on a CPU. Their bodies are Llama's; places of a video cost what those of a line do.
+LARGE_SHAPES = {
+    "Emu3": ModelShape(
+        TransformerConfig(4096, 32, heads=32, kv_heads=8, head_dim=128, ffn_dim=14336), 32768, 8193, _chameleon
+    ),
+    "Cosmos-Predict1-4B": ModelShape(
+        TransformerConfig(4096, 16, heads=32, kv_heads=8, head_dim=128, ffn_dim=14336), 64000, 12800, _chameleon
+    ),
+}
+
 
 class ShapedModel:
     """A model of `shape` with `layers` layers and random weights, and a cache filled as in the middle of a picture.
 
-    Times are those of one picture with guidance: two rows.
+    Times are those of one picture with guidance: two rows. `weights` is one of WEIGHTS.
     """
 
-    def __init__(self, shape: ModelShape, layers: int, widest: int, device: str, dtype: torch.dtype):
+    def __init__(
+        self, shape: ModelShape, layers: int, widest: int, device: str, dtype: torch.dtype, weights: str = "full"
+    ):
         self.shape, self.layers, self.device = shape, min(layers, shape.config.layers), device
         config = replace(shape.config, layers=self.layers)
-        self.token_model: Any = shape.build(config, shape.codebook_size, dtype=dtype, device=device).eval()
+        how: dict[str, Any] = {} if weights == "full" else {"operations": WEIGHTS[weights](nn)}
+        self.token_model: Any = shape.build(config, shape.codebook_size, dtype=dtype, device=device, **how).eval()
         randomise(self.token_model, torch.Generator(device).manual_seed(0))
-        pack(self.token_model)
+        if weights == "full":
+            pack(self.token_model)
+        else:
+            shrink(self.token_model, dtype, device)
         self.prefix = PROMPT_TOKENS + shape.tokens // 2
         self.prompt = self.make_prompt()
         self.cache = self.token_model.new_cache(self.prompt, self.prefix + widest)
@@ -90,6 +107,12 @@ class ShapedModel:
             for window in windows
         }
 
+    def whole(self, window: int) -> Callable[[], Tensor]:
+        """A forward from codes to logits."""
+        codes, slots = self._inputs(window)
+        model, extent = self.token_model, self.prefix + window
+        return lambda: model.logits(model.hidden(model.embed(codes, slots), slots, self.cache, extent), slots)
+
     def _inputs(self, window: int) -> tuple[Tensor, Tensor]:
         """Codes and cache slots [2, window]."""
         codes = torch.arange(2 * window, device=self.device).view(2, window) % self.shape.codebook_size
@@ -104,6 +127,16 @@ class ShapedModel:
         """What a model has once, however many layers: embedding and head."""
         (codes, slots), model = inputs, self.token_model
         return lambda: model.logits(model.embed(codes, slots), slots)
+
+
+def shrink(module: nn.Module, dtype: torch.dtype, device: str) -> None:
+    """Hold the matrices as their layers say that they are held."""
+    for layer in module.modules():
+        pack_weight = getattr(layer, "pack", None)
+        weight = getattr(layer, "weight", None)
+        if callable(pack_weight) and isinstance(weight, nn.Parameter):
+            small = pack_weight(weight.detach(), dtype, device)
+            layer.weight = nn.Parameter(small, requires_grad=False)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The command line: `generate` draws pictures, `compare` draws them with every method, `bench` measures,
+"""The command line: `generate` draws pictures, `compare` draws them with every method, `bench` and `gpu` measure,
 `download` fetches checkpoints."""
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import torch
 from ..decoding.loop import DecodingError
 from ..early_interrupt import INTERRUPTED
 from ..errors import InputError
-from . import bench, compare, download, generate
+from . import bench, compare, download, generate, gpu
 
-COMMANDS = (generate, compare, bench, download)  # each offers add_parser(subparsers) and run(arguments)
+COMMANDS = (generate, compare, bench, gpu, download)  # each offers add_parser(subparsers) and run(arguments)
 FAILED = 2  # exit code: bad input
 
 

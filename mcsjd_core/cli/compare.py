@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
@@ -18,8 +19,9 @@ from ..bench.drawing import a_few_forwards
 from ..decoding.loop import AUTO, AUTOREGRESSIVE, Decoded, DecodeSettings
 from ..families.interface import Family
 from ..laws.coupling import COUPLINGS
-from ..pipeline.sampling import pictures, sample
-from ..reporting.entropy import mean_entropy
+from ..pipeline.image_files import to_image
+from ..pipeline.sampling import Drawing, pictures, sample
+from ..reporting.entropy import picture_entropies
 from ..reporting.intervals import Interval, mean_interval
 from ..reporting.report import METHOD_LABELS
 from ..reporting.sheet import Cell, Row, draw_sheet

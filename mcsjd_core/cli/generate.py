@@ -90,7 +90,7 @@ def _add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="M",
-        help="chains of drafts that share every forward: fewer forwards, each of them dearer; with gumbel_exact the picture "
+        help="chains of drafts that share every forward: fewer forwards, each of them costlier; with gumbel_exact the picture "
         "stays the same (default: %(default)s)",
     )
     add_initialiser_argument(group, list(ALL_INITIALISERS), None)

@@ -21,6 +21,7 @@ from .iteration import Iteration
 from .ledger import Ledger
 from .loop import Decoded, DecodeSettings, advance, drop_finished, prepare
 from .runners import runner
+from .settings import OWN
 
 
 @torch.no_grad()
@@ -42,6 +43,8 @@ def decode_feed(
         raise InputError(f"A feed needs at least one row, got {rows}.")
     if settings.initialiser == "warm" or settings.trace_detail:
         raise InputError("A feed takes no earlier tokens and records no details: decode such pictures in batches.")
+    if settings.row_seeds == OWN:
+        raise InputError("A feed counts the seeds of its pictures: leave row_seeds at counted, or decode batches.")
     started = time.perf_counter()
     rows = min(rows, prompt.batch)
     run = runner(settings.execution, prompt.embeddings.device)

@@ -1,0 +1,120 @@
+"""Part: seconds of a forward against the window in the shapes of public models, and the share of the bandwidth limit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from ...decoding.grid import Grid
+from ...decoding.settings import DecodeSettings
+from ...errors import InputError
+from .. import peer
+from ..shapes import ShapedModel
+from ..stopwatch import seconds_of, spread
+from ..timing import overhead_share, part_seconds
+from .day import Day
+from .right import LAW
+
+# Step compression of the paper's own tables is not at hand; these stand for what a run may have.
+COMPRESSIONS = (2, 3, 4)
+OVERHEAD_WINDOW = 32
+
+
+def measure(day: Day) -> dict:
+    shapes: dict = {}
+    for name in day.shapes:
+        for weights in day.weights:
+            if day.has_time_for(f"{name}, {weights}"):
+                shapes.setdefault(name, {})[weights] = _measure_shape(day, name, weights)
+    overhead = _overhead(day) if day.has_time_for("overhead of the loop") else None
+    against = peer.measure(day.bench) if day.has_time_for("plain AR against transformers") else None
+    return {"shapes": shapes, "overhead": overhead, "peer": against}
+
+
+def _measure_shape(day: Day, name: str, weights: str) -> dict:
+    shape = day.shapes[name]
+    try:
+        model = ShapedModel(
+            shape, day.layers or shape.config.layers, max(day.windows), day.device, day.dtype, weights=weights
+        )
+    except (InputError, torch.cuda.OutOfMemoryError) as error:
+        return {"why_not": str(error).splitlines()[0]}
+    found: dict = {"layers": [model.layers, shape.config.layers], "bytes_read": bytes_read(model), "seconds": {}}
+    for execution in day.executions:
+        try:
+            found["seconds"][execution] = _seconds(day, model, execution)
+        except (RuntimeError, InputError) as error:
+            found["seconds"][execution] = {"why_not": str(error).splitlines()[0]}
+    return found | _limits(day, found)
+
+
+def _seconds(day: Day, model: ShapedModel, execution: str) -> dict[str, dict]:
+    result = {}
+    for window in day.windows:
+        forward = prepared(model, window, execution)
+        forward()
+        repeats = [seconds_of(forward, day.device) for _ in range(day.plan.forward_repeats)]
+        result[str(window)] = spread(repeats)
+    return result
+
+
+@torch.no_grad()
+def prepared(model: ShapedModel, window: int, execution: str) -> Callable[[], object]:
+    """A forward of the whole model over a window, ready to be timed."""
+    forward = torch.no_grad()(model.whole(window))
+    if execution == "compiled":
+        return torch.compile(forward, dynamic=False)
+    if execution == "eager":
+        return forward
+    if not str(model.device).startswith("cuda"):
+        raise InputError("Forwards can be captured on a CUDA device only.")
+    stream = torch.cuda.Stream(model.device)
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        forward()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        forward()
+    return graph.replay
+
+
+def bytes_read(model: ShapedModel) -> int:
+    """What a forward of one token has to read: every matrix but the embeddings, and the filled part of the cache."""
+    named = model.token_model.named_parameters()
+    weights = sum(parameter.numel() * parameter.element_size() for name, parameter in named if "embed" not in name)
+    filled = (model.prefix + 1) / model.cache.capacity
+    return weights + int(model.cache.nbytes * filled)
+
+
+def _limits(day: Day, found: dict) -> dict:
+    """Share of the bandwidth limit at a window of 1, and the speed-ups that follow: computed, not measured."""
+    times = {name: values for name, values in found["seconds"].items() if "1" in values}
+    best = min(times, key=lambda name: times[name]["1"]["median"], default=None)
+    if best is None:
+        return {}
+    one = times[best]["1"]["median"]
+    share = None if day.peak is None else found["bytes_read"] / day.peak / one
+    speedups = {
+        window: {str(c): c * one / values["median"] for c in COMPRESSIONS} for window, values in times[best].items()
+    }
+    return {"best": best, "share_of_bandwidth_limit": share, "computed_speedups": speedups}
+
+
+def _overhead(day: Day) -> dict:
+    """Share of an iteration that is not the forward, in the first of the shapes."""
+
+    name, shape = next(iter(day.shapes.items()))
+    layers = day.layers or shape.config.layers
+    model = ShapedModel(shape, layers, OVERHEAD_WINDOW, day.device, day.dtype)
+    settings = DecodeSettings("maximal", OVERHEAD_WINDOW, LAW)
+    parts = part_seconds(
+        model.token_model, model.prompt, Grid(24, 24), settings, iterations=day.plan.iterations, warm_up=3
+    )
+    return {
+        "shape": name,
+        "layers": [model.layers, shape.config.layers],
+        "seconds": parts,
+        "share": overhead_share(parts),
+    }

@@ -1,0 +1,76 @@
+"""The GPU day, rehearsed on a CPU with tiny shapes: every part gives what its JSON promises. No time is asserted."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+import mcsjd_core
+from mcsjd_core import bench, cli
+from mcsjd_core.bench import gpu, peer, shapes
+from mcsjd_core.bench.gpu import right
+from mcsjd_core.laws.noise import Noise
+from mcsjd_core.nn.transformer import TransformerConfig
+from tiny_checkpoint import write_tiny_checkpoint
+
+SMALL = TransformerConfig(dim=16, layers=3, heads=2, kv_heads=2, head_dim=8, ffn_dim=24)
+PLAN = replace(bench.QUICK, forward_repeats=2, iterations=2, rows=2)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("gpu") / "tiny")
+
+
+@pytest.fixture
+def day(checkpoint, monkeypatch):
+    monkeypatch.setattr(peer, "measure", lambda _: {"missing": "not in this test"})
+    tiny = {name: replace(shape, config=SMALL, codebook_size=32, tokens=16) for name, shape in shapes.SHAPES.items()}
+    return gpu.Day(
+        mcsjd_core.load(checkpoint), "tiny", "cpu", PLAN, dtype=torch.float32, shapes=tiny, windows=(1, 4),
+        weights=("full", "fp8"), executions=("eager", "captured"), layers=2, seeds=3, peak=1e9,
+    )  # fmt: skip
+
+
+def test_every_part_runs_and_is_ready_for_json(day):
+    result = json.loads(json.dumps(gpu.run(day)))
+    assert set(result["right"]["checks"]) == set(right.CHECKS) and result["right"]["ok"]
+    assert result["right"]["left_out"] == result["fast"]["left_out"] == []
+    for weights in result["fast"]["shapes"].values():
+        for found in weights.values():
+            assert set(found["seconds"]["eager"]) == {"1", "4"} and found["best"] == "eager"
+            assert "CUDA" in found["seconds"]["captured"]["why_not"]
+            assert found["bytes_read"] > 0 and found["share_of_bandwidth_limit"] > 0
+    assert 0 < result["fast"]["overhead"]["share"] < 1
+    assert cli.gpu.text_of(result).count("right") == sum(
+        found["ok"] is True for found in result["right"]["checks"].values()
+    )
+
+
+def test_what_there_is_no_time_for_is_named(day):
+    result = gpu.run(replace(day, seconds=0.0))
+    assert result["right"]["left_out"] == list(right.CHECKS)
+    assert "overhead of the loop" in result["fast"]["left_out"]
+
+
+def test_a_check_that_fails_is_told(day, monkeypatch):
+    accept = Noise.accept_and_resample
+    calls = []
+
+    def drifting(self):
+        calls.append(self)
+        return tuple(number + len(calls) for number in accept(self))
+
+    monkeypatch.setattr(Noise, "accept_and_resample", drifting)
+    assert right.noise_bits(day)["ok"] is False
+
+
+def test_the_command_writes_json(checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(gpu, "run", lambda day, names: {"right": {"checks": {"x": {"ok": None}}, "left_out": []}})
+    file = tmp_path / "gpu.json"
+    assert cli.main(["gpu", "--quick", "--quiet", "--model", str(checkpoint), "--json", str(file)]) == 0
+    assert json.loads(file.read_text())["right"]["left_out"] == [] and "not here" in capsys.readouterr().out
+    assert cli.main(["gpu", "--parts", "slow", "--model", str(checkpoint)]) == 2
