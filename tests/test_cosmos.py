@@ -13,7 +13,8 @@ from cosmos_reference import reference_logits
 from mcsjd_core import DecodeSettings, InputError, LawSettings, Step
 from mcsjd_core.codecs.torchscript_video import run_program
 from mcsjd_core.families import cosmos_codec
-from mcsjd_core.families.cosmos import Cosmos, CosmosModel, core_name
+from mcsjd_core.families.cosmos import Cosmos, CosmosModel
+from mcsjd_core.families.cosmos_shapes import core_name
 from mcsjd_core.families.interface import Clip
 from mcsjd_core.nn.grid_positions import GridPositions
 from mcsjd_core.nn.transformer import TransformerConfig

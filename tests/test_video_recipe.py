@@ -11,7 +11,7 @@ import tiny_stage
 pytest.importorskip("transformers", reason="transformers has the text encoder")
 
 import mcsjd_core
-from mcsjd_core.families.cosmos import core_name
+from mcsjd_core.families.cosmos_shapes import core_name
 from training import (
     export_video,
     loop,

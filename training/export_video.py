@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mcsjd_core.families.cosmos import LAYER_NAMES, TOP_NAMES
+from mcsjd_core.families.cosmos_shapes import LAYER_NAMES, TOP_NAMES
 
 from . import loop, video_captions
 from .motion_data import FRAMES, Stage, motions

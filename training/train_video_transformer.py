@@ -23,7 +23,8 @@ from torch.nn import functional as F
 from transformers import T5EncoderModel
 
 from mcsjd_core.codecs.fsq_video import FSQVideoCodec
-from mcsjd_core.families.cosmos import CosmosModel, core_name
+from mcsjd_core.families.cosmos import CosmosModel
+from mcsjd_core.families.cosmos_shapes import core_name
 from mcsjd_core.nn.grid_positions import GridPositions
 from mcsjd_core.nn.transformer import TransformerConfig
 
