@@ -106,7 +106,7 @@ class Noise:
 
     def _steps(self) -> int | Tensor:
         """`step` against keys [B, purposes, L]."""
-        return self.step[:, None, None] if isinstance(self.step, Tensor) else self.step
+        return self.step if isinstance(self.step, int) else self.step[:, None, None]
 
     def bits(self, purpose: int) -> Tensor:
         """Fresh for every position and iteration; [B, L] int64, all 64 bits random."""
