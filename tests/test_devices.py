@@ -22,7 +22,8 @@ LAWS = {
     "greedy": LawSettings(temperature=0.0),
     "top-k": LawSettings(top_k=9),
     "top-p": LawSettings(top_p=0.8),
-    "everything": LawSettings(2.0, 0.7, 12, 0.9),
+    "min-p": LawSettings(min_p=0.05),
+    "everything": LawSettings(2.0, 0.7, 12, 0.9, 0.01),
 }
 OF_THE_CPU = {"_scaled_dot_product_flash_attention_for_cpu"}  # attention as this device does it; every one has its own
 EARLIER = torch.arange(GRID.num_tokens)[None] % CODES
