@@ -19,7 +19,9 @@ from mcsjd_core.checkpoints.transfer import fetch, listing
 
 hub = pytest.importorskip("huggingface_hub")
 constants = pytest.importorskip("huggingface_hub.constants")
-pytest.importorskip("huggingface_hub.file_download")  # some versions copy constants when this is first imported
+file_download = pytest.importorskip(
+    "huggingface_hub.file_download"
+)  # some versions copy constants when this is first imported
 
 COMMIT, REPOSITORY, FILE = "c0ffee" + "0" * 34, "someone/some-model", "model.safetensors"
 CONTENT = random.Random(0).randbytes(3_000_000)
@@ -73,9 +75,15 @@ def address(monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_address[1]}"
-    monkeypatch.setattr(constants, "ENDPOINT", address)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 50_000)
+    changed = {
+        "ENDPOINT": address,
+        "HUGGINGFACE_CO_URL_TEMPLATE": address + "/{repo_id}/resolve/{revision}/{filename}",
+        "DOWNLOAD_CHUNK_SIZE": 50_000,
+    }
+    for name, value in changed.items():
+        monkeypatch.setattr(constants, name, value)
+        if hasattr(file_download, name):
+            monkeypatch.setattr(file_download, name, value)
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the hub's own tries
     monkeypatch.setattr(hub.HfApi, "__init__", _with_endpoint(hub.HfApi.__init__, address))
     yield address
