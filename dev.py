@@ -1,10 +1,14 @@
 """Work on a clone with nothing but Python: builds what is needed into .venv once, then runs it.
 
-    python3 dev.py compare "red apple" "rocket"     any command of `python -m mcsjd_core`
+    python3 dev.py generate "red apple"             draw pictures, or go on with videos
+    python3 dev.py compare "red apple" "rocket"     the same pictures with every method, measured
+    python3 dev.py download NAME                    fetch a public checkpoint
     python3 dev.py gpu --json gpu.json              is everything right on this GPU, and how fast; minutes
     python3 dev.py bench --quick                    speed and memory on this machine; installs transformers, to compare with
     python3 dev.py test [pytest arguments]          style, types, dependencies, and the tests on all cores
     python3 dev.py test --oldest [pytest arguments] the tests with the oldest versions that are promised to work
+
+A command's options follow it with --help, once anything has been run.
 
 On Linux, PyPI's torch brings CUDA libraries of several gigabytes. Without an NVIDIA GPU, set
 PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu before the first call to get the small CPU build.
@@ -20,6 +24,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 CONSTRAINTS = ROOT / "tests/constraints.txt"
+HELP = ("-h", "--help")
 
 # Arguments of `pip install`, call by call; words with a slash or ending in .txt are files below ROOT.
 RUN = [["torch", "-r", "requirements.txt"]]
@@ -75,12 +80,18 @@ def make(environment):
     stamp.write_text(sys.version, encoding="utf-8")
 
 
+def is_installed(environment, name, installs):
+    """Whether the environment is this Python's and holds what the files ask for."""
+    made = environment.python.exists() and remembered(environment.folder / "made-by-dev.txt") == sys.version
+    return made and remembered(environment.folder / f"installed-{name}.txt") == fingerprint(environment, installs)
+
+
 def install(environment, name, installs):
     """Install once; a later call with the same files starts at once."""
+    if is_installed(environment, name, installs):
+        return
     make(environment)
     stamp, wanted = environment.folder / f"installed-{name}.txt", fingerprint(environment, installs)
-    if remembered(stamp) == wanted:
-        return
     print(
         f"Installing what is needed into {environment.folder.name}; the first time takes a few minutes ...", flush=True
     )
@@ -122,10 +133,14 @@ def run(environment, arguments):
 def main():
     if sys.version_info < (3, 10):
         sys.exit(f"Python 3.10 or newer is needed, this is {sys.version.split()[0]}; call this file with a newer one.")
-    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+    if len(sys.argv) < 2:
         sys.exit(__doc__)
     command, rest = sys.argv[1], sys.argv[2:]
     environment = Environment(".venv", CONSTRAINTS)
+    wants_help = command in HELP or (command != "test" and bool({*HELP} & {*rest}))
+    if wants_help and (command in HELP or not is_installed(environment, "run", RUN)):
+        print(__doc__)  # help installs nothing
+        return
     try:
         if command == "test":
             if rest[:1] == ["--oldest"]:
@@ -137,7 +152,8 @@ def main():
             else:
                 rest = ["--ignore=tests/test_types.py", *rest]
             run(environment, ["-m", "pytest", *WORKERS, *rest])
-        install(environment, *(("bench", BENCH) if command in ("bench", "gpu") else ("run", RUN)))
+        if not wants_help:
+            install(environment, *(("bench", BENCH) if command in ("bench", "gpu") else ("run", RUN)))
         run(environment, ["-m", "mcsjd_core", command, *rest])
     except KeyboardInterrupt:
         sys.exit("Interrupted; the next call goes on from here.")

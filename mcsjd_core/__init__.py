@@ -2,7 +2,8 @@
 
     model = mcsjd_core.load(mcsjd_core.EMBEDDED_MODEL)
     result = mcsjd_core.sample(model, ["red apple"], mcsjd_core.DecodeSettings(coupling="maximal", window=64))
-    image = mcsjd_core.pictures(model, result.tokens)
+    pixels = mcsjd_core.pictures(model, result.tokens)  # [1, 3, H, W] in 0..1
+    mcsjd_core.to_image(pixels[0]).save("apple.png")
 
 Start reading at `decoding/loop.py` and `laws/coupling.py` (what the methods differ in).
 """
@@ -16,6 +17,7 @@ from .families.loading import EMBEDDED_MODEL, EMBEDDED_VIDEO_MODEL, detect, load
 from .families.registry import FAMILIES
 from .laws.coupling import COUPLINGS
 from .laws.law import LawSettings
+from .pipeline.image_files import read_frames, to_image, to_pixels
 from .pipeline.sampling import Drawing, encode, pictures, sample
 from .pipeline.video import start_codes, videos
 
@@ -40,7 +42,10 @@ __all__ = [
     "load",
     "pictures",
     "places",
+    "read_frames",
     "sample",
     "start_codes",
+    "to_image",
+    "to_pixels",
     "videos",
 ]

@@ -7,12 +7,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-import torch
-
 from ..decoding.loop import DecodingError
 from ..early_interrupt import INTERRUPTED
 from ..errors import InputError
 from . import bench, compare, download, generate, gpu
+from .console import accept_every_character
+from .options import pick_device
+from .room import ADVICE, is_out_of_memory
 
 COMMANDS = (generate, compare, bench, gpu, download)  # each offers add_parser(subparsers) and run(arguments)
 FAILED = 2  # exit code: bad input
@@ -31,15 +32,16 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0, 2 after bad input (argparse exits by itself), 130 after Ctrl-C."""
+    accept_every_character()
     arguments = build_parser().parse_args(argv)
     try:
         arguments.run(arguments)
     except (InputError, DecodingError) as error:
         return _end(FAILED, str(error))
-    except torch.cuda.OutOfMemoryError:
-        return _end(
-            FAILED, f"Memory ran out on {arguments.device}; use fewer pictures, a smaller window, or --dtype bfloat16."
-        )
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return _end(FAILED, f"Memory ran out on {pick_device(getattr(arguments, 'device', 'cpu'))}; {ADVICE}.")
     except OSError as error:
         return _end(FAILED, f"A file cannot be read or written: {error}.")
     except KeyboardInterrupt:

@@ -12,6 +12,7 @@ from .. import bench
 from ..bench.machine import sentence
 from ..errors import InputError
 from .options import DTYPES, add_model_arguments, open_model, output_file, pick_device
+from .outputs import write_text
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -51,12 +52,10 @@ def run(arguments: argparse.Namespace) -> None:
     result = bench.run(
         bench.Bench(model, arguments.model.name, plan, device, DTYPES[arguments.dtype], tell), arguments.sections
     )
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print("\n\n".join([sentence(result["machine"]), *(table.text() for table in bench.tables(result))]))
     print(f"\n{plan.name} bench, {time.perf_counter() - began:.0f} s")
     if arguments.json:
-        print(f"wrote {arguments.json}")
+        write_text(arguments.json, json.dumps(result, indent=1) + "\n")
 
 
 def _check_sections(names: tuple[str, ...] | None) -> None:

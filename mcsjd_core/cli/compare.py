@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ..bench.drawing import a_few_forwards
 from ..decoding.loop import AUTO, AUTOREGRESSIVE, Decoded, DecodeSettings
-from ..families.interface import Family
+from ..errors import InputError
+from ..families.interface import Family, SamplingDefaults
 from ..laws.coupling import COUPLINGS
 from ..pipeline.image_files import to_image
 from ..pipeline.sampling import Drawing, pictures, sample
@@ -35,9 +36,12 @@ from .options import (
     law_settings,
     open_model,
     output_file,
+    pick_device,
     window_width,
 )
+from .outputs import write_text, write_whole
 from .progress import advance, token_bar
+from .room import check_room
 
 EXACT = "gumbel_exact"
 
@@ -103,12 +107,17 @@ def run(arguments: argparse.Namespace) -> None:
     output_file(arguments.out, ".png")
     if arguments.json:
         output_file(arguments.json, ".json")
+    _methods(arguments, SamplingDefaults())  # refuses what no checkpoint's defaults can mend
     model = open_model(arguments)
-    methods = _methods(arguments, model)
+    if not (model.clip.is_picture and model.clip.has_pixels):
+        raise InputError("compare shows pictures, and this model draws none; use generate with each --coupling.")
+    methods = _methods(arguments, model.defaults)
     cases = list(product(arguments.prompts, arguments.seeds))
-    note = Drawing.of(model, arguments.prompts, methods[0], size=arguments.size).note
-    if note:
-        print(note, file=sys.stderr)
+    drawings = [Drawing.of(model, arguments.prompts, each, size=arguments.size) for each in methods]
+    for drawing in drawings:
+        check_room(drawing, pick_device(arguments.device))
+    if drawings[0].note:
+        print(drawings[0].note, file=sys.stderr)
     _warm_up(model, arguments, methods)
     with token_bar(len(cases) * len(methods) * model.grid(arguments.size).num_tokens, arguments.quiet) as bar:
         rows = [[_draw(model, arguments, case, settings, bar) for settings in methods] for case in cases]
@@ -116,19 +125,17 @@ def run(arguments: argparse.Namespace) -> None:
         _mark_same(outcomes)
         if arguments.entropy:
             _measure_entropy(model, arguments, outcomes[0], methods[0])
-    _sheet(model, arguments, methods, rows).save(arguments.out)
+    print(_summary(methods, rows))
+    write_whole(arguments.out, _sheet(model, arguments, methods, rows).save)
     if arguments.json:
         records = [outcome.record for outcomes in rows for outcome in outcomes]
-        arguments.json.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
-    print(_summary(methods, rows))
-    for file in filter(None, (arguments.out, arguments.json)):
-        print(f"wrote {file}")
+        write_text(arguments.json, json.dumps(records, indent=1) + "\n")
 
 
-def _methods(arguments: argparse.Namespace, model: Family) -> list[DecodeSettings]:
+def _methods(arguments: argparse.Namespace, defaults: SamplingDefaults) -> list[DecodeSettings]:
     """Plain AR, then every coupling at every window; seeds are put in later."""
-    windows = arguments.windows or [model.defaults.window]
-    law, execution = law_settings(arguments, model.defaults.law), arguments.execution
+    windows = arguments.windows or [defaults.window]
+    law, execution = law_settings(arguments, defaults.law), arguments.execution
     base = DecodeSettings(AUTOREGRESSIVE, 1, law, arguments.initialiser, execution=execution)
     for seed in arguments.seeds:
         replace(base, seed=seed)  # refuses a bad one before the first forward
@@ -253,8 +260,12 @@ def _summary(methods: list[DecodeSettings], rows: list[list[Outcome]]) -> str:
     lines = [_summary_row(records, columns[0]) for records in columns]
     law = describe_law(methods[0].law)
     text = aligned(header, lines, left=(0, -1))
-    text += f"\nMeans of {len(rows)} pictures a method, with their 95 % intervals where there are several; {law}; initialiser "
-    text += f"{methods[0].initialiser}. Another picture is one of the same law."
+    means = (
+        f"Means of {len(rows)} pictures a method, with their 95 % intervals"
+        if len(rows) > 1
+        else "One picture a method"
+    )
+    text += f"\n{means}; {law}; initialiser {methods[0].initialiser}. Another picture is one of the same law."
     entropies = [record["entropy_nats"] for record in columns[0] if "entropy_nats" in record]
     if entropies:
         text += f"\nMean entropy of the target law: {mean_and_error(entropies, 3)} nats per token."

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from ..decoding.loop import METHODS, Decoded, DecodeSettings
 from ..decoding.settings import ALL_INITIALISERS
 from ..errors import InputError
-from ..families.interface import Family
+from ..families.interface import Family, SamplingDefaults
 from ..families.sizes import choose_size
 from ..pipeline.image_files import to_image
 from ..pipeline.long_video import sample_long
@@ -30,9 +31,12 @@ from .options import (
     law_settings,
     open_model,
     output_file,
+    pick_device,
     window_width,
 )
+from .outputs import write_text, write_whole
 from .progress import advance, token_bar
+from .room import check_room
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -125,7 +129,7 @@ def _add_start_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     _check(arguments)
     model = open_model(arguments)
-    settings = _settings(arguments, model)
+    settings = _settings(arguments, model.defaults)
     if not model.clip.has_pixels and arguments.save_tokens is None:
         raise InputError(f"{model.clip.pixels_elsewhere} Name a file for them with --save-tokens.")
     texts = [prompt for prompt in arguments.prompts for _ in range(arguments.batch)]
@@ -143,19 +147,20 @@ def run(arguments: argparse.Namespace) -> None:
         first_codes=_first_codes(arguments, model),
         earlier_tokens=None if arguments.warm_tokens is None else read_tokens(arguments.warm_tokens),
     )
+    check_room(drawing, pick_device(arguments.device))
     if drawing.note:
         print(drawing.note, file=sys.stderr)
     with token_bar(len(texts) * (drawing.grid.num_tokens - drawing.given), arguments.quiet) as bar:
         decoded = drawing.run(advance(bar, drawing.given))
     files = _numbered(out, len(texts)) if model.clip.has_pixels else [arguments.save_tokens] * len(texts)
+    _report(settings, decoded)
     if model.clip.has_pixels:
         _write(files, model, decoded.tokens, arguments.size)
     if arguments.save_tokens:
-        write_tokens(arguments.save_tokens, decoded.tokens, model.handed_on(decoded.tokens, arguments.size))
+        others = model.handed_on(decoded.tokens, arguments.size)
+        write_whole(arguments.save_tokens, lambda part: write_tokens(part, decoded.tokens, others))
     if arguments.trace:
-        trace = _trace(arguments, model, settings, texts, files, decoded)
-        arguments.trace.write_text(json.dumps(trace) + "\n", encoding="utf-8")
-    _report(settings, files, decoded)
+        write_text(arguments.trace, json.dumps(_trace(arguments, model, settings, texts, files, decoded)) + "\n")
 
 
 def _run_long(
@@ -179,11 +184,10 @@ def _run_long(
     for number, (new, decoded) in enumerate(parts, 1):
         frames.append(new)
         print(f"part {number}: {new.shape[1]} new frames; ", end="")
-        _report(settings, [], decoded)
+        _report(settings, decoded)
     files = _numbered(out, len(texts))
     for file, video in zip(files, torch.cat(frames, 1), strict=True):
-        write_clip(file, video, model.clip.frame_rate)
-        print(f"wrote {file}")
+        write_whole(file, partial(write_clip, frames=video, frame_rate=model.clip.frame_rate))
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -204,6 +208,9 @@ def _check(arguments: argparse.Namespace) -> None:
         raise InputError("The warm initialiser needs the tokens of an earlier result; give them with --warm-tokens.")
     if arguments.trace_detail and arguments.trace is None:
         raise InputError("--trace-detail adds to the trace; name the trace's file with --trace.")
+    if arguments.frames is not None and arguments.frames < 1:
+        raise InputError(f"--frames must be at least 1, got {arguments.frames}.")
+    _settings(arguments, SamplingDefaults())  # refuses what no checkpoint's defaults can mend
     if arguments.out is not None:
         output_file(arguments.out, ".png", *VIDEO_SUFFIXES)
     if arguments.trace:
@@ -212,11 +219,11 @@ def _check(arguments: argparse.Namespace) -> None:
         output_file(arguments.save_tokens, *TOKEN_SUFFIXES)
 
 
-def _settings(arguments: argparse.Namespace, model: Family) -> DecodeSettings:
+def _settings(arguments: argparse.Namespace, defaults: SamplingDefaults) -> DecodeSettings:
     return DecodeSettings(
         coupling=arguments.coupling,
-        window=model.defaults.window if arguments.window is None else arguments.window,
-        law=law_settings(arguments, model.defaults.law),
+        window=defaults.window if arguments.window is None else arguments.window,
+        law=law_settings(arguments, defaults.law),
         initialiser=arguments.initialiser or ("warm" if arguments.warm_tokens else "random"),
         seed=arguments.seed,
         trace_detail=arguments.trace_detail,
@@ -253,10 +260,10 @@ def _out_file(out: Path | None, model: Family) -> Path:
 def _write(files: list[Path], model: Family, tokens: Tensor, size: str | None) -> None:
     if model.clip.is_picture:
         for file, pixels in zip(files, pictures(model, tokens, size), strict=True):
-            to_image(pixels).save(file)
+            write_whole(file, to_image(pixels).save)
         return
     for file, frames in zip(files, videos(model, tokens, size), strict=True):
-        write_clip(file, frames, model.clip.frame_rate)
+        write_whole(file, partial(write_clip, frames=frames, frame_rate=model.clip.frame_rate))
 
 
 def _numbered(out: Path, count: int) -> list[Path]:
@@ -289,12 +296,15 @@ def _trace(arguments, model: Family, settings: DecodeSettings, texts, files, dec
     }
 
 
-def _report(settings: DecodeSettings, files: list[Path], decoded: Decoded) -> None:
-    tokens = sum(trace.num_tokens for trace in decoded.traces)
-    compression = sum(trace.step_compression for trace in decoded.traces) / len(decoded.traces)
+def _report(settings: DecodeSettings, decoded: Decoded) -> None:
+    """What the run cost; in a batch, pictures share forwards, and each takes part in as many as its tokens need."""
+    traces = decoded.traces
+    compression = sum(trace.step_compression for trace in traces) / len(traces)
+    tokens, forwards = f"{traces[0].num_tokens} tokens", f"{decoded.nfe} forwards"
+    if len(traces) > 1:
+        tokens, forwards = f"{len(traces)} times {tokens}", f"{decoded.nfe} shared forwards"
+    mean = "mean step compression" if len(traces) > 1 else "step compression"
     print(
-        f"{settings.coupling}, window {settings.window_name}, {describe_law(settings.law)}: {tokens} tokens in "
-        f"{decoded.nfe} forwards and {decoded.seconds:.2f} s, step compression {compression:.2f}"
+        f"{settings.coupling}, window {settings.window_name}, {describe_law(settings.law)}: {tokens} in {forwards} and "
+        f"{decoded.seconds:.2f} s, {mean} {compression:.2f}"
     )
-    for file in dict.fromkeys(files):
-        print(f"wrote {file}")

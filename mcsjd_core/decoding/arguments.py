@@ -49,7 +49,9 @@ def check_first_tokens(tokens: Tensor | None, batch: int, grid: Grid, codebook_s
     tokens = _check_tokens(tokens, batch, "first_tokens").to(device)
     count = tokens.shape[1]
     if count >= grid.num_tokens:
-        raise InputError(f"{count} first tokens leave nothing to draw on a grid of {grid.num_tokens}; give fewer rows.")
+        raise InputError(
+            f"{count} first tokens leave nothing to draw on a grid of {grid.num_tokens}; give fewer, or draw more."
+        )
     forced = grid.forced()[:count].to(device)
     wrong = torch.where(forced == FREE, (tokens < 0) | (tokens >= codebook_size), tokens != forced)
     if wrong.any():

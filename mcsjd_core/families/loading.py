@@ -15,7 +15,9 @@ from ..nn.weights import WEIGHTS
 from .interface import Family
 from .registry import FAMILIES
 
-EMBEDDED = Path(__file__).resolve().parents[2] / "embedded"
+_PACKAGE = Path(__file__).resolve().parents[1]
+# In a wheel they lie inside of the package, in a clone beside it.
+EMBEDDED = next((place for place in (_PACKAGE / "embedded", _PACKAGE.parent / "embedded") if place.is_dir()), _PACKAGE)
 EMBEDDED_MODEL = EMBEDDED / "emoji-256"
 EMBEDDED_VIDEO_MODEL = EMBEDDED / "emoji-motion"
 

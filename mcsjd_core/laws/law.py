@@ -14,6 +14,8 @@ from torch import Tensor
 from ..errors import InputError
 from .fixed_point import FRACTION_BITS, to_units
 
+LARGEST_CFG = 1000.0  # far beyond, logits leave what a float32 holds, and the model would be blamed for it
+
 
 @dataclass(frozen=True)
 class LawSettings:
@@ -37,8 +39,10 @@ class LawSettings:
             raise InputError(f"top_p must be above 0 and at most 1 (off), got {self.top_p}.")
         if not 0 <= self.min_p <= 1:
             raise InputError(f"min_p must be 0 (off) or more, and at most 1, got {self.min_p}.")
-        if not 0 <= self.cfg_scale < float("inf"):
-            raise InputError(f"cfg_scale must be 0 or more (1 is no guidance), got {self.cfg_scale}.")
+        if not 0 <= self.cfg_scale <= LARGEST_CFG:
+            raise InputError(
+                f"cfg_scale must be between 0 and {LARGEST_CFG:g} (1 is no guidance, 3 to 8 are usual), got {self.cfg_scale}."
+            )
 
     @property
     def guided(self) -> bool:

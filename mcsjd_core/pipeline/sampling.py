@@ -57,6 +57,10 @@ class Drawing:
         grid, guided = model.grid(size, frames), settings.law.guided
         first = None if first_codes is None else grid.tokens(first_codes)
         check_start(model.clip, grid, first)
+        if settings.initialiser == "previous_frame" and model.clip.is_picture:
+            raise InputError(
+                "First drafts from the previous frame are for videos, and this model draws pictures; choose another initialiser."
+            )
         texts = [clean_prompt(text) for text in texts]
         negatives = None if negatives is None else [clean_prompt(text) for text in negatives]
         encoded = None if encoded is None else {clean_prompt(text): states for text, states in encoded.items()}

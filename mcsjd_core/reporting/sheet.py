@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from .fonts import font_for
 
 TILE = (192, 256)  # least and greatest width of a picture on the sheet
 MARGIN, GAP, PADDING = 36, 18, 8
@@ -31,7 +33,7 @@ class Row:
 
 
 class _Pen:
-    """Writes text into an image with Pillow's own font; bold is a stroke of the same colour."""
+    """Writes text into an image with Pillow's own font, or one that has its signs; bold is a stroke of the same colour."""
 
     def __init__(self, image: Image.Image):
         self.draw = ImageDraw.Draw(image)
@@ -46,7 +48,7 @@ class _Pen:
         width: float | None = None,
     ) -> int:
         """Write one line, shortened to `width`; gives the y below it."""
-        font = ImageFont.load_default(size)
+        font, text = font_for(text, size)
         if width is not None:
             text = _fit(text, font, width)
         stroke = size / 40 if bold else 0

@@ -1,0 +1,38 @@
+"""Files that a command writes: whole or not at all, and each of them named."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from ..errors import InputError
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a file beside `path`, put it in its place, and say so; a file that was there is said to be replaced.
+
+    Raises InputError that names the file if the disk is full, say; then nothing of it is left, and the old file stays.
+    """
+    target = path.resolve()
+    if target.exists() and not target.is_file():  # a device such as /dev/null
+        write(path)
+        print(f"wrote {path}")
+        return
+    part, verb = target.with_name(f".{target.stem}.part{target.suffix}"), "replaced" if target.exists() else "wrote"
+    try:
+        write(part)
+        os.replace(part, target)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path} cannot be written ({reason}); make room or name a file elsewhere.") from None
+    finally:
+        part.unlink(missing_ok=True)
+    print(f"{verb} {path}")
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file in UTF-8, see `write_whole`."""
+    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))

@@ -1,0 +1,45 @@
+"""Whether a run fits into the memory of a machine without a GPU, and what to say if it does not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from ..errors import InputError
+from ..pipeline.sampling import Drawing
+
+ADVICE = "use fewer pictures, a smaller --window, fewer --trajectories, or --dtype bfloat16"
+SIGNS = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "Cannot allocate memory")
+
+
+def check_room(drawing: Drawing, device: str) -> None:
+    """Raise InputError before a run whose tensors cannot fit: the system would end it, or swap for hours."""
+    free = available_bytes()
+    if device == "cpu" and free is not None and drawing.memory_bytes > free:
+        raise InputError(
+            f"This run takes about {drawing.memory_bytes / 2**30:.0f} GiB beside the weights, and {free / 2**30:.1f} GiB of "
+            f"memory are free; {ADVICE}."
+        )
+
+
+def available_bytes() -> int | None:
+    """Memory that a process may still take; None where the system does not tell."""
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """On a CPU, torch raises a plain RuntimeError for it."""
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)

@@ -1,0 +1,77 @@
+"""What a clone and a wheel give: help that installs nothing, every package, the embedded models."""
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+from comfy_host import ROOT, load_file
+from mcsjd_core.cli import COMMANDS
+
+if sys.version_info >= (3, 11):
+    import tomllib
+
+
+def dev(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, ROOT / "dev.py", *arguments], capture_output=True, text=True, timeout=100)
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("-h",), ("bench", "--help"), ("generate", "-h")])
+def test_help_installs_nothing_and_exits_well(arguments, monkeypatch, capsys):
+    module = load_file("dev", ROOT / "dev.py")
+    monkeypatch.setattr(module, "make", lambda: pytest.fail("help made an environment"))
+    monkeypatch.setattr(module, "is_installed", lambda *_: False)
+    monkeypatch.setattr(module.sys, "argv", ["dev.py", *arguments])
+    module.main()
+    assert "python3 dev.py" in capsys.readouterr().out
+
+
+def test_help_lists_every_command():
+    done = dev("--help")
+    names = {command.__name__.rsplit(".", 1)[1] for command in COMMANDS} | {"test"}
+    assert done.returncode == 0 and all(f"dev.py {name}" in done.stdout for name in names)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib came with Python 3.11")
+def test_a_wheel_has_every_package():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    folders = {path.parent for path in (ROOT / "mcsjd_core").rglob("__init__.py")}
+    names = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
+    assert set(settings["packages"]) == names | {"mcsjd_core.embedded"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("setuptools") is None, reason="setuptools builds the wheel")
+def test_a_wheel_carries_the_embedded_models(tmp_path):
+    source = tmp_path / "source"  # setuptools writes beside what it builds
+    for name in ("mcsjd_core", "embedded"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "-q",
+        "-w",
+        str(tmp_path),
+        str(source),
+    ]
+    done = subprocess.run(build, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    held = {
+        path.relative_to(tmp_path / "site/mcsjd_core/embedded") for path in (tmp_path / "site").rglob("embedded/**/*")
+    }
+    here = {path.relative_to(ROOT / "embedded") for path in (ROOT / "embedded").rglob("*")}
+    assert here <= held
+    code = "import mcsjd_core; assert 'site' in mcsjd_core.__file__; mcsjd_core.load(mcsjd_core.EMBEDDED_MODEL)"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "site", check=True, timeout=200)

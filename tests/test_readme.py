@@ -1,0 +1,106 @@
+"""README's own examples, each run as it is written, one after the other, with nothing but what README installs."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
+SHELL = ("", "sh", "bash", "shell", "console")
+NOT_RUN = {
+    "cd": "names a folder of the reader's",
+    "git clone": "asks the network; its address is compared below",
+    "python -m pip install": "asks the network; its file is looked for below",
+    "dev.py test": "is what runs this test",
+    "dev.py download": "asks the network and a person",
+    "dev.py bench": "takes minutes; test_bench.py runs it at tiny sizes",
+}
+
+
+def blocks() -> list[tuple[str, str]]:
+    return FENCE.findall(README)
+
+
+def commands() -> list[str]:
+    """Lines of the shell examples, continued lines joined."""
+    texts = [code.replace("\\\n", " ") for language, code in blocks() if language in SHELL]
+    return [line.strip() for text in texts for line in text.splitlines() if line.strip() and line.strip()[0] != "#"]
+
+
+def is_run(command: str) -> bool:
+    return not any(command.startswith(start) or f" {start}" in command for start in NOT_RUN)
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Path:
+    """What git holds of this checkout, large folders as links; examples write here."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in {Path(line).parts[0] for line in git("ls-files").splitlines()}:
+        if (ROOT / name).is_dir():
+            (folder / name).symlink_to(ROOT / name)
+        else:
+            shutil.copy(ROOT / name, folder)
+    return folder
+
+
+def git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def run(arguments: list[str], folder: Path) -> None:
+    """A Python that sees what README installs alone."""
+    paths = [str(ROOT / "tests" / "readme_site"), str(folder)]
+    requirements = {"README_REQUIREMENTS": str(ROOT / "requirements.txt"), "PYTHONPATH": os.pathsep.join(paths)}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | requirements
+    done = subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"{shlex.join(arguments)}\n{done.stdout}\n{done.stderr}"
+
+
+def test_there_are_examples():
+    assert sum(map(is_run, commands())) >= 2 and any(language == "python" for language, _ in blocks())
+
+
+def test_packages_beyond_the_requirements_are_out_of_sight(clone):
+    run(["-c", "import torch, PIL, tokenizers, mcsjd_core"], clone)
+    with pytest.raises(AssertionError, match="No module named 'pytest'"):
+        run(["-c", "import pytest"], clone)
+
+
+@pytest.mark.slow
+def test_every_example_runs_as_it_is_written(clone):
+    """In README's order, so that a later one may use what an earlier one wrote."""
+    for language, code in blocks():
+        if language == "python":
+            run(["-c", code], clone)
+        elif language in SHELL:
+            for command in commands_of(code):
+                words = shlex.split(command)
+                start = 2 if words[1].endswith("dev.py") else 3
+                assert words[0] in ("python", "python3") and words[1:start] in (["dev.py"], ["-m", "mcsjd_core"]), (
+                    command
+                )
+                run(["-m", "mcsjd_core", *words[start:]], clone)
+
+
+def commands_of(code: str) -> list[str]:
+    lines = (line.strip() for line in code.replace("\\\n", " ").splitlines())
+    return [line for line in lines if line and not line.startswith("#") and is_run(line)]
+
+
+def test_the_address_to_clone_is_the_projects():
+    address = re.search(r'^Repository = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M)[1]
+    for command in commands():
+        if command.startswith("git clone"):
+            assert command.split()[2].removesuffix(".git") == address
+        if "pip install -r" in command:
+            file = command.split("-r ")[1].split()[0].split("/", 1)[-1]
+            assert (ROOT / file).is_file(), command
