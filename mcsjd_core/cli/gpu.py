@@ -13,6 +13,7 @@ from .. import bench
 from ..bench import gpu
 from ..errors import InputError
 from .options import DTYPES, add_model_arguments, open_model, output_file, pick_device
+from .outputs import write_text
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -55,7 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     result = gpu.run(_day(arguments, tell), arguments.parts)
     if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_text(arguments.json, json.dumps(result, indent=1) + "\n")
     print(text_of(result))
 
 
