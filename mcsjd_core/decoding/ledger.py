@@ -138,5 +138,7 @@ def fill_holes(kept: np.ndarray) -> np.ndarray:
     """The ascending places `kept`, reordered so that only the last of them move, into the gaps in front of them."""
     order = np.arange(len(kept))
     stay = kept < len(kept)
-    order[np.setdiff1d(order, kept[stay])] = kept[~stay]
+    holes = np.ones(len(kept), dtype=bool)
+    holes[kept[stay]] = False
+    order[holes] = kept[~stay]
     return order

@@ -29,15 +29,16 @@ def _signed(value: int) -> int:
 
 
 def _xor_shift(x: Tensor, bits: int) -> Tensor:
-    return x ^ ((x >> bits) & ((1 << (64 - bits)) - 1))  # >> copies the sign; the mask makes it a logical shift
+    mask = (1 << (64 - bits)) - 1  # >> copies the sign; this makes it a logical shift
+    return (x >> bits).bitwise_and_(mask).bitwise_xor_(x)
 
 
 def mix(key: Tensor, counter: Tensor | int) -> Tensor:
     """Output number `counter` of the SplitMix64 stream that starts at `key`; int64, all 64 bits random."""
     step = counter + 1
     x = key + (_signed(step * _GAMMA) if isinstance(step, int) else step * _signed(_GAMMA))
-    x = _xor_shift(x, 30) * _signed(_FIRST)
-    x = _xor_shift(x, 27) * _signed(_SECOND)
+    x = _xor_shift(x, 30).mul_(_signed(_FIRST))
+    x = _xor_shift(x, 27).mul_(_signed(_SECOND))
     return _xor_shift(x, 31)
 
 
@@ -61,7 +62,7 @@ def to_exponential(bits: Tensor) -> Tensor:
 
 def row_seeds(seed: int, batch: int, device) -> Tensor:
     """Seeds [batch] of the rows of a batch: row b uses `seed + b`, so it equals a single run with that seed."""
-    return torch.tensor([_signed(seed + b) for b in range(batch)], device=device)
+    return _signed(seed) + torch.arange(batch, device=device)  # whole numbers of 64 bits go round
 
 
 def own_row_seeds(seed: int, batch: int, device) -> Tensor:
