@@ -4,8 +4,8 @@
 
 Forwards of different shape add in a different order. In bfloat16 that moves logits by up to a per cent, which now and then
 turns one token into another, and the rest of its picture with it. On a CPU without bfloat16 products these are summed in
-float32 and rounded, which is what a GPU does and several times quicker here than torch's own. Every way of computing is compared with itself: plain AR
-against windows, the same prompts and seeds, one batch each, the upper rows of the grid.
+float32 and rounded, which is what a GPU does and several times quicker here than torch's own. Every way of computing is
+compared with itself: plain AR against windows, the same prompts and seeds, one batch each, the upper rows of the grid.
 """
 
 from __future__ import annotations
