@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from comfy_api.latest import io
 from torch import Tensor
 
@@ -68,8 +67,7 @@ class Stats(io.ComfyNode):
     def execute(
         cls, stats: Report, baseline: Report | None = None, image: Tensor | None = None, chart: str = ALL
     ) -> io.NodeOutput:
-        names = charts.available(stats) if chart == ALL else [chart]
-        drawn = torch.stack([charts.chart(name, stats, baseline) for name in names])
+        drawn = charts.all_charts(stats, baseline) if chart == ALL else charts.chart(chart, stats, baseline)[None]
         speedup = stats.speedup(baseline).factor
         numbers = (stats.step_compression, stats.nfe, stats.tokens_per_second, speedup)
         report = stats.text(baseline)

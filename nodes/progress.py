@@ -18,6 +18,7 @@ from ..mcsjd_core.pipeline.preview import (
     Budget,
     drafted_code_frames,
     drafted_rows,
+    step_of,
     unfinished_frames,
     unfinished_pictures,
 )
@@ -48,11 +49,17 @@ class Progress:
 
 
 class LivePreview:
-    """Pictures of a run for its node: rare enough to cost little, by its own clock."""
+    """Pictures of a run for its node: rare enough to cost little, by its own clock, and at the end one that is complete.
+
+    While the run lasts, one picture of the batch is brought up to date at a time, the one that is furthest behind: so a batch
+    is seen to grow as often as a single picture.
+    """
 
     def __init__(self, family: Family, grid: Grid, budget: Budget | None = None):
         self.family, self.grid, self.budget = family, grid, budget or Budget()
         self.enabled = family.clip.has_pixels
+        self.pixels: Tensor | None = None  # [count, 3, H, W] as last shown
+        self.shown: list[int] = []  # drafted tokens of each in it
         # What a preview is counted in: token rows of pictures, code frames of videos.
         self.drafted, self.draw = (
             (drafted_rows, unfinished_pictures) if grid.frames == 1 else (drafted_code_frames, unfinished_frames)
@@ -65,21 +72,41 @@ class LivePreview:
 
     def picture(self, step: Step) -> Image.Image | None:
         """How the run stands, if it is time for a picture and memory allows one."""
+        if not self.enabled:
+            return None
         count = min(PREVIEWED, len(step.done))
-        wanted = self.drafted(step, self.grid, count)
-        is_last = min(step.done) == self.grid.num_tokens
-        rows = self.budget.rows(wanted, is_last) if self.enabled else 0
-        if not rows:
+        self.shown = self.shown or [0] * count
+        if min(step.done) == self.grid.num_tokens:
+            return self._show(step, list(range(count)), is_due=True)
+        behind = max(range(count), key=lambda row: step.drafted[row] - self.shown[row])
+        return self._show(step, [behind], is_due=False)
+
+    def _show(self, step: Step, rows: list[int], is_due: bool) -> Image.Image | None:
+        """The sheet with `rows` of the batch drawn anew, if they are due or the budget allows it."""
+        part = step_of(step, rows)
+        wanted = self.drafted(part, self.grid, len(rows))
+        allowed = wanted if is_due else self.budget.rows(wanted)
+        if not allowed:
             return None
         try:
-            with self.budget.spend(rows):
-                pixels = self.draw(self.family, self.grid, step, count, rows)
-                picture = sheet(pixels)
+            with self.budget.spend(allowed * len(rows)):
+                pixels = self.draw(self.family, self.grid, part, len(rows), allowed)
+                if allowed < wanted:
+                    return None  # it was a trial
+                return sheet(self._keep(pixels, rows, part))
         except getattr(mm, "OOM_EXCEPTION", torch.cuda.OutOfMemoryError):
             logging.info("MC-SJD: no memory is left for live previews, the run goes on without them.")
             self.enabled = False
             return None
-        return picture if rows == wanted else None  # else it was a trial
+
+    def _keep(self, pixels: Tensor, rows: list[int], part: Step) -> Tensor:
+        """All pictures, `rows` of them now with the given pixels."""
+        if self.pixels is None:
+            self.pixels = pixels.new_full((len(self.shown), *pixels.shape[1:]), BLANK)
+        self.pixels[rows] = pixels
+        for row, drafted in zip(rows, part.drafted, strict=True):
+            self.shown[row] = drafted
+        return self.pixels
 
 
 def sheet(pixels: Tensor) -> Image.Image:

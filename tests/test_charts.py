@@ -17,6 +17,7 @@ from mcsjd_core.reporting.charts import (
     LEGEND_HEIGHT,
     WIDTH,
     acceptance_map,
+    all_charts,
     available,
     chart,
 )
@@ -37,11 +38,11 @@ def subject(name: str) -> Grid:
 
 @pytest.mark.parametrize("name", CHARTS)
 @pytest.mark.parametrize(
-    "settings", [{"window": 8}, {"coupling": "autoregressive"}, {"batch": 3, "coupling": "gumbel"}], ids=str
+    "settings", [{"window": 8}, {"window": 8, "initialiser": "left"}, {"batch": 3, "coupling": "gumbel"}], ids=str
 )
 def test_every_chart_is_drawn_of_every_kind_of_run(name, settings):
     grid = subject(name)
-    run = report(trace_detail=True, grid=grid, **settings)
+    run = report(**{"batch": 2} | settings, trace_detail=True, grid=grid)
     baseline = report(coupling="independent", trace_detail=True, grid=grid)
     for drawn in (chart(name, run), chart(name, run, baseline)):
         assert drawn.shape == (HEIGHT, WIDTH, 3) and drawn.dtype == torch.float32
@@ -51,7 +52,8 @@ def test_every_chart_is_drawn_of_every_kind_of_run(name, settings):
 def test_a_baseline_is_seen_in_the_chart():
     for name in CHARTS:
         run, baseline = (
-            report(coupling=coupling, trace_detail=True, grid=subject(name)) for coupling in ("maximal", "independent")
+            report(2, coupling=coupling, trace_detail=True, grid=subject(name))
+            for coupling in ("maximal", "independent")
         )
         if name != "collision against TV":  # which is of one run
             assert not torch.equal(chart(name, run), chart(name, run, baseline)), name
@@ -59,10 +61,11 @@ def test_a_baseline_is_seen_in_the_chart():
 
 def test_without_details_only_counts_can_be_drawn():
     assert available(report()) == ["tokens per forward"]
-    assert available(report(trace_detail=True)) == [name for name in CHARTS if name != BY_FRAME]
+    assert available(report(2, trace_detail=True)) == [name for name in CHARTS if name != BY_FRAME]
     assert available(report(grid=subject(BY_FRAME))) == ["tokens per forward", BY_FRAME]
-    with pytest.raises(InputError, match="record_details"):
-        chart("acceptance trajectories", report())
+    for name in set(CHARTS) - {"tokens per forward", BY_FRAME}:
+        with pytest.raises(InputError, match="record_details"):
+            chart(name, report(2))
     with pytest.raises(InputError, match="videos"):
         chart(BY_FRAME, report())
 
@@ -70,6 +73,31 @@ def test_without_details_only_counts_can_be_drawn():
 def test_a_baseline_without_details_is_left_out():
     run, baseline = report(trace_detail=True), report(coupling="independent")
     assert torch.equal(chart("collision histogram", run), chart("collision histogram", run, baseline))
+
+
+def test_what_would_be_a_single_dot_is_said():
+    assert "NFE against token difference" not in available(report(trace_detail=True))
+    with pytest.raises(InputError, match="batch_size"):
+        chart("NFE against token difference", report(trace_detail=True))
+
+
+@pytest.mark.parametrize("settings", [{"coupling": "autoregressive"}, {"window": 1}])
+def test_of_one_token_a_forward_there_is_nothing_to_draw(settings):
+    """The charts give way to a card, and the map to the picture with a line below."""
+    run = report(2, trace_detail=True, **settings)
+    assert available(run) == [] and all_charts(run).shape == (1, HEIGHT, WIDTH, 3)
+    with pytest.raises(InputError, match="one token per forward"):
+        chart("tokens per forward", run)
+    picture = torch.rand(2, 512, 512, 3)
+    assert acceptance_map(run, picture)[:, :-LEGEND_HEIGHT].equal(picture)
+
+
+def test_no_chart_makes_matplotlib_warn(recwarn):
+    for settings in ({"trace_detail": True}, {"coupling": "autoregressive"}, {}):
+        run = report(**settings)
+        all_charts(run)
+        acceptance_map(run)
+    assert not recwarn.list
 
 
 def test_an_unknown_chart_is_named():

@@ -479,6 +479,28 @@ def test_previews_are_rgb_jpegs_of_the_pictures_so_far(pack, model, sent, eager)
     assert 0 < stats.preview_seconds < stats.seconds
 
 
+def test_the_last_preview_is_complete_even_in_a_run_too_short_for_others(pack, model, sent):
+    """By the real budget, which a run of milliseconds leaves nothing of."""
+    tokens, _ = draw(pack, model, batch_size=2, coupling="plain AR")
+    (image,) = pack.run("MCSJD_Decode", model=model, tokens=tokens)
+    last = torch.frombuffer(bytearray(sent[-1][1].tobytes()), dtype=torch.uint8).view(8, 24, 3) / 255
+    torch.testing.assert_close(last, torch.cat(tuple(image), 1), atol=0.003, rtol=0)
+
+
+def test_pictures_of_a_batch_take_turns(pack, model):
+    """Each preview pays for one of them, whichever is furthest behind, and shows the others as they were."""
+    live = pack.part("nodes.progress").LivePreview(model.family, model.family.grid())
+    live.budget.rows = lambda wanted: wanted
+    tokens, step = torch.zeros(3, 24, dtype=torch.long), pack.core.Step
+    for turn, (drafted, expected) in enumerate(
+        (([6, 12, 6], [0, 12, 0]), ([12, 18, 6], [12, 12, 0]), ([12, 18, 12], [12, 12, 12]))
+    ):
+        assert live.picture(step(turn, tokens, [1, 1, 1], drafted)).size == (24, 16)
+        assert live.shown == expected
+    live.picture(step(4, tokens, [24] * 3, [24] * 3))
+    assert live.shown == [24] * 3
+
+
 def test_previews_change_no_token(pack, model, sent, eager):
     with_previews, without = draw(pack, model, window=4), draw(pack, model, window=4, live_preview=False)
     assert with_previews[0].tokens.equal(without[0].tokens)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -64,6 +64,12 @@ def unfinished_frames(model: Family, grid: Grid, step: Step, count: int, now: in
     return BLANK + (pixels - BLANK) * opacity
 
 
+def step_of(step: Step, rows: Sequence[int]) -> Step:
+    """What `step` says of some rows of its batch."""
+    done, drafted = ([ends[row] for row in rows] for ends in (step.done, step.drafted))
+    return Step(step.iteration, step.tokens[list(rows)], done, drafted)
+
+
 def _opacity(step: Step, grid: Grid, count: int) -> Tensor:
     """[count, num_tokens] on the CPU: 1 where a token is committed, less where it is a draft, 0 where there is none."""
     place = torch.arange(grid.num_tokens)
@@ -92,13 +98,10 @@ class Budget:
     def seconds_a_row(self) -> float:
         return max(self.recent) if self.recent else min(self.trials)
 
-    def rows(self, wanted: int, is_last: bool = False) -> int:
-        """How many of `wanted` rows may be drawn now: all, a single one for a trial, or none.
-
-        The last picture of a run, which stays to be seen, does not wait for its turn.
-        """
+    def rows(self, wanted: int) -> int:
+        """How many of `wanted` rows may be drawn now: all, a single one for a trial, or none."""
         now = self.clock()
-        if now - self.last < self.interval and not is_last:
+        if now - self.last < self.interval:
             return 0
         allowed = self.share * (now - self.started)
         if len(self.trials) < self.TRIALS:

@@ -14,6 +14,7 @@ from ..decoding.trace import RowTrace
 from ..errors import InputError
 
 NAN = float("nan")
+NO_DETAILS = "This run recorded no details of its drafts; turn on record_details and draw again."
 
 
 def by_age(trace: RowTrace, name: str) -> Tensor:
@@ -23,7 +24,7 @@ def by_age(trace: RowTrace, name: str) -> Tensor:
     to one another. Raises InputError if the trace was recorded without details.
     """
     if name not in trace.details:
-        raise InputError("This run recorded no details of its drafts; turn on record_details and draw again.")
+        raise InputError(NO_DETAILS)
     first, total = trace.starts[0], trace.num_tokens
     draft, age = torch.full((total,), -1), torch.zeros(total, dtype=torch.long)
     places_of, entries, known = [], [], 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -10,14 +11,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import InputError
-from .analysis import by_age, committed_together, mean_and_variance, mean_token_difference, of_drafted_laws
+from .analysis import NO_DETAILS, by_age, committed_together, mean_and_variance, mean_token_difference, of_drafted_laws
 from .report import METHOD_LABELS, Report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-BY_FRAME = "compression by frame"
-WITHOUT_DETAILS = ("tokens per forward", BY_FRAME)
+TOKENS_PER_FORWARD, ONE_DOT_EACH, BY_FRAME = (
+    "tokens per forward",
+    "NFE against token difference",
+    "compression by frame",
+)
+WITHOUT_DETAILS = (TOKENS_PER_FORWARD, BY_FRAME)
 WIDTH, HEIGHT, DPI = 640, 480, 100  # pixels; a node shows a chart at about this size
 LINES = 40  # single trajectories drawn behind their mean
 LEAST_PLACES = 5  # that a mean is drawn of: where fewer grew so old, it says nothing
@@ -30,23 +35,54 @@ STYLE: Any = {"font.size": 12, "axes.titlesize": 12, "legend.fontsize": 11} | {
 
 
 def chart(name: str, report: Report, baseline: Report | None = None) -> Tensor:
-    """One of CHARTS as [HEIGHT, WIDTH, 3] float32 in 0..1. `baseline` is drawn beside the run where the chart has room."""
+    """One of CHARTS as [HEIGHT, WIDTH, 3] float32 in 0..1. `baseline` is drawn beside the run where the chart has room.
+
+    Raises InputError where there is nothing to draw.
+    """
     if name not in CHARTS:
         raise InputError(f"chart must be one of {', '.join(CHARTS)}, got {name!r}.")
-    if name == BY_FRAME and report.grid.frames == 1:
-        raise InputError(f"The chart {BY_FRAME!r} is of videos, and these stats are of pictures; choose another chart.")
+    reason = why_not(name, report)
+    if reason is not None:
+        raise InputError(reason)
     return _draw(lambda axes: CHARTS[name](axes, report, baseline), WIDTH, HEIGHT)
 
 
-def needs_details(name: str) -> bool:
-    return name not in WITHOUT_DETAILS
+def all_charts(report: Report, baseline: Report | None = None) -> Tensor:
+    """[n, HEIGHT, WIDTH, 3]: every chart that can be drawn of a run, or a card that says why there is none."""
+    names = available(report)
+    if not names:
+        return _card(why_not(TOKENS_PER_FORWARD, report))[None]
+    return torch.stack([chart(name, report, baseline) for name in names])
 
 
 def available(report: Report) -> list[str]:
-    """Names of the charts that can be drawn of a run: most need the details of its drafts, one needs a video."""
-    detailed = all(trace.details for trace in report.traces)
-    names = [name for name in CHARTS if detailed or not needs_details(name)]
-    return [name for name in names if name != BY_FRAME or report.grid.frames > 1]
+    """Names of the charts that can be drawn of a run."""
+    return [name for name in CHARTS if why_not(name, report) is None]
+
+
+def why_not(name: str, report: Report) -> str | None:
+    """Why a chart would show nothing of a run, in a sentence; None if it can be drawn."""
+    if name == BY_FRAME and report.grid.frames == 1:
+        return f"The chart {BY_FRAME!r} is of videos, and these stats are of pictures; choose another chart."
+    if report.settings.effective_window == 1:
+        return "This run committed one token per forward, so a chart of it shows nothing; draw with another coupling or window."
+    if name in WITHOUT_DETAILS:
+        return None
+    if not _has_details(report):
+        return NO_DETAILS
+    if name == ONE_DOT_EACH and len(report.traces) == 1:
+        return f"The chart {ONE_DOT_EACH!r} has one dot for each picture, and this run drew one; set batch_size to 2 or more."
+    return None
+
+
+def _has_details(report: Report) -> bool:
+    return all(trace.details for trace in report.traces)
+
+
+def _card(text: str) -> Tensor:
+    """A chart's place with a sentence in it, [HEIGHT, WIDTH, 3]."""
+
+    return _draw(_write(textwrap.fill(text, 44)), WIDTH, HEIGHT)
 
 
 def _draw(paint: Callable[[Axes], None], width: int, height: int) -> Tensor:
@@ -104,7 +140,7 @@ def _trajectories(axes: Axes, report: Report, baseline: Report | None) -> None:
     axes.plot(ages, mean, color=BLUE, linewidth=2.5, label="mean of all places")
     low, high = ((mean + sign * variance).clamp(0, 1) for sign in (-1, 1))
     axes.fill_between(ages, low, high, color=BLUE, alpha=0.25, label="mean ± variance")
-    if baseline is not None and all(trace.details for trace in baseline.traces):
+    if baseline is not None and _has_details(baseline):
         other, _ = mean_and_variance(_acceptance(baseline))
         name = METHOD_LABELS[baseline.settings.coupling]
         axes.plot(other, color=ORANGE, linewidth=2, linestyle="--", label=f"mean of the baseline ({name})")
@@ -124,7 +160,7 @@ def _collision_histogram(axes: Axes, report: Report, baseline: Report | None) ->
     """The paper's figure 4 (a, b): how likely a draft stays the token that it is."""
     bins = [i / 40 for i in range(41)]
     for run, colour in ((report, BLUE), (baseline, ORANGE)):
-        if run is None or not all(trace.details for trace in run.traces):
+        if run is None or not _has_details(run):
             continue
         values = of_drafted_laws(run.traces, "collision")
         name = METHOD_LABELS[run.settings.coupling]
@@ -151,7 +187,7 @@ def _collision_against_tv(axes: Axes, report: Report, baseline: Report | None) -
 def _nfe_against_difference(axes: Axes, report: Report, baseline: Report | None) -> None:
     """The paper's figure 2: pictures whose drafts change less need fewer forwards."""
     for run, colour in ((report, BLUE), (baseline, ORANGE)):
-        if run is None or not all(trace.details for trace in run.traces):
+        if run is None or not _has_details(run):
             continue
         differences = [mean_token_difference(trace) for trace in run.traces]
         name = METHOD_LABELS[run.settings.coupling]
@@ -178,11 +214,11 @@ def _compression_by_frame(axes: Axes, report: Report, baseline: Report | None) -
 
 # Names are in saved graphs: add, do not change.
 CHARTS: dict[str, Callable[[Axes, Report, Report | None], None]] = {
-    "tokens per forward": _tokens_per_forward,
+    TOKENS_PER_FORWARD: _tokens_per_forward,
     "acceptance trajectories": _trajectories,
     "collision histogram": _collision_histogram,
     "collision against TV": _collision_against_tv,
-    "NFE against token difference": _nfe_against_difference,
+    ONE_DOT_EACH: _nfe_against_difference,
     BY_FRAME: _compression_by_frame,
 }
 
@@ -216,7 +252,10 @@ def acceptance_map(report: Report, pictures: Tensor | None = None) -> Tensor:
             f"The map needs the {len(counts)} picture(s) that these stats are of, got an image of shape "
             f"{list(pictures.shape)}; connect the decoded tokens of the same run."
         )
-    return _with_legend(_tint(_enlarged(pictures.float().cpu()), counts, most), most)
+    enlarged = _enlarged(pictures.float().cpu())
+    if report.settings.effective_window == 1:
+        return _with_strip(enlarged, _write("every forward committed one token"))
+    return _with_strip(_tint(enlarged, counts, most), _ramp(most))
 
 
 def _for_each_frame(counts: Tensor, frames: int) -> Tensor:
@@ -253,8 +292,14 @@ def _tint(pictures: Tensor, counts: Tensor, most: int) -> Tensor:
     return tinted * drawn + pictures * (1 - drawn)
 
 
-def _with_legend(maps: Tensor, most: int) -> Tensor:
-    """The maps with a colour bar of 1 to `most` tokens below."""
+def _with_strip(maps: Tensor, paint: Callable[[Axes], None]) -> Tensor:
+    """The maps with what `paint` draws below."""
+    strip = _draw(paint, maps.shape[2], LEGEND_HEIGHT)
+    return torch.cat((maps, strip.expand(len(maps), -1, -1, -1)), 1)
+
+
+def _ramp(most: int) -> Callable[[Axes], None]:
+    """A colour bar of 1 to `most` tokens."""
     ticks = [2**i for i in range(most.bit_length())]
 
     def paint(axes: Axes) -> None:
@@ -268,5 +313,14 @@ def _with_legend(maps: Tensor, most: int) -> Tensor:
         axes.grid(visible=False)
         axes.set_xlabel("tokens that the same forward committed")
 
-    bar = _draw(paint, maps.shape[2], LEGEND_HEIGHT)
-    return torch.cat((maps, bar.expand(len(maps), -1, -1, -1)), 1)
+    return paint
+
+
+def _write(text: str) -> Callable[[Axes], None]:
+    """A line of text."""
+
+    def paint(axes: Axes) -> None:
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, text, ha="center", va="center", color=INK)
+
+    return paint

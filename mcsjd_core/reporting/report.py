@@ -82,11 +82,16 @@ class Report:
             'is lower. To measure it, connect the stats of a run with the coupling "plain AR" as the baseline',
         )  # fmt: skip
 
-    def headline(self) -> str:
-        return f"{self.step_compression:.2f} tokens per forward, {self.seconds:.2f} s"
+    def headline(self, baseline: Report | None = None) -> str:
+        """What the run cost, in one line; first how it compares with `baseline`, if that is fair."""
+        cost = f"{self.step_compression:.2f} tokens per forward, {self.nfe} forwards, {self.seconds:.2f} s"
+        if baseline is None or self._unlike(baseline):
+            return f"{cost}."
+        method = METHOD_LABELS[baseline.settings.coupling]
+        return f"{self.speedup(baseline).factor:.2f} times as fast as {method} (measured): {cost}."
 
     def text(self, baseline: Report | None = None) -> str:
-        """The whole report, a few lines in three parts: measured, speed-up, settings."""
+        """The whole report: the headline, then a few lines in three parts: measured, speed-up, settings."""
         measured = [self._picture(index, trace) for index, trace in enumerate(self.traces)]
         if len(self.traces) > 1:
             measured.append(self._batch())
@@ -102,7 +107,8 @@ class Report:
         }
         if hint := self.window_hint():
             parts["Hint"] = [hint]
-        return "\n\n".join("\n".join((f"{title}:", *lines)) for title, lines in parts.items())
+        sections = ("\n".join((f"{title}:", *lines)) for title, lines in parts.items())
+        return "\n\n".join((self.headline(baseline), *sections))
 
     def window_hint(self) -> str:
         """What a CPU user should know of a fixed window, empty where there is nothing to say.
@@ -143,10 +149,15 @@ class Report:
         return f"step compression by code frame: {figures}"
 
     def _comparison(self, baseline: Report) -> str:
-        """What was compared, and in what the two runs differ that they should not."""
+        """What was compared."""
         method = METHOD_LABELS[baseline.settings.coupling]
         seconds = f"{baseline.seconds:.2f} s for {baseline.num_tokens} tokens by {method}, {self.seconds:.2f} s for "
         seconds += f"{self.num_tokens} here"
+        others = self._unlike(baseline)
+        return seconds + (f" (the runs differ in {', '.join(others)}: no fair comparison)" if others else "")
+
+    def _unlike(self, baseline: Report) -> list[str]:
+        """In what two runs differ that should not, where their times are compared."""
         pairs = {
             "model": (self.model, baseline.model),
             "device": (self.device, baseline.device),
@@ -155,8 +166,7 @@ class Report:
             "guidance": (self.settings.law.guided, baseline.settings.law.guided),
             "execution": (self.settings.execution, baseline.settings.execution),
         }
-        others = [name for name, (here, there) in pairs.items() if here != there]
-        return seconds + (f" (the runs differ in {', '.join(others)}: no fair comparison)" if others else "")
+        return [name for name, (here, there) in pairs.items() if here != there]
 
     def _settings(self) -> list[str]:
         settings, law = self.settings, self.settings.law
