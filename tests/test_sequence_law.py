@@ -19,6 +19,7 @@ import torch
 from mcsjd_core import COUPLINGS, INITIALISERS, METHODS, DecodeSettings, Grid, LawSettings, decode
 from mcsjd_core.decoding import iteration as iteration_module
 from mcsjd_core.decoding import state as state_module
+from mcsjd_core.decoding.grid import FREE
 from mcsjd_core.decoding.iteration import Iteration
 from mcsjd_core.decoding.state import State
 from mcsjd_core.laws.coupling import Gumbel, Maximal, behind_first_mismatch, draw, gumbel_max
@@ -29,8 +30,8 @@ from tiny import TableModel, run, transformer
 
 SAMPLES = 200_000
 FAMILY_ERROR = 1e-3
-OTHERS = 29  # G-tests of a correct core behind the covering design
-TESTS = 93
+OTHERS = 39  # G-tests of a correct core behind the covering design
+TESTS = 103
 LEVEL = FAMILY_ERROR / TESTS
 SPARSE = 10  # cells with a smaller expected count are pooled
 
@@ -214,6 +215,16 @@ def test_forced_and_forbidden_tokens_leave_the_law_of_the_others_exact(coupling)
         assert not torch.isin(tokens[:, place], torch.tensor(cut)).any()
     exact = table_law(model, law, forced={2: row_end, 5: row_end}, forbidden=cuts)
     assert p_value(tokens, exact) > LEVEL
+
+
+@pytest.mark.parametrize("coupling", METHODS)
+def test_redrawn_parts_follow_the_law_given_what_is_kept_before_them(coupling):
+    """Two rows with masks of their own: one has kept codes in the middle, the other at both ends."""
+    model, law = TableModel(CODES, 5, seed=6), LawSettings(cfg_scale=1.5, top_p=0.95)
+    kept = torch.tensor([[FREE, FREE, 1, FREE, FREE], [2, FREE, 0, FREE, 1]])
+    tokens = sample(model, DecodeSettings(coupling, 3, law), Grid(1, 5), kept_tokens=kept.repeat(SAMPLES // 2, 1))
+    for row, forced in enumerate(({2: 1}, {0: 2, 2: 0, 4: 1})):
+        assert p_value(tokens[row::2], table_law(model, law, forced=forced)) > LEVEL
 
 
 def test_rows_that_end_early_and_late_have_the_same_law():

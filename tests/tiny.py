@@ -13,6 +13,7 @@ from mcsjd_core.decoding.trajectories import TrajectoryCache
 from mcsjd_core.families.chameleon import ChameleonTransformer, Vocabulary
 from mcsjd_core.nn.transformer import TransformerConfig
 
+EXTRA = ("first_tokens", "kept_tokens", "earlier_tokens", "on_step")  # of `decode`
 TEXT_IDS, FORCED_IDS = 8, 4  # vocabulary entries in front of the codes and behind them
 
 
@@ -42,8 +43,8 @@ def prompt(model: ChameleonTransformer, batch: int = 1, guided: bool = False) ->
 
 
 def run(model, grid: Grid, batch: int = 1, guided: bool = False, **settings) -> Decoded:
-    """Decode `batch` pictures of the tiny prompt; on_step, first_tokens and earlier_tokens go to `decode`."""
-    extra = {name: settings.pop(name) for name in ("first_tokens", "earlier_tokens", "on_step") if name in settings}
+    """Decode `batch` pictures of the tiny prompt; EXTRA goes to `decode`."""
+    extra = {name: settings.pop(name) for name in EXTRA if name in settings}
     return decode(model, prompt(model, batch, guided), grid, DecodeSettings(**settings), **extra)
 
 

@@ -61,6 +61,30 @@ def check_first_tokens(tokens: Tensor | None, batch: int, grid: Grid, codebook_s
     return tokens
 
 
+def check_kept_tokens(tokens: Tensor | None, batch: int, grid: Grid, codebook_size: int, device) -> Tensor:
+    """What has to stand at every place, [batch, num_tokens] on `device`, FREE where the model decides.
+
+    That is what the grid forces, and of `tokens` [1 or batch, num_tokens] all that is not FREE.
+    """
+    forced = grid.forced().to(device).expand(batch, -1)
+    if tokens is None:
+        return forced
+    tokens = _check_tokens(tokens, batch, "kept_tokens").to(device)
+    if tokens.shape != forced.shape:
+        raise InputError(
+            f"Tokens to keep must fill the grid of {grid.num_tokens}, got {tokens.shape[1]}; use those of the same size."
+        )
+    free = forced == FREE
+    if (free & (tokens != FREE) & ((tokens < 0) | (tokens >= codebook_size))).any():
+        raise InputError(
+            f"The tokens to keep do not fit this model, whose codes run from 0 to {codebook_size - 1}; encode the "
+            "picture with it."
+        )
+    if not (free & (tokens == FREE)).any():
+        raise InputError("All of the picture is kept, so nothing is left to draw; mark the part to redraw in the mask.")
+    return torch.where(free, tokens, forced)
+
+
 def check_earlier_tokens(tokens: Tensor | None, batch: int, grid: Grid, device) -> Tensor:
     """Whole earlier results [batch, num_tokens] on `device`; one row is repeated for the batch."""
     if tokens is None:

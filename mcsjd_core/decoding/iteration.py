@@ -39,14 +39,15 @@ class Iteration:
     """
 
     def __init__(self, model: TokenModel, cache, slots: int, state: State, prompt: Prompt, grid: Grid,
-                 settings: DecodeSettings):  # fmt: skip
+                 settings: DecodeSettings, total: int, has_forced: bool):  # fmt: skip
         self.model, self.cache, self.slots, self.state = model, cache, slots, state  # of the cache, `slots` in all
         self.grid, self.settings = grid, settings
+        self.total, self.has_forced = total, has_forced  # places behind the last token to draw; whether any is forced
         self.prompt_slots, self.guided = prompt.embeddings.shape[1], prompt.guided
         self.coupling = coupling_of(settings)
         device = state.sequence.device
         self.offsets = torch.arange(state.sequence.shape[1] - grid.num_tokens, device=device)
-        self.cuts = None if grid.forbidden is None else Cuts(grid, len(state.forced), device)
+        self.cuts = None if grid.forbidden is None else Cuts(grid, state.forced.shape[1], device)
 
     @torch.no_grad()
     def __call__(self, shape: Shape) -> None:
@@ -95,7 +96,7 @@ class Iteration:
 
     def may_differ(self, positions: Tensor) -> Tensor:
         """Whether an initialiser that looks at what stands before has a say at `positions` [A, L]: at none that is forced."""
-        return self.state.forced[positions] == FREE
+        return self.state.forced_at(positions) == FREE
 
     def tokens_before(self, positions: Tensor) -> Tensor:
         """The token in front of every place, [A, L]; in front of the first it is not used."""
@@ -122,8 +123,8 @@ class Iteration:
     def target(self, logits: Tensor, positions: Tensor) -> tuple[Law, Tensor]:
         """Target law [A, L], a point where a token is forced, and whether the logits were usable, bool scalar."""
         law, sound = target_law(logits, self.settings.law), usable(logits)
-        if self.grid.has_forced:
-            forced = self.state.forced[positions]
+        if self.has_forced:
+            forced = self.state.forced_at(positions)
             law = law.with_points(forced != FREE, self.codes(forced))
         return law, sound
 
@@ -153,7 +154,7 @@ class Iteration:
         """Commit tokens behind `accepted` [A] drafts; `tokens` and `positions` have a row for every chain."""
         state, (rows, window) = self.state, tokens.shape
         committed = state.committed[: len(accepted)]
-        moved = torch.minimum(accepted + 1, self.grid.num_tokens - committed)
+        moved = torch.minimum(accepted + 1, self.total - committed)
         state.sequence[:rows].scatter_(1, positions, tokens)
         # Not `committed`, though it is the same: torch's compiler takes a mere copy after what is added to it below.
         state.law_start[:rows] = positions[:, 0]
@@ -166,14 +167,14 @@ class Iteration:
 
     def with_forced(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """`tokens` [A, L], a forced one where there is one."""
-        if not self.grid.has_forced:
+        if not self.has_forced:
             return tokens
-        forced = self.state.forced[positions]
+        forced = self.state.forced_at(positions)
         return torch.where(forced == FREE, tokens, forced)
 
     def codes(self, tokens: Tensor) -> Tensor:
         """Codes that stand for tokens in a law: a forced token beyond the codebook is certain, whichever code bears it."""
-        return tokens.clamp(0, self.model.codebook_size - 1) if self.grid.has_forced else tokens
+        return tokens.clamp(0, self.model.codebook_size - 1) if self.has_forced else tokens
 
 
 def leading(kept: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ class Ledger:
     """
 
     def __init__(self, batch: int, given: int, total: int):
-        self.total = total
+        self.given, self.total = given, total
         self.active = np.arange(batch)
         self.done, self.drafted = np.full(batch, given), np.full(batch, given)
         self._entries: list[Entry] = []

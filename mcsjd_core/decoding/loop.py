@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .arguments import check_earlier_tokens, check_first_tokens, check_forbidden, check_prompt
+from ..errors import InputError
+from .arguments import check_earlier_tokens, check_first_tokens, check_forbidden, check_kept_tokens, check_prompt
 from .drafts import LAW_INITIALISERS
-from .grid import Grid
+from .grid import FREE, Grid
 from .interface import Prompt, TokenModel
 from .iteration import Iteration, Shape
 from .ledger import Ledger
@@ -54,6 +55,7 @@ class Decoded:
     prefill_seconds: float
     seconds: float
     nfe: int  # forwards of the batch, rows in common
+    kept: tuple[int, ...] = ()  # codes of each row that count in its trace, but were kept and not drawn
 
 
 @torch.no_grad()
@@ -64,28 +66,50 @@ def decode(
     settings: DecodeSettings = DecodeSettings(),
     *,
     first_tokens: Tensor | None = None,
+    kept_tokens: Tensor | None = None,
     earlier_tokens: Tensor | None = None,
     on_step: Callable[[Step], None] | None = None,
 ) -> Decoded:
     """Draw the tokens of `grid` for every picture of the prompt's batch.
 
-    first_tokens [B, n] continues pictures whose first n tokens are given. earlier_tokens [B, num_tokens] feeds the `warm`
+    first_tokens [B, n] continues pictures whose first n tokens are given. kept_tokens [B, num_tokens] redraws parts of
+    pictures: what is not FREE stays, and the rest is drawn in raster order, each token given those before it, so what is kept
+    behind a token does not tell what it becomes. earlier_tokens [B, num_tokens] feeds the `warm`
     initialiser. on_step is called after every iteration and may raise to cancel: nothing stays allocated.
     Raises InputError for arguments that do not fit, DecodingError if the model's logits are unusable.
     """
     started = time.perf_counter()
     run = runner(settings.execution, prompt.embeddings.device)
-    schedule, iteration, ledger = prepare(model, prompt, grid, settings, first_tokens, earlier_tokens)
+    schedule, iteration, ledger = prepare(
+        model, prompt, grid, settings, first_tokens, earlier_tokens, kept_tokens=kept_tokens
+    )
     state, prefilled = iteration.state, time.perf_counter()
     while not ledger.is_complete:
         advance(ledger, schedule, iteration, run, prefilled)
         if on_step is not None:
-            tokens, ends = state.tokens(grid.num_tokens), (ledger.done.tolist(), ledger.drafted.tolist())
-            on_step(Step(ledger.iteration, tokens, *ends))
+            on_step(step_of(ledger, state.tokens(grid.num_tokens)))
         drop_finished(ledger, iteration, run)
     finished = time.perf_counter()
     tokens = state.tokens(grid.num_tokens).clone()
-    return Decoded(tokens, ledger.traces(), prefilled - started, finished - started, ledger.iteration)
+    times = prefilled - started, finished - started
+    return Decoded(
+        tokens, ledger.traces(), *times, ledger.iteration, kept_on_the_way(kept_tokens, tokens, grid, ledger)
+    )
+
+
+def step_of(ledger: Ledger, tokens: Tensor) -> Step:
+    """How the run stands. What is kept behind the last token to draw counts once that is there."""
+    ends = (np.where(count == ledger.total, tokens.shape[1], count) for count in (ledger.done, ledger.drafted))
+    return Step(ledger.iteration, tokens, *(end.tolist() for end in ends))
+
+
+def kept_on_the_way(kept: Tensor | None, tokens: Tensor, grid: Grid, ledger: Ledger) -> tuple[int, ...]:
+    """Codes of each row that forwards went over without drawing them."""
+    if kept is None:
+        return (0,) * len(tokens)
+    codes = (kept != FREE) & (grid.forced() == FREE).to(kept.device)
+    passed = codes[:, ledger.given : ledger.total].sum(1).expand(len(tokens))
+    return tuple(passed.tolist())
 
 
 def advance(ledger: Ledger, schedule: Schedule, iteration: Iteration, run: Eager, since: float = 0.0) -> None:
@@ -112,6 +136,7 @@ def prepare(
     first_tokens: Tensor | None = None,
     earlier_tokens: Tensor | None = None,
     kind: type[Iteration] | None = None,
+    kept_tokens: Tensor | None = None,
 ) -> tuple[Schedule, Iteration, Ledger]:
     """Check the arguments, lay out the run's memory and read the prompt: schedule, iteration and ledger of the run.
 
@@ -123,19 +148,35 @@ def prepare(
     first_tokens = check_first_tokens(first_tokens, prompt.batch, grid, model.codebook_size, device)
     warm = settings.initialiser == "warm"
     earlier = check_earlier_tokens(earlier_tokens, prompt.batch, grid, device) if warm else None
+    forced = check_kept_tokens(kept_tokens, prompt.batch, grid, model.codebook_size, device)
+    total = grid.num_tokens
+    if kept_tokens is not None:
+        first_tokens, total = known_ends(forced, first_tokens)
     given = first_tokens.shape[1]
-    schedule = schedule_of(settings, model, prompt, grid.num_tokens - given)
+    schedule = schedule_of(settings, model, prompt, total - given)
     keeps_law = (
         coupling_of(settings).uses_draft_law or settings.trace_detail or settings.initialiser in LAW_INITIALISERS
     )
     sizes = (model.codebook_size, schedule.largest)
-    state = State(prompt, grid, settings, *sizes, first_tokens, earlier, keeps_law)
+    state = State(prompt, grid, settings, *sizes, first_tokens, forced, earlier, keeps_law)
     slots = cache_slots(prompt, grid, schedule.largest)
     cache = model.new_cache(prompt, slots + settings.side_slots)
     prefill(model, prompt, first_tokens, cache)
     kind = kind or (Iteration if settings.trajectories == 1 else TrajectoryIteration)
-    iteration = kind(model, cache, slots, state, prompt, grid, settings)
-    return schedule, iteration, Ledger(prompt.batch, given, grid.num_tokens)
+    has_forced = grid.has_forced or kept_tokens is not None
+    iteration = kind(model, cache, slots, state, prompt, grid, settings, total, has_forced)
+    return schedule, iteration, Ledger(prompt.batch, given, total)
+
+
+def known_ends(forced: Tensor, first_tokens: Tensor) -> tuple[Tensor, int]:
+    """The tokens [B, n] in front of the first place that any row has to draw, and the end of the last one.
+
+    `forced` [B, num_tokens] as `check_kept_tokens` gives it; what is given twice is refused.
+    """
+    if first_tokens.shape[1]:
+        raise InputError("Tokens to keep and first tokens both say what stays of a picture; give one of them.")
+    (drawn,) = (forced == FREE).any(0).nonzero(as_tuple=True)
+    return forced[:, : int(drawn[0])], int(drawn[-1]) + 1
 
 
 def cache_slots(prompt: Prompt, grid: Grid, window: int) -> int:

@@ -23,18 +23,21 @@ class State:
     for rows that are ahead, and what is drawn there is never used. known [B M]: first place without a draft of its own; its
     draft will be that of guesses [B M, N + W], or what an initialiser makes of what stands before it. law [B M, W + 1, ...]:
     the laws that the drafts follow, the first being that of place law_start [B M]; the last of them is empty (all zero).
+    forced [B M, N + W]: the token that a place has to hold, FREE where the model decides.
     keys [B M, purposes, N + W] and codes [V]: for the noise. step [B M]: a row's iterations so far. report [1 + B]: what the
     host reads after an iteration, whether the logits were usable and how many tokens each row committed. details [5, B, W]:
     see `window_details`.
     """
 
     def __init__(self, prompt: Prompt, grid: Grid, settings: DecodeSettings, codebook_size: int, window: int,
-                 first_tokens: Tensor, earlier: Tensor | None, keeps_law: bool):  # fmt: skip
+                 first_tokens: Tensor, forced: Tensor, earlier: Tensor | None, keeps_law: bool):  # fmt: skip
         (batch, given), device = first_tokens.shape, first_tokens.device
         self.chains = settings.trajectories
         rows, places = batch * self.chains, grid.num_tokens + window
         # What the grid forces tells nothing of any noise, so it does not count as given.
-        told = first_tokens.where(grid.forced()[:given].to(device) == FREE, FREE)
+        told = forced.clone()
+        told[:, :given] = first_tokens
+        told = told.where(grid.forced().to(device) == FREE, FREE)
         seeds = own_row_seeds if settings.row_seeds == OWN else row_seeds
         self.seeds = seeds_given(seeds(settings.seed, batch, device), told, settings.part)
         self.codes = torch.arange(codebook_size, device=device)
@@ -43,7 +46,7 @@ class State:
         own = coupling_of(settings).uses_draft_law
         self.keys = _interleaved([(each if own else noise[0]).position_keys() for each in noise])
         self.start = prompt.embeddings[:, -1:].reshape(batch, -1, 1, prompt.embeddings.shape[-1]).clone()
-        self.forced = torch.nn.functional.pad(grid.forced(), (0, window), value=FREE).to(device)
+        self.forced = torch.nn.functional.pad(forced, (0, window), value=FREE).repeat_interleave(self.chains, 0)
         self.guesses = self._first_guesses(grid, settings, codebook_size, noise, earlier)
         self.sequence = self.guesses.clone()
         self.sequence[:, :given] = first_tokens.repeat_interleave(self.chains, 0)
@@ -69,6 +72,10 @@ class State:
         tokens = self.sequence[:: self.chains, :count]
         moved = (self.place[1:] < self.place[:-1]).any()
         return tokens[torch.from_numpy(self.place).to(tokens.device)] if moved else tokens
+
+    def forced_at(self, positions: Tensor) -> Tensor:
+        """What has to stand at `positions` [A, L], FREE where the model decides."""
+        return self.forced[: len(positions)].gather(1, positions)
 
     def noise(self, positions: Tensor) -> Noise:
         """The randomness of this iteration at `positions` [A M, L]."""
@@ -106,7 +113,7 @@ class State:
 
     def _by_row(self) -> list[Tensor]:
         """Everything that belongs to a row, seen as [B, ...]."""
-        of_chains = [self.keys, self.step, self.guesses, self.sequence, self.known, self.law_start]
+        of_chains = [self.keys, self.step, self.forced, self.guesses, self.sequence, self.known, self.law_start]
         of_chains += [] if self.law is None else [self.law.probs, self.law.codes]
         chains = [tensor.unflatten(0, (-1, self.chains)) for tensor in of_chains if tensor is not None]
         return [self.seeds, self.start, self.committed, *chains]

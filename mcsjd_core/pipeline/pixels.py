@@ -56,12 +56,17 @@ def _three_channels(pictures: Tensor) -> Tensor:
 
 def _cover(pictures: Tensor, width: int, height: int) -> Tensor:
     """Scale and cut to height x width; what is cut is cut before scaling, so that no extreme shape becomes huge."""
+    kept = cover_cut(pictures, width, height)
+    if kept.shape[2:] == (height, width):
+        return kept
+    return F.interpolate(kept, size=(height, width), mode="bicubic", antialias=True, align_corners=False)
+
+
+def cover_cut(pictures: Tensor, width: int, height: int) -> Tensor:
+    """The middle of pictures [B, C, H, W] that has the shape of width x height, at the pictures' own scale."""
     old_height, old_width = pictures.shape[2:]
     scale = max(width / old_width, height / old_height)
     kept_height = min(old_height, max(1, round(height / scale)))
     kept_width = min(old_width, max(1, round(width / scale)))
     top, left = (old_height - kept_height) // 2, (old_width - kept_width) // 2
-    kept = pictures[:, :, top : top + kept_height, left : left + kept_width]
-    if kept.shape[2:] == (height, width):
-        return kept
-    return F.interpolate(kept, size=(height, width), mode="bicubic", antialias=True, align_corners=False)
+    return pictures[:, :, top : top + kept_height, left : left + kept_width]

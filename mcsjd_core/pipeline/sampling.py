@@ -31,6 +31,7 @@ class Drawing:
     settings: DecodeSettings
     first_tokens: Tensor | None
     earlier_tokens: Tensor | None
+    kept_tokens: Tensor | None = None
     note: str | None = None  # what a person should know of the prompts: words that mean nothing to the model
 
     @classmethod
@@ -46,6 +47,7 @@ class Drawing:
         encoded: Mapping[str, Tensor] | None = None,
         first_codes: Tensor | None = None,
         earlier_tokens: Tensor | None = None,
+        kept_tokens: Tensor | None = None,
     ) -> Drawing:
         """One clip for every text; see `sample`."""
         if isinstance(texts, str) or not texts:
@@ -56,7 +58,7 @@ class Drawing:
             )
         grid, guided = model.grid(size, frames), settings.law.guided
         first = None if first_codes is None else grid.tokens(first_codes)
-        check_start(model.clip, grid, first)
+        check_start(model.clip, grid, first if kept_tokens is None else kept_tokens)
         if settings.initialiser == "previous_frame" and model.clip.is_picture:
             raise InputError(
                 "First drafts from the previous frame are for videos, and this model draws pictures; choose another initialiser."
@@ -68,7 +70,7 @@ class Drawing:
         # A host's own encoder has words of its own.
         words = model.words if encoded is None else None
         note = None if words is None else words.note([*texts, *(negatives or ()) * guided])
-        return cls(model, prompt, grid, settings, first, earlier_tokens, note)
+        return cls(model, prompt, grid, settings, first, earlier_tokens, kept_tokens, note)
 
     @property
     def given(self) -> int:
@@ -93,6 +95,7 @@ class Drawing:
             self.settings,
             first_tokens=self.first_tokens,
             earlier_tokens=self.earlier_tokens,
+            kept_tokens=self.kept_tokens,
             on_step=on_step,
         )
 
@@ -108,6 +111,7 @@ def sample(
     encoded: Mapping[str, Tensor] | None = None,
     first_codes: Tensor | None = None,
     earlier_tokens: Tensor | None = None,
+    kept_tokens: Tensor | None = None,
     on_step: Callable[[Step], None] | None = None,
 ) -> Decoded:
     """Draw the tokens of one clip, a picture or a video, for every text.
@@ -127,6 +131,7 @@ def sample(
         encoded=encoded,
         first_codes=first_codes,
         earlier_tokens=earlier_tokens,
+        kept_tokens=kept_tokens,
     )
     return drawing.run(on_step)
 

@@ -20,6 +20,12 @@ EXACT = "gumbel_exact"
 WIDEST_ON_CPU = 8  # a fixed window that costs a CPU little even with large models
 
 
+KEPT = (
+    "The unmasked codes were kept, and forwards went over those between the first and the last new one. Each new code follows "
+    "from the codes before it in reading order; those behind it had no part in it."
+)
+
+
 @dataclass(frozen=True)
 class Speedup:
     """How many times faster; `measured` against another run, or estimated against plain AR. `basis` says what from."""
@@ -43,6 +49,7 @@ class Report:
     dtype: str
     grid: Grid
     preview_seconds: float = 0.0  # part of `seconds`
+    kept: tuple[int, ...] = ()  # codes of each picture that its forwards went over, but did not draw
 
     @classmethod
     def of(
@@ -50,17 +57,24 @@ class Report:
     ) -> Report:
         cost = (decoded.nfe, decoded.prefill_seconds, decoded.seconds)
         names = (model, str(device), str(dtype).removeprefix("torch."))
-        return cls(settings, tuple(decoded.traces), *cost, *names, grid, preview_seconds)
+        return cls(settings, tuple(decoded.traces), *cost, *names, grid, preview_seconds, decoded.kept)
+
+    @property
+    def drawn(self) -> list[int]:
+        """Tokens drawn of each picture."""
+        kept = self.kept or (0,) * len(self.traces)
+        return [trace.num_tokens - count for trace, count in zip(self.traces, kept, strict=True)]
 
     @property
     def num_tokens(self) -> int:
         """Tokens drawn, of all pictures together."""
-        return sum(trace.num_tokens for trace in self.traces)
+        return sum(self.drawn)
 
     @property
     def step_compression(self) -> float:
         """Tokens of one picture per forward, mean of the pictures."""
-        return sum(trace.step_compression for trace in self.traces) / len(self.traces)
+        each = [count / trace.nfe if trace.nfe else 1.0 for count, trace in zip(self.drawn, self.traces, strict=True)]
+        return sum(each) / len(each)
 
     @property
     def tokens_per_second(self) -> float:
@@ -72,10 +86,10 @@ class Report:
         if baseline is not None:
             factor = self.tokens_per_second / baseline.tokens_per_second
             return Speedup(factor, True, self._comparison(baseline))
-        longest = max(trace.num_tokens for trace in self.traces)
+        longest = max(self.drawn)
         factor = longest / self.nfe
         if self.settings.effective_window == 1:
-            return Speedup(factor, False, "this run took one forward a token, as plain AR does")
+            return Speedup(1.0, False, "this run took one forward a token, as plain AR does")
         return Speedup(
             factor, False,
             f"plain AR takes {longest} forwards, this run took {self.nfe}; its forwards are shorter, so the true factor "
@@ -97,6 +111,8 @@ class Report:
             measured.append(self._batch())
         if self.grid.frames > 1:
             measured.append(self._frames())
+        if any(self.kept):
+            measured.append(KEPT)
         speedup = self.speedup(baseline)
         over = METHOD_LABELS[AUTOREGRESSIVE if baseline is None else baseline.settings.coupling]
         kind = "measured" if speedup.measured else "estimated from the forwards"
@@ -127,10 +143,10 @@ class Report:
     def _picture(self, index: int, trace: RowTrace) -> str:
         seed = self.settings.seed_of(index)
         named = f"{self.settings.seed} of a batch" if seed is None else seed
-        seconds = self.prefill_seconds + trace.seconds[-1]
+        seconds, drawn = self.prefill_seconds + trace.seconds[-1], self.drawn[index]
         return (
-            f"picture {index + 1}, seed {named}: {trace.num_tokens} tokens, NFE {trace.nfe}, "
-            f"step compression {trace.step_compression:.2f}, {seconds:.2f} s, {trace.num_tokens / seconds:.0f} tokens/s"
+            f"picture {index + 1}, seed {named}: {drawn} tokens, NFE {trace.nfe}, "
+            f"step compression {drawn / trace.nfe:.2f}, {seconds:.2f} s, {drawn / seconds:.0f} tokens/s"
         )
 
     def _batch(self) -> str:
