@@ -11,6 +11,7 @@ from .downloads import GetModel
 from .example_frames import ExampleFrame
 from .images import CropTokens, Decode, Encode
 from .loaders import LoadModel
+from .prompts import PromptList
 from .sampling import Sampler
 from .video import DecodeVideo
 
@@ -25,6 +26,7 @@ NODES: list[type[io.ComfyNode]] = [
     GetModel,
     ImageNetClass,
     ExampleFrame,
+    PromptList,
 ]
 
 

@@ -20,6 +20,7 @@ from ..mcsjd_core.families.sizes import choose_size
 from ..mcsjd_core.families.weight_error import logits_moved
 from ..mcsjd_core.pipeline import video
 from ..mcsjd_core.pipeline.memory import codec_bytes, decode_bytes
+from ..mcsjd_core.reporting.report import law_name
 from .folders import find_checkpoint, identity
 from .notes import tell
 from .progress import PREVIEWED, LivePreview, Progress, check_cancelled
@@ -103,7 +104,8 @@ def load_model(name: str, dtype_choice: str, execution: str = EXECUTIONS[0]) -> 
 
 def describe(model: LoadedModel) -> str:
     """What a person wants to know of a model before the first run: family, sizes, memory."""
-    family, settings = model.family, DecodeSettings(window=model.family.defaults.window)
+    family, own = model.family, model.family.defaults
+    settings = DecodeSettings(window=own.window)
     parameters = sum(p.numel() for p in family.token_model.parameters())
     weights, codec = (patcher.model_size() for patcher in (model.token_patcher, model.codec_patcher))
     prompt, grid = family.empty_prompt(guided=True), family.grid()
@@ -112,12 +114,14 @@ def describe(model: LoadedModel) -> str:
     error = "" if model.logits_moved is None else f", which move its logits by {model.logits_moved:.1%} (rms)"
     return "\n".join(
         (
-            f"{family.name} family, draws {', '.join(family.sizes)}",
+            f"draws {family.sizes[0]} by itself ({family.name} family)",
             *video_lines(family.clip),
+            f"its own settings (-1 in the sampler): {law_name(own.law)}, window {own.window}",
             f"{count_name(parameters)} parameters, {model.dtype}{error}",
             f"weights {bytes_name(weights)}, codec {bytes_name(codec)}",
             f"one {drawn}, guided, window {settings.window}: {bytes_name(run)} more",
             f"decoding it: {bytes_name(codec_bytes(family, 1, grid))}",
+            f"sizes: {', '.join(family.sizes)}",
         )
     )
 
@@ -152,6 +156,7 @@ def sample(
     encoded: dict[str, Tensor] | None = None,
     first: ImageTokens | None = None,
     warm: ImageTokens | None = None,
+    kept: Tensor | None = None,
     live_preview: bool = True,
 ) -> tuple[Decoded, float]:
     """Draw tokens with the model on its device; the bar counts committed tokens, Stop works after every forward.
@@ -169,6 +174,7 @@ def sample(
         encoded=encoded,
         first_codes=None if first is None else first.codes(),
         earlier_tokens=None if warm is None else warm.tokens,
+        kept_tokens=kept,
     )
     if drawing.note:
         tell(drawing.note)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from comfy_api.latest import io
 from torch import Tensor
 
@@ -9,6 +11,9 @@ from ..mcsjd_core import INITIALISERS, DecodeSettings, InputError, LawSettings
 from ..mcsjd_core.families.sizes import choose_size
 from ..mcsjd_core.reporting.report import METHOD_LABELS, Report
 from . import runtime
+from .prompts import prompts_input, texts_of
+from .redraw import redraw_inputs, to_keep
+from .repeat import Repeats
 from .speed import check_trajectories, trajectories_input
 from .types import CATEGORY, ImageTokens, LoadedModel, ModelSocket, StatsSocket, TokensSocket, size_input
 from .video import encoded_texts, start_tokens, video_inputs
@@ -17,6 +22,8 @@ METHODS = {label: name for name, label in METHOD_LABELS.items()}
 # In the order of saved graphs: what came later stands last.
 STARTS = [*(name for name in INITIALISERS if name != "previous_frame"), "previous_frame"]
 PROMPT = "red apple"
+OWN = -1  # of a setting: the model's own, as it was published
+DRAWN = Repeats()
 
 
 class Sampler(io.ComfyNode):
@@ -61,49 +68,52 @@ class Sampler(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "window",
-                    default=64,
-                    min=0,
+                    default=OWN,
+                    min=OWN,
                     max=1024,
-                    tooltip="Tokens that one forward looks at. Larger: fewer forwards, but each costs more, and the "
-                    "gain levels off. 1 is as slow as plain AR, which always uses 1. 0 is auto: chosen while drawing, by "
-                    "what is fastest on this computer; the same seed then gives the same picture only under seed-exact.",
+                    tooltip="Tokens that one forward looks at; -1 is the model's own number. Larger: fewer forwards, but each "
+                    "costs more, and the gain levels off. 1 is as slow as plain AR, which always uses 1. 0 is auto: chosen while "
+                    "drawing, by what is fastest on this computer; the same seed then gives the same picture only under "
+                    "seed-exact.",
                 ),
                 io.Float.Input(
                     "cfg",
-                    default=1.2,
-                    min=0.0,
+                    default=OWN,
+                    min=OWN,
                     max=30.0,
                     step=0.1,
                     round=0.01,
-                    tooltip="How strictly the prompt is followed (classifier-free guidance). Higher: closer to the "
-                    "prompt, less variety. 1 is off and halves the work of every forward.",
+                    tooltip="How strictly the prompt is followed (classifier-free guidance); -1 is the model's own setting, "
+                    "which Load Model shows. Higher: closer to the prompt, less variety. 1 is off and halves the work of every "
+                    "forward.",
                 ),
                 io.Float.Input(
                     "temperature",
-                    default=0.3,
-                    min=0.0,
+                    default=OWN,
+                    min=OWN,
                     max=5.0,
                     step=0.05,
                     round=0.001,
-                    tooltip="Lower: safer, plainer pictures and fewer forwards. Higher: wilder ones. 0 always takes "
-                    "the most likely token, so the seed no longer matters.",
+                    tooltip="-1 is the model's own setting. Lower: safer, plainer pictures and fewer forwards. Higher: wilder "
+                    "ones. 0 always takes the most likely token, so the seed no longer matters.",
                 ),
                 io.Int.Input(
                     "top_k",
-                    default=100,
-                    min=0,
-                    max=2**17,
-                    tooltip="Only the k most likely tokens can be drawn. Lower: cleaner and more alike; 0 is off.",
+                    default=OWN,
+                    min=OWN,
+                    max=2**18,
+                    tooltip="Only the k most likely tokens can be drawn; -1 is the model's own setting. Lower: cleaner and more "
+                    "alike; 0 is off.",
                 ),
                 io.Float.Input(
                     "top_p",
-                    default=1.0,
-                    min=0.01,
+                    default=OWN,
+                    min=OWN,
                     max=1.0,
                     step=0.01,
                     round=0.001,
-                    tooltip="Only the most likely tokens that together reach this probability can be drawn. Lower: "
-                    "cleaner and more alike; 1 is off.",
+                    tooltip="Only the most likely tokens that together reach this probability can be drawn; -1 is the model's "
+                    "own setting. Lower: cleaner and more alike; 1 is off.",
                 ),
                 io.Int.Input(
                     "batch_size",
@@ -152,8 +162,8 @@ class Sampler(io.ComfyNode):
                     "live_preview",
                     optional=True,
                     default=True,
-                    tooltip="Show the picture while it is drawn: guesses dimmed, the rest dark. At most a few times a "
-                    "second and for 5 % of the run time; left out where memory is short.",
+                    tooltip="Show the picture while it is drawn: guesses dimmed, the rest dark, and whole at the end. At most a "
+                    "few times a second and for 5 % of the run time before that; left out where memory is short.",
                 ),
                 io.Boolean.Input(
                     "record_details",
@@ -164,6 +174,8 @@ class Sampler(io.ComfyNode):
                 ),
                 *video_inputs(),
                 trajectories_input(),
+                *redraw_inputs(),
+                prompts_input(),
             ],
             outputs=[
                 TokensSocket.Output(display_name="tokens", tooltip="The drawn tokens, for decode."),
@@ -172,43 +184,60 @@ class Sampler(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls, model: LoadedModel, prompt: str, seed: int, coupling: str, window: int, cfg: float, temperature: float,
-        top_k: int, top_p: float, batch_size: int, initialiser: str, negative: str = "", size: str = "",
-        first_tokens: ImageTokens | None = None, warm_tokens: ImageTokens | None = None, live_preview: bool = True,
-        record_details: bool = False, start_frames: Tensor | None = None, frames: int = 0, text_encoder=None,
-        trajectories: int = 1,
-    ) -> io.NodeOutput:  # fmt: skip
-        if coupling not in METHODS:
-            raise InputError(f"coupling must be one of {', '.join(METHODS)}, got {coupling!r}.")
-        if batch_size < 1:
-            raise InputError(f"batch_size must be at least 1, got {batch_size}.")
-        law = LawSettings(cfg_scale=cfg, temperature=temperature, top_k=top_k, top_p=top_p)
-        check_trajectories(trajectories, METHODS[coupling], record_details)
-        settings = DecodeSettings(
-            METHODS[coupling], window, law, initialiser, seed, record_details, trajectories, model.execution
-        )
-        warm_tokens = warm_tokens if initialiser == "warm" else None
-        size, count = common_size(model, size, first_tokens, warm_tokens), frames or None
-        first_tokens = start_tokens(model, start_frames, first_tokens, size, count)
-        if warm_tokens is not None:
-            warm_tokens.require_whole("the warm initialiser")
-        decoded, preview_seconds = runtime.sample(
-            model,
-            [prompt] * batch_size,
-            settings,
-            negatives=[negative] * batch_size,
-            size=size,
-            frames=count,
-            encoded=encoded_texts(text_encoder, [prompt, negative]),
-            first=first_tokens,
-            warm=warm_tokens,
-            live_preview=live_preview,
-        )
-        tokens = ImageTokens.of(decoded.tokens, size, model, count)
-        names = {"model": model.name, "device": decoded.tokens.device, "dtype": model.dtype}
-        report = Report.of(decoded, settings, **names, grid=tokens.grid, preview_seconds=preview_seconds)
-        return io.NodeOutput(tokens, report)
+    def execute(cls, model: LoadedModel, live_preview: bool = True, **inputs) -> io.NodeOutput:
+        looks = {"live_preview": live_preview}
+        result = DRAWN.find({"model": model, **inputs}, looks)
+        if result is None:
+            result = draw(model, live_preview=live_preview, **inputs)
+        DRAWN.keep({"model": model, **inputs}, looks, result)
+        return io.NodeOutput(*result)
+
+
+def draw(
+    model: LoadedModel, prompt: str, seed: int, coupling: str, window: int, cfg: float, temperature: float, top_k: int,
+    top_p: float, batch_size: int, initialiser: str, negative: str = "", size: str = "",
+    first_tokens: ImageTokens | None = None, warm_tokens: ImageTokens | None = None, live_preview: bool = True,
+    record_details: bool = False, start_frames: Tensor | None = None, frames: int = 0, text_encoder=None,
+    trajectories: int = 1, picture_tokens: ImageTokens | None = None, redraw_mask: Tensor | None = None,
+    prompts: list[str] | None = None,
+) -> tuple[ImageTokens, Report]:  # fmt: skip
+    """The tokens that the sampler's inputs ask for, and what they cost."""
+    if coupling not in METHODS:
+        raise InputError(f"coupling must be one of {', '.join(METHODS)}, got {coupling!r}.")
+    own = model.family.defaults
+    law = own_settings(own.law, cfg_scale=cfg, temperature=temperature, top_k=top_k, top_p=top_p)
+    check_trajectories(trajectories, METHODS[coupling], record_details)
+    settings = DecodeSettings(
+        METHODS[coupling], own.window if window < 0 else window, law, initialiser, seed, record_details, trajectories,
+        model.execution,
+    )  # fmt: skip
+    texts = texts_of(prompt, prompts, batch_size)
+    warm_tokens = warm_tokens if initialiser == "warm" else None
+    size, count = common_size(model, size, first_tokens, warm_tokens, picture_tokens), frames or None
+    first_tokens = start_tokens(model, start_frames, first_tokens, size, count)
+    if warm_tokens is not None:
+        warm_tokens.require_whole("the warm initialiser")
+    decoded, preview_seconds = runtime.sample(
+        model,
+        texts,
+        settings,
+        negatives=[negative] * len(texts),
+        size=size,
+        frames=count,
+        encoded=encoded_texts(text_encoder, [*texts, negative]),
+        first=first_tokens,
+        warm=warm_tokens,
+        kept=to_keep(model, picture_tokens, redraw_mask, first_tokens),
+        live_preview=live_preview,
+    )
+    tokens = ImageTokens.of(decoded.tokens, size, model, count)
+    names = {"model": model.name, "device": decoded.tokens.device, "dtype": model.dtype}
+    return tokens, Report.of(decoded, settings, **names, grid=tokens.grid, preview_seconds=preview_seconds)
+
+
+def own_settings(own: LawSettings, **asked: float) -> LawSettings:
+    """The law asked for; what is negative is the model's own."""
+    return replace(own, **{name: value for name, value in asked.items() if value >= 0})
 
 
 def common_size(model: LoadedModel, size: str, *given: ImageTokens | None) -> str:

@@ -1,6 +1,6 @@
 """The socket types, and the records that travel on them.
 
-A record on MCSJD_STATS is a `mcsjd_core.reporting.report.Report`.
+A record on MCSJD_STATS is a `mcsjd_core.reporting.report.Report`, one on MCSJD_PROMPTS a list of texts.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ CATEGORY = "MC-SJD"
 ModelSocket = io.Custom("MCSJD_MODEL")
 TokensSocket = io.Custom("MCSJD_TOKENS")
 StatsSocket = io.Custom("MCSJD_STATS")
+PromptsSocket = io.Custom("MCSJD_PROMPTS")
 
 
 def size_input(tooltip: str) -> io.String.Input:

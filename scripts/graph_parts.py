@@ -1,4 +1,8 @@
-"""What the example graphs are made of: nodes, workflows, and the pieces that several graphs share."""
+"""What the example graphs are made of: nodes, workflows, and the pieces that several graphs share.
+
+Places leave room for Nodes 2.0, where nodes are taller than what a graph saves: GAP between columns, and below a node as much
+as its type grows.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +26,20 @@ class Node:
 
 @dataclass(frozen=True)
 class Workflow:
-    """The nodes of one graph; `thumbnail` names those whose pictures make its thumbnail, none if it needs a download."""
+    """The nodes of one graph; `thumbnail` names those whose pictures make its thumbnail, none if it needs a download.
+
+    `app` says what App mode shows: (node id, widget) to fill in, and the nodes whose results it shows.
+    """
 
     nodes: list[Node]
     thumbnail: tuple[int, ...]
+    app: tuple[list[tuple[int, str]], list[int]] | None = None
 
 
-SAMPLER, LOADER = (340, 810), (320, 220)  # width and height in the browser; a live preview needs the lower 200
+# Width and height in the browser. The lower 200 of a sampler are for its live preview.
+LOADER, SAMPLER, STATS, DECODE = (340, 320), (340, 980), (400, 470), (340, 46)
+GAP, BELOW = 60, 100  # between columns; below a node that grows
+COLUMNS = [column * (340 + GAP) for column in range(6)]
 EXACT, MAXIMAL, SJD, PLAIN = "seed-exact (Gumbel)", "MC-SJD (maximal)", "SJD (independent)", "plain AR"
 
 
@@ -36,38 +47,69 @@ def note(id: int, pos: tuple[int, int], size: tuple[int, int], text: str) -> Nod
     return Node(id, NOTE, pos, size, {"text": text}, title="What to try")
 
 
-def loader(id: int = 1) -> Node:
-    return Node(id, "MCSJD_LoadModel", (0, 0), LOADER)
+def loader(id: int = 1, y: int = 0, **values) -> Node:
+    return Node(id, "MCSJD_LoadModel", (0, y), LOADER, values)
 
 
-def prompt_and_seed(prompt: str, seed: int, y: int = 270) -> list[Node]:
-    """Nodes 2 and 3: one prompt and one seed for every sampler of a graph."""
+def below(node: Node, room: int = BELOW) -> int:
+    """Where the next node of a column begins."""
+    return node.pos[1] + node.size[1] + room
+
+
+def saved(id: int, pos: tuple[int, int], size: tuple[int, int], images: tuple[int, int], name: str, title: str) -> Node:
+    """A Save Image node; its files lie in ComfyUI's output/MC-SJD."""
+    return Node(id, "SaveImage", pos, size, {"filename_prefix": f"MC-SJD/{name}"}, {"images": images}, title=title)
+
+
+def shown(id: int, pos: tuple[int, int], size: tuple[int, int], images: tuple[int, int], title: str) -> Node:
+    return Node(id, "PreviewImage", pos, size, {}, {"images": images}, title=title)
+
+
+def prompt_and_seed(prompt: str, seed: int) -> list[Node]:
+    """Nodes 2 and 3, below the loader: one prompt and one seed for every sampler of a graph."""
+    y = LOADER[1] + BELOW
     return [
-        Node(2, "PrimitiveStringMultiline", (0, y), (320, 110), {"value": prompt}, title="Prompt"),
-        Node(3, "PrimitiveInt", (0, y + 160), (320, 84), {"value": seed}, title="Seed"),
+        Node(2, "PrimitiveStringMultiline", (0, y), (340, 110), {"value": prompt}, title="Prompt"),
+        Node(3, "PrimitiveInt", (0, y + 190), (340, 84), {"value": seed}, title="Seed"),
     ]
 
 
-def method(first: int, x: int, title: str, values: dict, links: dict | None = None) -> list[Node]:
-    """Sampler, Decode and PreviewImage with the ids `first`, `first` + 1 and `first` + 2, one below the other."""
+NOTE_BELOW_SEED = LOADER[1] + BELOW + 190 + 84 + BELOW
+
+
+def method(first: int, column: int, title: str, values: dict, links: dict | None = None) -> list[Node]:
+    """Sampler and Decode with the ids `first` and `first` + 1, one below the other."""
     links = {"model": (1, 0), "prompt": (2, 0), "seed": (3, 0)} | (links or {})
+    x = COLUMNS[column]
+    sampler = Node(first, "MCSJD_Sampler", (x, 0), SAMPLER, values, links, title=title)
     return [
-        Node(first, "MCSJD_Sampler", (x, 0), SAMPLER, values, links, title=title),
-        Node(first + 1, "MCSJD_Decode", (x, SAMPLER[1] + 50), (340, 46), {}, {"model": (1, 0), "tokens": (first, 0)}),
-        Node(first + 2, "PreviewImage", (x, SAMPLER[1] + 146), (340, 340), {}, {"images": (first + 1, 0)}),
+        sampler,
+        Node(first + 1, "MCSJD_Decode", (x, below(sampler, 70)), DECODE, {}, {"model": (1, 0), "tokens": (first, 0)}),
     ]
 
 
-def text_to_image(model: str, values: dict, text: str, note_height: int) -> Workflow:
-    """A public model's graph: load, sample with `values`, decode, look at picture and stats; `text` is its note."""
+def stats(
+    id: int, pos: tuple[int, int], size: tuple[int, int], values: dict, title: str | None = None, **links
+) -> Node:
+    return Node(id, "MCSJD_Stats", pos, size, values, links, title=title)
+
+
+def text_to_image(model: str, values: dict, text: str, note_height: int = 420, download: str | None = None) -> Workflow:
+    """A public model's graph: get, load, sample with `values`, decode, look at pictures and stats; `text` is its note.
+
+    `download` is the model's name in Get Model, where that is not the one in Load Model.
+    """
+    get = Node(5, "MCSJD_GetModel", (0, 0), (340, 300), {"model": download or model}, title="1. Get the model, once")
+    load = loader(1, below(get), model=model)
     return Workflow(
         [
-            Node(1, "MCSJD_LoadModel", (0, 0), LOADER, {"model": model}),
-            Node(2, "MCSJD_Sampler", (370, 0), SAMPLER, values, {"model": (1, 0)}),
-            Node(3, "MCSJD_Decode", (760, 0), (300, 46), {}, {"model": (1, 0), "tokens": (2, 0)}),
-            Node(4, "PreviewImage", (1110, 0), (460, 480), {}, {"images": (3, 0)}),
-            Node(5, "MCSJD_Stats", (760, 100), (300, 420), {}, {"stats": (2, 1), "image": (3, 0)}),
-            note(6, (0, 274), (320, note_height), text),
+            get,
+            load,
+            note(7, (0, below(load)), (340, note_height), text),
+            Node(2, "MCSJD_Sampler", (COLUMNS[1], 0), SAMPLER, values, {"model": (1, 0)}),
+            Node(3, "MCSJD_Decode", (COLUMNS[2], 0), (400, 46), {}, {"model": (1, 0), "tokens": (2, 0)}),
+            stats(6, (COLUMNS[2], 160), STATS, {}, stats=(2, 1), image=(3, 0)),
+            saved(4, (COLUMNS[2] + 460, 0), (600, 640), (3, 0), model.split("/")[0], "Pictures"),
         ],
         thumbnail=(),
     )

@@ -3,200 +3,145 @@
 from __future__ import annotations
 
 from graph_parts import (
+    BELOW,
+    COLUMNS,
+    DECODE,
     EXACT,
     MAXIMAL,
+    NOTE_BELOW_SEED,
     PLAIN,
     SAMPLER,
     SJD,
+    STATS,
     Node,
     Workflow,
+    below,
     loader,
     method,
     note,
     prompt_and_seed,
+    saved,
+    shown,
+    stats,
 )
+
+PROMPT, OTHER = "red apple", "pizza"  # prompts whose pictures differ from seed to seed
 
 
 def quickstart() -> Workflow:
     text = """\
 ## MC-SJD quickstart
 
-Press **Run**: the embedded model draws emoji, on any computer, without a download. The sampler shows the pictures while it \
-draws them: guesses dimmed, the rest dark.
+Press **Run**: four pictures, drawn by the small model that comes with the pack. No download, no graphics card needed.
 
-An autoregressive model draws a picture token by token, one forward each. Here one forward checks a whole window of \
-guessed tokens, so fewer are needed, and the pictures still follow exactly the model's own distribution. \
-The report says how many forwards it took.
+Such a model draws token by token. Here one forward checks a whole window of guessed tokens, so fewer are needed; the \
+pictures still follow the model's own distribution exactly. The report's first line says how many it took.
 
 **Try**
-- **coupling** *plain AR*, same seed: the yardstick. Compare forwards and seconds.
-- **coupling** *seed-exact (Gumbel)*: the very picture of *plain AR*, in fewer forwards.
-- **coupling** *SJD (independent)*: the older method, more forwards as a rule.
-- **window** 16 or 128, or 0: chosen while drawing by what is fastest. **cfg** 1 (no guidance) or 3.
-- **prompt** pizza, cat face, house, smiling face with sunglasses.
-
-Every input explains itself when the mouse rests on it. Other models go below *models/mcsjd*, each in its own directory.
+- another **seed**: other pictures.
+- another **prompt**.
+- **coupling** *plain AR*: the yardstick.
+- **coupling** *seed-exact*: the pictures of *plain AR*, in fewer forwards.
 """
+    load = loader()
+    decode = Node(3, "MCSJD_Decode", (COLUMNS[2], 0), (400, 46), {}, {"model": (1, 0), "tokens": (2, 0)})
+    right = COLUMNS[2] + 460
     return Workflow(
         [
-            loader(),
-            Node(2, "MCSJD_Sampler", (370, 0), SAMPLER, {"batch_size": 4}, {"model": (1, 0)}),
-            Node(3, "MCSJD_Decode", (760, 0), (300, 46), {}, {"model": (1, 0), "tokens": (2, 0)}),
-            Node(4, "PreviewImage", (1110, 0), (460, 480), {}, {"images": (3, 0)}),
-            Node(5, "MCSJD_Stats", (760, 100), (300, 420), {}, {"stats": (2, 1), "image": (3, 0)}),
-            note(6, (0, 270), (320, 474), text),
-            Node(7, "PreviewImage", (1620, 0), (460, 480), {}, {"images": (5, 2)}, title="Acceptance map"),
+            load,
+            Node(2, "MCSJD_Sampler", (COLUMNS[1], 0), SAMPLER, {"prompt": PROMPT, "batch_size": 4}, {"model": (1, 0)}),
+            decode,
+            saved(4, (right, 0), (480, 520), (3, 0), "quickstart", "Pictures"),
+            stats(5, (COLUMNS[2], 160), STATS, {}, stats=(2, 1), image=(3, 0)),
+            note(6, (0, below(load)), (340, 520), text),
+            shown(7, (right, 620), (480, 460), (5, 2), "Acceptance map: tokens committed together"),
         ],
         thumbnail=(4,),
+        app=([(2, "prompt"), (2, "seed"), (2, "coupling"), (2, "batch_size")], [4, 5]),
     )
 
 
 def comparison() -> Workflow:
     text = """\
-## Three ways to draw, one seed
+## MC-SJD against SJD
 
-*plain AR* takes one forward a token. *SJD* checks a window of guesses and redraws what lies behind the first wrong one. \
-*MC-SJD* redraws it so that it changes as rarely as it can, so that as a rule more guesses \
-hold; a single picture may say otherwise.
+Both check a window of guesses in one forward. Behind the first wrong guess *SJD* guesses anew; *MC-SJD* changes as few \
+guesses as it can, so that they settle.
 
-**Look at**
-- the reports: forwards (NFE), tokens per forward, and the speed-up in measured seconds against *plain AR*.
-- **acceptance**: how it moves from forward to forward under each of them.
-- **collisions**: how likely a guess is drawn again.
+The report compares the two. The chart shows why: how likely a guess is to be accepted, by how long it has stood. The lines \
+part.
 
-The pictures differ from one another: each method draws from the same distribution, not the same picture. The \
-next workflow draws the same one.
-
-**Try** another **window**, **coupling** *MC-SJD (Gumbel)*, **cfg** 1. *record_details* is on for the charts and costs some \
-time; turn it off to compare seconds.
+**Try** another **seed** or **prompt**, **coupling** *MC-SJD (Gumbel)*, or *plain AR* on the left.
 """
-    detailed = {"record_details": True}
-    nodes = [
-        loader(),
-        *prompt_and_seed("red apple", 1),
-        *method(10, 370, "plain AR", {"coupling": PLAIN}),
-        *method(20, 760, "SJD", {"coupling": SJD} | detailed),
-        *method(30, 1150, "MC-SJD", {"coupling": MAXIMAL} | detailed),
-        note(4, (0, 564), (320, 560), text),
-    ]
-    for x, first in ((1540, 20), (2240, 30)):
-        stats = {"stats": (first, 1), "baseline": (10, 1), "image": (first + 1, 0)}
-        title = f"Stats of {'SJD' if first == 20 else 'MC-SJD'}"
-        nodes += [
-            Node(first + 5, "MCSJD_Stats", (x, 0), (650, 430), {}, stats, title=title),
-            Node(first + 6, "PreviewImage", (x, 480), (650, 726), {}, {"images": (first + 5, 1)}, title="Charts"),
-            Node(
-                first + 7, "PreviewImage", (x, 1256), (650, 480), {}, {"images": (first + 5, 2)}, title="Acceptance map"
+    detailed = {"record_details": True, "batch_size": 8}
+    x, right = COLUMNS[3], COLUMNS[3] + 460
+    return Workflow(
+        [
+            loader(),
+            *prompt_and_seed(PROMPT, 1),
+            note(4, (0, NOTE_BELOW_SEED), (340, 400), text),
+            *method(10, 1, "SJD", {"coupling": SJD} | detailed),
+            *method(20, 2, "MC-SJD", {"coupling": MAXIMAL} | detailed),
+            saved(12, (x, 0), (400, 540), (11, 0), "SJD", "Pictures of SJD"),
+            saved(22, (x, 640), (400, 540), (21, 0), "MC-SJD", "Pictures of MC-SJD"),
+            stats(
+                25, (right, 0), (620, 470), {"chart": "acceptance trajectories"}, "MC-SJD, with SJD as the baseline",
+                stats=(20, 1), baseline=(10, 1), image=(21, 0),
             ),
-        ]
-    return Workflow(nodes, thumbnail=(12, 22, 32, 37))
+            shown(26, (right, 590), (620, 590), (25, 1), "Acceptance of guesses, by age"),
+        ],
+        thumbnail=(12, 22, 26),
+    )  # fmt: skip
+
+
+def three_ways(methods: list[tuple[str, dict, dict]], name: str, differences: list[tuple[int, int, str]]) -> list[Node]:
+    """Three samplers of one prompt and seed (ids 10, 20, 30), their pictures, and the differences of two pairs.
+
+    `methods` are (title, values, links); a difference is (first, second, title) of samplers. They have the ids 40 to 43.
+    """
+    nodes, x = [], COLUMNS[4]
+    for place, (title, values, links) in enumerate(methods):
+        first = 10 * (place + 1)
+        nodes += method(first, 1 + place, title, values, links)
+        nodes.append(saved(first + 2, (x, 410 * place), (360, 330), (first + 1, 0), f"{name} {place + 1}", title))
+    for place, (one, other, title) in enumerate(differences):
+        y = SAMPLER[1] + 70 + DECODE[1] + BELOW
+        blend = {"blend_factor": 1.0, "blend_mode": "difference"}
+        links = {"image1": (one + 1, 0), "image2": (other + 1, 0)}
+        nodes.append(Node(40 + 2 * place, "ImageBlend", (COLUMNS[2 + place], y), (340, 110), blend, links, title=title))
+        nodes.append(shown(41 + 2 * place, (x + 420, 590 + 340 * place), (360, 260), (40 + 2 * place, 0), title))
+    return nodes
 
 
 def seed_exact() -> Workflow:
     text = """\
 ## The same picture, faster
 
-*seed-exact* draws the very tokens that *plain AR* draws with the same seed, whatever the window: its noise belongs to the \
-place, and a guess counts only if it is the token that AR would have drawn.
+*seed-exact* draws the very picture that *plain AR* draws with this seed. *MC-SJD* draws another one from the same distribution.
 
-The difference image is **black** where both agree. (Two forwards of different shape can round differently; where two \
-tokens are all but equally likely, a token can then differ. dtype *fp32* makes that rarest.)
+A difference is **black** where two pictures agree. (Where two tokens are all but equally likely, rounding can decide \
+otherwise; dtype *fp32* makes that rarest.)
 
-**Try** another **seed**, **window** 16 or 128, **initialiser** *left*: the picture stays the same, only the number of \
-forwards changes. With **coupling** *MC-SJD (maximal)* it becomes another one.
+**Try** another **seed**; **window** 16 in the middle: the same picture.
 """
+    ways = [
+        ("plain AR", {"coupling": PLAIN}, {}),
+        ("seed-exact", {"coupling": EXACT}, {}),
+        ("MC-SJD", {"coupling": MAXIMAL}, {}),
+    ]
+    differences = [(10, 20, "plain AR - seed-exact"), (10, 30, "plain AR - MC-SJD")]
     return Workflow(
         [
             loader(),
-            *prompt_and_seed("pizza", 3),
-            *method(10, 370, "plain AR", {"coupling": PLAIN}),
-            *method(20, 760, "seed-exact", {"coupling": EXACT}),
-            Node(
-                30, "ImageBlend", (1150, 0), (340, 110), {"blend_factor": 1.0, "blend_mode": "difference"},
-                {"image1": (11, 0), "image2": (21, 0)}, title="Difference",
+            *prompt_and_seed(OTHER, 3),
+            note(4, (0, NOTE_BELOW_SEED), (340, 400), text),
+            *three_ways(ways, "seed-exact", differences),
+            stats(
+                50, (COLUMNS[4] + 420, 0), (360, 470), {"chart": "tokens per forward"}, "seed-exact against plain AR",
+                stats=(20, 1), baseline=(10, 1), image=(21, 0),
             ),
-            Node(31, "PreviewImage", (1150, 160), (340, 340), {}, {"images": (30, 0)}, title="Difference: black if equal"),
-            Node(
-                32, "MCSJD_Stats", (1150, 550), (340, 440), {"chart": "tokens per forward"},
-                {"stats": (20, 1), "baseline": (10, 1), "image": (21, 0)},
-            ),
-            Node(33, "PreviewImage", (1540, 0), (520, 440), {}, {"images": (32, 1)}, title="Tokens per forward"),
-            Node(34, "PreviewImage", (1540, 490), (520, 616), {}, {"images": (32, 2)}, title="Acceptance map"),
-            note(4, (0, 564), (320, 430), text),
         ],
-        thumbnail=(12, 22, 31, 33),
-    )  # fmt: skip
-
-
-def continuation() -> Workflow:
-    text = """\
-## Continue a picture
-
-The picture on the left is read back into tokens (**Encode**), its upper 8 of 16 rows are kept (**Crop Tokens**), and the \
-sampler draws four new lower halves.
-
-**Try**
-- a picture of your own: replace the first sampler and its Decode by *Load Image*, and connect it to **Encode**. It is \
-scaled and cropped to the model's size.
-- **rows** 4 or 12.
-- another **prompt** for the second sampler: the upper half of one thing, the lower half of another.
-- connect the first sampler's tokens to **Crop Tokens** directly: nothing is lost on the way through the codec.
-"""
-    return Workflow(
-        [
-            loader(),
-            Node(2, "MCSJD_Sampler", (370, 0), SAMPLER, {"prompt": "cat face", "seed": 2}, {"model": (1, 0)}, title="A picture"),
-            Node(3, "MCSJD_Decode", (370, SAMPLER[1] + 50), (340, 46), {}, {"model": (1, 0), "tokens": (2, 0)}),
-            Node(4, "PreviewImage", (370, SAMPLER[1] + 146), (340, 340), {}, {"images": (3, 0)}, title="Picture to continue"),
-            Node(5, "MCSJD_Encode", (760, 0), (300, 80), {}, {"model": (1, 0), "image": (3, 0)}),
-            Node(6, "MCSJD_CropTokens", (760, 130), (300, 60), {"rows": 8}, {"tokens": (5, 0)}),
-            Node(
-                7, "MCSJD_Sampler", (1110, 0), SAMPLER, {"prompt": "cat face", "seed": 100, "batch_size": 4},
-                {"model": (1, 0), "first_tokens": (6, 0)}, title="Continue",
-            ),
-            Node(8, "MCSJD_Decode", (1500, 0), (300, 46), {}, {"model": (1, 0), "tokens": (7, 0)}),
-            Node(9, "PreviewImage", (1500, 96), (520, 540), {}, {"images": (8, 0)}, title="Four continuations"),
-            Node(10, "MCSJD_Stats", (2070, 0), (320, 420), {"chart": "tokens per forward"}, {"stats": (7, 1), "image": (8, 0)}),
-            Node(11, "PreviewImage", (2070, 470), (520, 540), {}, {"images": (10, 2)}, title="Acceptance map"),
-            note(12, (0, 270), (320, 480), text),
-        ],
-        thumbnail=(9,),
-    )  # fmt: skip
-
-
-def batch() -> Workflow:
-    text = """\
-## A batch, and what sets its pictures apart
-
-Eight pictures are drawn together, in forwards that they share; each commits at its own pace, and a finished one costs \
-nothing more. Picture k is the one that seed + k draws alone.
-
-The charts cover the whole batch. **NFE against token difference** is the paper's figure 2: pictures whose guesses change \
-less from forward to forward need fewer forwards.
-
-**Try** **coupling** *SJD (independent)* and compare the same chart; **temperature** 0.7; **batch_size** 16. \
-One setting of this graph at a time: what has not changed is not drawn again.
-"""
-    return Workflow(
-        [
-            loader(),
-            Node(
-                2, "MCSJD_Sampler", (370, 0), SAMPLER,
-                {"prompt": "smiling face with sunglasses", "batch_size": 8, "record_details": True}, {"model": (1, 0)},
-            ),
-            Node(3, "MCSJD_Decode", (760, 0), (340, 46), {}, {"model": (1, 0), "tokens": (2, 0)}),
-            Node(4, "PreviewImage", (1150, 0), (560, 400), {}, {"images": (3, 0)}, title="Pictures"),
-            Node(5, "MCSJD_Stats", (760, 100), (340, 520), {}, {"stats": (2, 1), "image": (3, 0)}),
-            Node(6, "PreviewImage", (1150, 450), (560, 560), {}, {"images": (5, 1)}, title="Charts"),
-            Node(7, "PreviewImage", (1760, 0), (560, 400), {}, {"images": (5, 2)}, title="Acceptance maps"),
-            Node(
-                8, "MCSJD_Stats", (1760, 450), (560, 420), {"chart": "NFE against token difference"}, {"stats": (2, 1)},
-                title="One chart alone",
-            ),
-            Node(9, "PreviewImage", (1760, 920), (560, 460), {}, {"images": (8, 1)}, title="NFE against token difference"),
-            note(10, (0, 270), (320, 440), text),
-        ],
-        thumbnail=(4,),
+        thumbnail=(12, 22, 32, 43),
     )  # fmt: skip
 
 
@@ -204,42 +149,177 @@ def warm_start() -> Workflow:
     text = """\
 ## Change a setting, reuse the last tokens
 
-You liked a picture and nudge a setting. With *seed-exact*, any guess is allowed, so the last picture's tokens are the \
-first guesses (**initialiser** *warm*). Where nothing changed they are accepted in whole windows.
+You liked a picture and nudge a setting. *seed-exact* takes the last picture's tokens as first guesses (**initialiser** *warm*), \
+and where nothing changed they hold in whole windows.
 
-Left: the picture at cfg 1.2. Middle: cfg 1.4, drawn from scratch. Right: cfg 1.4 with warm tokens: **the same picture as in \
-the middle**, as a rule in fewer forwards. The report compares the two.
+The right picture is **the same as the middle one**, which starts from scratch: their difference is black. The report says what \
+warm tokens saved.
 
-How much it saves depends on where the first token changes: behind it, the picture is another one.
-
-**Try** cfg 1.22 or 2 in both; **temperature** 0.35; another **prompt** on the right (then it helps little). Changing the \
-two right samplers does not draw the left one again.
+**Try** another **temperature** in both; another **prompt** on the right (then it helps little).
 """
-    changed = {"coupling": EXACT, "cfg": 1.4}
+    changed = {"coupling": EXACT, "temperature": 0.95}
+    ways = [
+        ("First run", {"coupling": EXACT, "temperature": 1.0}, {}),
+        ("Changed, from scratch", changed, {}),
+        ("Changed, warm", changed | {"initialiser": "warm"}, {"warm_tokens": (10, 0)}),
+    ]
+    differences = [(20, 30, "from scratch - warm"), (10, 30, "first run - changed")]
     return Workflow(
         [
             loader(),
-            *prompt_and_seed("green heart", 5),
-            *method(10, 370, "First run", {"coupling": EXACT}),
-            *method(20, 760, "cfg changed, from scratch", changed),
-            *method(30, 1150, "cfg changed, warm", changed | {"initialiser": "warm"}, {"warm_tokens": (10, 0)}),
-            Node(
-                40, "MCSJD_Stats", (1540, 0), (420, 420), {"chart": "tokens per forward"},
-                {"stats": (30, 1), "baseline": (20, 1), "image": (31, 0)}, title="Warm against from scratch",
+            *prompt_and_seed(PROMPT, 5),
+            note(4, (0, NOTE_BELOW_SEED), (340, 400), text),
+            *three_ways(ways, "warm", differences),
+            stats(
+                50, (COLUMNS[4] + 420, 0), (360, 470), {"chart": "tokens per forward"}, "Warm against from scratch",
+                stats=(30, 1), baseline=(20, 1), image=(31, 0),
             ),
-            Node(41, "PreviewImage", (1540, 470), (420, 370), {}, {"images": (40, 1)}, title="Tokens per forward"),
-            Node(42, "PreviewImage", (2010, 0), (480, 580), {}, {"images": (40, 2)}, title="Acceptance map"),
-            note(4, (0, 564), (320, 520), text),
         ],
-        thumbnail=(12, 32, 41, 42),
+        thumbnail=(12, 22, 32, 43),
     )  # fmt: skip
 
 
+def from_a_picture(title: str, between: list[Node], values: dict, links: dict, text: str, name: str) -> Workflow:
+    """A first picture (ids 2 to 4), nodes `between` it and a second sampler (id 7), its pictures and stats."""
+    load = loader()
+    x, right = COLUMNS[2], COLUMNS[4]
+    return Workflow(
+        [
+            load,
+            note(12, (0, below(load)), (340, 520), text),
+            Node(
+                2,
+                "MCSJD_Sampler",
+                (COLUMNS[1], 0),
+                SAMPLER,
+                {"prompt": PROMPT, "seed": 2},
+                {"model": (1, 0)},
+                title="A picture",
+            ),
+            Node(3, "MCSJD_Decode", (x, 0), DECODE, {}, {"model": (1, 0), "tokens": (2, 0)}),
+            shown(4, (x, 160), (340, 330), (3, 0), "The picture"),
+            *between,
+            Node(7, "MCSJD_Sampler", (COLUMNS[3], 0), SAMPLER, values, {"model": (1, 0)} | links, title=title),
+            Node(8, "MCSJD_Decode", (right, 0), (400, 46), {}, {"model": (1, 0), "tokens": (7, 0)}),
+            saved(9, (right, 160), (400, 430), (8, 0), name, title),
+            stats(10, (right, 690), (400, 450), {"chart": "tokens per forward"}, stats=(7, 1), image=(8, 0)),
+        ],
+        thumbnail=(4, 9),
+    )
+
+
+def continuation() -> Workflow:
+    text = """\
+## Continue a picture
+
+The first picture is read back into tokens (**Encode**), its upper 8 rows are kept (**Crop Tokens**), and four new lower halves \
+are drawn.
+
+**Try**
+- a picture of your own: *Load Image* in place of the first sampler and its Decode.
+- **rows** 4 or 12; another **prompt** for the second sampler.
+- the first sampler's tokens straight into **Crop Tokens**: nothing is lost on the way through the codec.
+"""
+    between = [
+        Node(5, "MCSJD_Encode", (COLUMNS[2], 590), (340, 80), {}, {"model": (1, 0), "image": (3, 0)}),
+        Node(6, "MCSJD_CropTokens", (COLUMNS[2], 800), (340, 60), {"rows": 8}, {"tokens": (5, 0)}),
+    ]
+    values = {"prompt": PROMPT, "seed": 100, "batch_size": 4}
+    return from_a_picture("Continued", between, values, {"first_tokens": (6, 0)}, text, "continued")
+
+
+def redraw() -> Workflow:
+    text = """\
+## Redraw a part
+
+The first picture's tokens stay where the mask is black, and are drawn anew where it is white; four times here, from another \
+prompt.
+
+Tokens follow one another from top left to bottom right: a new one knows what is kept above it, not what is below.
+
+**Try**
+- a picture of your own: *Load Image*, paint the part in its mask editor; its **IMAGE** through **Encode** into \
+**picture_tokens**, its **MASK** into **redraw_mask**.
+- another **prompt** for the second sampler.
+"""
+    x = COLUMNS[2]
+    between = [
+        Node(5, "SolidMask", (x, 590), (160, 106), {"value": 0.0, "width": 128, "height": 128}, title="Keep"),
+        Node(6, "SolidMask", (x + 180, 590), (160, 106), {"value": 1.0, "width": 64, "height": 64}, title="Redraw"),
+        Node(
+            11, "MaskComposite", (x, 820), (340, 126), {"x": 32, "y": 48, "operation": "add"},
+            {"destination": (5, 0), "source": (6, 0)}, title="Where to redraw",
+        ),
+    ]  # fmt: skip
+    values = {"prompt": OTHER, "seed": 100, "batch_size": 4}
+    links = {"picture_tokens": (2, 0), "redraw_mask": (11, 0)}
+    return from_a_picture("Redrawn", between, values, links, text, "redrawn")
+
+
+def batch() -> Workflow:
+    text = """\
+## A batch and its charts
+
+Eight pictures share their forwards; each commits at its own pace, and a finished one costs nothing more. Picture k is the one \
+that seed + k draws alone.
+
+The charts are of the whole batch. *NFE against token difference* is the paper's figure 2: a dot for each picture, by how many \
+guesses a forward changed and how many forwards it took.
+
+**Try** **coupling** *SJD (independent)*, another **temperature**, **batch_size** 16.
+"""
+    load, x = loader(), COLUMNS[2]
+    right = x + 460
+    return Workflow(
+        [
+            load,
+            note(10, (0, below(load)), (340, 520), text),
+            Node(
+                2, "MCSJD_Sampler", (COLUMNS[1], 0), SAMPLER, {"prompt": PROMPT, "batch_size": 8, "record_details": True},
+                {"model": (1, 0)},
+            ),
+            Node(3, "MCSJD_Decode", (x, 0), (400, 46), {}, {"model": (1, 0), "tokens": (2, 0)}),
+            stats(5, (x, 160), (400, 520), {}, stats=(2, 1), image=(3, 0)),
+            saved(4, (x, 780), (400, 380), (3, 0), "batch", "Pictures"),
+            shown(6, (right, 0), (640, 700), (5, 1), "Charts: click one to enlarge it"),
+            shown(7, (right, 780), (640, 380), (5, 2), "Acceptance maps"),
+        ],
+        thumbnail=(4,),
+    )  # fmt: skip
+
+
+def sheet() -> Workflow:
+    text = """\
+## A sheet of prompts
+
+One prompt on each line, all drawn in one run, in forwards that they share. The picture of line k is the one that the prompt \
+draws alone with seed + k, counted from 0.
+
+**Try** lines of your own; **batch_size** 2: two pictures of each prompt.
+"""
+    load, x = loader(), COLUMNS[2]
+    prompts = Node(3, "MCSJD_PromptList", (0, below(load)), (340, 200), {}, title="One prompt on each line")
+    return Workflow(
+        [
+            load,
+            prompts,
+            note(7, (0, below(prompts)), (340, 300), text),
+            Node(2, "MCSJD_Sampler", (COLUMNS[1], 0), SAMPLER, {"prompt": ""}, {"model": (1, 0), "prompts": (3, 0)}),
+            Node(4, "MCSJD_Decode", (x, 0), (400, 46), {}, {"model": (1, 0), "tokens": (2, 0)}),
+            stats(6, (x, 160), STATS, {"chart": "tokens per forward"}, stats=(2, 1), image=(4, 0)),
+            saved(5, (x + 460, 0), (600, 640), (4, 0), "sheet", "Sheet"),
+        ],
+        thumbnail=(5,),
+    )
+
+
 GRAPHS = {
-    "1_quickstart": quickstart(),
-    "2_ar_sjd_and_mc-sjd": comparison(),
-    "3_seed_exact": seed_exact(),
-    "4_continue_a_picture": continuation(),
-    "5_batch_with_stats": batch(),
-    "6_warm_start": warm_start(),
+    "MC-SJD 01 Quickstart": quickstart(),
+    "MC-SJD 02 Compare with SJD": comparison(),
+    "MC-SJD 03 Seed-exact": seed_exact(),
+    "MC-SJD 04 Continue a picture": continuation(),
+    "MC-SJD 05 Batch and charts": batch(),
+    "MC-SJD 06 Warm start": warm_start(),
+    "MC-SJD 13 Redraw a part": redraw(),
+    "MC-SJD 14 Sheet of prompts": sheet(),
 }

@@ -1,17 +1,18 @@
-"""Example graphs of public models, with the authors' settings; their notes say what has to be downloaded."""
+"""Example graphs of public models, with the models' own settings; Get Model is in each, and fetches what it needs."""
 
 from __future__ import annotations
 
-from graph_parts import LOADER, SAMPLER, Node, Workflow, note, text_to_image
+from dataclasses import replace
+
+from graph_parts import COLUMNS, Node, Workflow, text_to_image
 
 
 def lumina() -> Workflow:
     text = """\
 ## Lumina-mGPT 7B: 768 px from text
 
-Needs the directory **Lumina-mGPT-7B-768** (14 GB) and beside it **chameleon-vqgan** (0.3 GB) below *models/mcsjd*: add the node \
-**MC-SJD Get Model**, choose *Lumina-mGPT-7B-768*, and press **R** afterwards. \
-`python -m mcsjd_core download Lumina-mGPT-7B-768` does the same. Until then, any other model of the menu runs this graph.
+Switch **accept_licence** on in *Get Model* and press **Run**: 14.3 GB are downloaded, once. Then press \
+**R**, and the graph draws.
 
 A picture of 768x768 is 48 rows of 48 codes; the separator behind each row and the end are certain, so they cost no guess: 2353 \
 tokens. Guidance, top-k and temperature are the authors' defaults, the window is that of the MC-SJD paper's code.
@@ -23,23 +24,15 @@ tokens. Guidance, top-k and temperature are the authors' defaults, the window is
 - **initialiser** *above*: guesses are the codes one row up.
 - the models for 512 and 1024 px, in the menus of Get Model and Load Model.
 """
-    values = {
-        "prompt": "a red fox in the snow, golden hour",
-        "window": 32,
-        "cfg": 3.0,
-        "temperature": 1.0,
-        "top_k": 2000,
-    }
-    return text_to_image("Lumina-mGPT-7B-768", values, text, note_height=640)
+    return text_to_image("Lumina-mGPT-7B-768", {"prompt": "a red fox in the snow, golden hour"}, text)
 
 
 def janus() -> Workflow:
     text = """\
 ## Janus-Pro: 384 px from text
 
-Needs the directory **Janus-Pro-1B** (4 GB) below *models/mcsjd*: add the node **MC-SJD Get Model**, choose *Janus-Pro-1B*, and \
-press **R** afterwards. `python -m mcsjd_core download Janus-Pro-1B` does the same. Until then, any other model of the menu runs \
-this graph.
+Switch **accept_licence** on in *Get Model* and press **Run**: 4.2 GB are downloaded, once. Then press \
+**R**, and the graph draws.
 
 A picture is 24 rows of 24 codes, 576 tokens; the model draws no other size. Guidance and temperature are the authors', who cut \
 nothing.
@@ -50,23 +43,16 @@ nothing.
 - **coupling** *plain AR*: the yardstick, 576 forwards.
 - **window** 16 or 128.
 """
-    values = {
-        "prompt": "a lighthouse on a cliff at sunset",
-        "cfg": 5.0,
-        "temperature": 1.0,
-        "top_k": 0,
-        "batch_size": 4,
-    }
-    return text_to_image("Janus-Pro-1B", values, text, note_height=560)
+    values = {"prompt": "a lighthouse on a cliff at sunset", "batch_size": 4}
+    return text_to_image("Janus-Pro-1B", values, text)
 
 
 def llamagen() -> Workflow:
     text = """\
 ## LlamaGen: classes of ImageNet
 
-Needs **LlamaGen-c2i/c2i_B_256.pt** and **LlamaGen-c2i/vq_ds16_c2i.pt** below *models/mcsjd* (0.7 GB together): add the node \
-**MC-SJD Get Model**, choose *LlamaGen-B-256*, and press **R** afterwards. `python -m mcsjd_core download LlamaGen-B-256` does \
-the same. Until then, any other model of the menu runs this graph.
+Switch **accept_licence** on in *Get Model* and press **Run**: 0.7 GB are downloaded, once. Then press \
+**R**, and the graph draws.
 
 The class picker gives the prompt. A name or number in the sampler's prompt will do as well; empty draws anything. Guidance and \
 top-k are those of the authors' demo.
@@ -77,30 +63,23 @@ top-k are those of the authors' demo.
 goes into *LlamaGen-t2i/flan-t5-xl*; it is read for new captions only, runs on the CPU, and is not kept.
 - **coupling** *plain AR*: the yardstick.
 """
-    return Workflow(
-        [
-            Node(1, "MCSJD_LoadModel", (0, 0), LOADER, {"model": "LlamaGen-c2i/c2i_B_256.pt"}),
-            Node(2, "MCSJD_ImageNetClass", (0, 274), (320, 60)),
-            Node(
-                3, "MCSJD_Sampler", (370, 0), SAMPLER, {"cfg": 4.0, "temperature": 1.0, "top_k": 2000, "batch_size": 4},
-                {"model": (1, 0), "prompt": (2, 0)},
-            ),
-            Node(4, "MCSJD_Decode", (760, 0), (300, 46), {}, {"model": (1, 0), "tokens": (3, 0)}),
-            Node(5, "PreviewImage", (1110, 0), (460, 480), {}, {"images": (4, 0)}),
-            Node(6, "MCSJD_Stats", (760, 100), (300, 420), {}, {"stats": (3, 1), "image": (4, 0)}),
-            note(7, (0, 384), (320, 640), text),
-        ],
-        thumbnail=(),
-    )  # fmt: skip
+    graph = text_to_image("LlamaGen-c2i/c2i_B_256.pt", {"batch_size": 4}, text, download="LlamaGen-B-256")
+    classes = Node(8, "MCSJD_ImageNetClass", (COLUMNS[2], 0), (400, 60))
+    nodes = [moved(node, 160) if node.id in (3, 6) else node for node in graph.nodes]
+    nodes = [replace(node, links=node.links | {"prompt": (8, 0)}) if node.id == 2 else node for node in nodes]
+    return Workflow([*nodes, classes], thumbnail=())
+
+
+def moved(node: Node, down: int) -> Node:
+    return replace(node, pos=(node.pos[0], node.pos[1] + down))
 
 
 def emu3() -> Workflow:
     text = """\
 ## Emu3-Gen: 720 px from text
 
-Needs the directory **Emu3-Gen** below *models/mcsjd*, and in it **Emu3-VisionTokenizer** (35 GB together): add the node \
-**MC-SJD Get Model**, choose *Emu3-Gen*, and press **R** afterwards. `python -m mcsjd_core download Emu3-Gen` does the same. \
-Until then, any other model of the menu runs this graph. In bf16 the weights take 15.7 GB of memory.
+Switch **accept_licence** on in *Get Model* and press **Run**: 35.1 GB are downloaded, once. Then press \
+**R**, and the graph draws. In bf16 the weights take 15.7 GB of memory.
 
 A picture of 720x720 is 90 rows of 90 codes, each row with a separator that costs no guess: 8193 tokens. Guidance, top-k and the \
 ending of the prompt are those of the authors; the negative prompt has the same size in it.
@@ -114,16 +93,13 @@ ending of the prompt are those of the authors; the negative prompt has the same 
     values = {
         "prompt": prompt,
         "negative": "lowres, blurry, jpeg artifacts, watermark, text",
-        "cfg": 3.0,
-        "temperature": 1.0,
-        "top_k": 2048,
     }
-    return text_to_image("Emu3-Gen", values, text, note_height=560)
+    return text_to_image("Emu3-Gen", values, text)
 
 
 GRAPHS = {
-    "7_lumina_mgpt": lumina(),
-    "8_janus_pro": janus(),
-    "9_llamagen": llamagen(),
-    "10_emu3": emu3(),
+    "MC-SJD 07 Lumina-mGPT": lumina(),
+    "MC-SJD 08 Janus-Pro": janus(),
+    "MC-SJD 09 LlamaGen": llamagen(),
+    "MC-SJD 10 Emu3": emu3(),
 }

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-from graph_parts import LOADER, SAMPLER, Node, Workflow, note
+from dataclasses import replace
+
+from graph_parts import COLUMNS, SAMPLER, STATS, Node, Workflow, below, loader, note, shown, stats
 
 CHART = "compression by frame"
 
 
-def video_graph(model: str, start: Node, values: dict, text: str, frame_width: int) -> Workflow:
+def video_graph(load: Node, start: Node, values: dict, text: str, before: tuple[Node, ...] = ()) -> Workflow:
     """Load, sample with `values` from the frame of the node `start` (id 2), decode, save the video, look at frames and stats.
 
-    `text` is the note; `frame_width` is that of the node which shows the video.
+    `before` stands above the loader; `text` is the note.
     """
-    right = 760 + 350 + frame_width + 50
+    x, right = COLUMNS[2], COLUMNS[2] + 460
     return Workflow(
         [
-            Node(1, "MCSJD_LoadModel", (0, 0), LOADER, {"model": model}),
+            *before,
+            load,
             start,
-            Node(3, "MCSJD_Sampler", (370, 0), SAMPLER, values, {"model": (1, 0), "start_frames": (2, 0)}),
-            Node(4, "MCSJD_DecodeVideo", (760, 0), (300, 110), {}, {"model": (1, 0), "tokens": (3, 0)}),
+            note(10, (0, below(start)), (340, 400), text),
+            Node(3, "MCSJD_Sampler", (COLUMNS[1], 0), SAMPLER, values, {"model": (1, 0), "start_frames": (2, 0)}),
+            Node(4, "MCSJD_DecodeVideo", (x, 0), (400, 110), {}, {"model": (1, 0), "tokens": (3, 0)}),
+            stats(7, (x, 230), STATS, {"chart": CHART}, stats=(3, 1), image=(4, 0)),
+            shown(8, (x, 800), (400, 340), (7, 1), "Compression by frame"),
             Node(
-                5, "SaveVideo", (1110, 0), (frame_width, 560), {"filename_prefix": "video/MC-SJD"}, {"video": (4, 1)},
+                5, "SaveVideo", (right, 0), (520, 560), {"filename_prefix": "video/MC-SJD"}, {"video": (4, 1)},
                 title="Save Video",
             ),
-            Node(6, "PreviewImage", (right, 0), (560, 560), {}, {"images": (4, 0)}, title="All frames"),
-            Node(7, "MCSJD_Stats", (760, 160), (300, 400), {"chart": CHART}, {"stats": (3, 1), "image": (4, 0)}),
-            Node(8, "PreviewImage", (760, 610), (770, 440), {}, {"images": (7, 1)}, title="Compression by frame"),
-            Node(9, "PreviewImage", (right, 610), (560, 440), {}, {"images": (7, 2)}, title="Acceptance map"),
-            note(10, (0, start.pos[1] + start.size[1] + 50), (320, 640), text),
+            shown(6, (right, 680), (520, 460), (4, 0), "All frames"),
         ],
         thumbnail=(6,),
     )  # fmt: skip
@@ -37,53 +39,46 @@ def quickstart() -> Workflow:
     text = """\
 ## Video quickstart
 
-Press **Run**: the embedded video model gets one frame and a sentence, and draws what happens next, on any computer, without a \
-download. **Save Video** plays the video and keeps it in ComfyUI's *output/video*.
+Press **Run**: the embedded video model gets one frame and a sentence, and draws what happens next. No download. **Save Video** \
+plays the video and keeps it in ComfyUI's *output/video*.
 
-Neighbouring frames are alike, so guesses hold more often than in pictures, and one forward commits many tokens. The chart shows \
-it by frame of codes (4 frames of the video each). The first one drawn is as a rule the most expensive: it has to find out what \
-moves where.
+Neighbouring frames are alike, so many guesses hold. The chart shows it by frame of codes (4 frames of the video each).
 
 **Try**
-- **prompt** *the red apple bounces right*, *moves down*, *hops*, *stands still*. It should name what the frame shows.
-- another **frame** in *Example Frame*, and its name in the prompt.
-- **coupling** *plain AR*, same seed: the yardstick, a forward for every token.
+- **prompt** *the red apple bounces right*, *moves down*, *stands still*. It should name what the frame shows.
+- another **frame**, and its name in the prompt.
 - **initialiser** *previous_frame*: a token's first guess is the one at its place a frame back.
-- **window** 16 or 128. **batch_size** 4: four videos, one after the other.
-- a picture of your own: *Load Image* in place of *Example Frame*. The model knows emoji on plain backgrounds.
 """
     prompt = "the red apple moves right"
-    start = Node(2, "MCSJD_ExampleFrame", (0, 270), (320, 60), {"frame": prompt})
-    values = {"prompt": prompt, "cfg": 1.0, "temperature": 1.0, "top_k": 0, "top_p": 0.8}
-    return video_graph("embedded: emoji-motion", start, values, text, frame_width=420)
+    load = loader(model="embedded: emoji-motion")
+    start = Node(2, "MCSJD_ExampleFrame", (0, below(load)), (340, 60), {"frame": prompt})
+    return video_graph(load, start, {"prompt": prompt}, text)
 
 
 def cosmos() -> Workflow:
     text = """\
 ## Cosmos: go on with a video
 
-Needs the directory **Cosmos-Predict1-4B** and beside it **Cosmos-Tokenize1-DV8x16x16-720p** below *models/mcsjd* (8.3 GB \
-together): accept NVIDIA's licence on the pages of both at huggingface.co, log in, add the node **MC-SJD Get Model**, choose \
-*Cosmos-Predict1-4B*, and press **R** afterwards. `python -m mcsjd_core download Cosmos-Predict1-4B` does the same. Until then, \
-*embedded: emoji-motion* runs this graph.
+Accept NVIDIA's licence on the pages of *Cosmos-Predict1-4B* and *Cosmos-Tokenize1-DV8x16x16-720p* at huggingface.co and log in. \
+Switch **accept_licence** on in *Get Model* and press **Run**: 8.3 GB are downloaded, once. Then press **R**.
 
-A video has 33 frames of 1024x640, 25 a second: 12,800 tokens, 10,240 of them drawn after one frame. This model reads no text; \
-leave the prompt empty. Temperature and top-p are the authors'.
+33 frames of 1024x640, 25 a second: 12,800 tokens, 10,240 of them drawn after one frame. This model reads no text.
 
 **Try**
-- **9 frames** to start from: *Load Video*, *Get Video Components*, and their images into **start_frames**. The last 9 count. \
-By NVIDIA's figures far fewer videos fail then.
-- **Cosmos-Predict1-12B**: **top_p** 0.9.
-- the models that read a text, **Cosmos-Predict1-5B-Video2World** and *-13B-Video2World*: **top_p** 0.7 and 0.8. They need the \
-encoder of T5-11B: *Load CLIP* with *oldt5_xxl_fp16.safetensors* or its fp8 file in *models/text_encoders*, type *cosmos*, \
-connected to **text_encoder**; or the encoder as transformers saves it, in a folder *t5-11b* in or beside the model's.
-- **Cosmos-1.0-Autoregressive** directories, with *encoder.jit* and *decoder.jit* in *Cosmos-1.0-Tokenizer-DV8x16x16* beside them.
-- **frames** 9 or 17: shorter videos. **initialiser** *previous_frame*. **window** 16 to 128.
+- **9 frames** to start from: *Load Video*, *Get Video Components*, their images into **start_frames**.
+- **Cosmos-Predict1-12B**, and the models that read a text, **-5B-Video2World** and **-13B-Video2World**: these need \
+*Load CLIP* with *oldt5_xxl_fp16.safetensors*, type *cosmos*, in **text_encoder**.
+- **frames** 9 or 17: shorter videos. **initialiser** *previous_frame*.
 """
-    start = Node(2, "LoadImage", (0, 270), (320, 330), {"image": "example.png"}, title="First frame")
-    values = {"prompt": "", "cfg": 1.0, "temperature": 1.0, "top_k": 0, "top_p": 0.8}
-    graph = video_graph("Cosmos-Predict1-4B", start, values, text, frame_width=560)
-    return Workflow(graph.nodes, thumbnail=())
+    name = "Cosmos-Predict1-4B"
+    get = Node(9, "MCSJD_GetModel", (0, 0), (340, 260), {"model": name}, title="1. Get the model, once")
+    load = loader(1, below(get), model=name)
+    start = Node(2, "LoadImage", (0, below(load)), (340, 314), {"image": "example.png"}, title="First frame")
+    graph = video_graph(load, start, {"prompt": ""}, text, before=(get,))
+    moved = [
+        replace(node, pos=(COLUMNS[2] + 1040, 0)) if node.id == 10 else node for node in graph.nodes
+    ]
+    return Workflow(moved, thumbnail=())
 
 
-GRAPHS = {"11_video_quickstart": quickstart(), "12_cosmos_video_to_world": cosmos()}
+GRAPHS = {"MC-SJD 11 Video quickstart": quickstart(), "MC-SJD 12 Cosmos video": cosmos()}

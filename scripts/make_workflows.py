@@ -27,7 +27,10 @@ FOLDER = Path(__file__).resolve().parent.parent / "workflows"
 PACK = {"cnr_id": "mc-sjd", "ver": "0.1.0"}
 CORE = {"cnr_id": "comfy-core", "ver": "0.3.64"}
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"  # a menu whose choice brings inputs of its own, as newer versions have
 PREFIX = "MCSJD_"  # of the pack's node ids
+VIEW, MARGIN = (1480, 880), (80, 85)  # pixels of a window of 1600 x 1000 that are free, and where they begin
+TITLE, GROWTH = 30, 60  # of a node above its place; of the lowest ones in Nodes 2.0
 OPTIONAL_SHAPE = 7  # the browser's sign for an input that may stay open
 
 
@@ -45,7 +48,7 @@ class Schema:
         for group in ("required", "optional"):
             for name in info["input_order"].get(group, []):
                 kind, *options = info["input"][group][name]
-                inputs[name] = ("COMBO" if isinstance(kind, list) else kind, options[0] if options else {})
+                inputs[name] = _widget(kind, options[0] if options else {})
         outputs = list(zip(info["output_name"], info["output"], strict=True))
         return cls(inputs, outputs, frozenset(info["input_order"].get("optional", [])))
 
@@ -67,11 +70,22 @@ class Schema:
         return node.values.get(name, options.get("default", empty))
 
 
+def _widget(kind: str | list, options: dict) -> tuple[str, dict]:
+    """Type and options of an input, as older versions name them: files are the same, whichever version writes them."""
+    if isinstance(kind, list):
+        return "COMBO", options
+    if kind == DYNAMIC_COMBO:
+        choices = [choice["key"] for choice in options["options"]]
+        return "COMBO", options | {"options": choices, "default": options.get("default", choices[0])}
+    return kind, options
+
+
 class Graph:
     """A workflow together with the schemas of its nodes' types."""
 
     def __init__(self, workflow: Workflow, object_info: dict):
-        nodes = self.nodes = workflow.nodes
+        nodes, self.app = workflow.nodes, workflow.app
+        self.nodes = nodes
         self.schemas = {node.id: Schema.read(object_info[node.type]) for node in nodes if node.type != NOTE}
         wires = [(*source, node.id, name) for node in nodes for name, source in node.links.items()]
         self.link_ids = {wire: number for number, wire in enumerate(wires, 1)}
@@ -96,9 +110,26 @@ class Graph:
             "links": [self._ui_link(*wire, number) for wire, number in self.link_ids.items()],
             "groups": [],
             "config": {},
-            "extra": {},
+            "extra": self._extra(),
             "version": 0.4,
         }
+
+    def _extra(self) -> dict:
+        """The view that the graph opens with, and what App mode shows of it."""
+        corners = [(*node.pos, node.pos[0] + node.size[0], node.pos[1] + node.size[1]) for node in self.nodes]
+        left, top = (min(corner[side] for corner in corners) for side in (0, 1))
+        right, bottom = (max(corner[side] for corner in corners) for side in (2, 3))
+        scale = min(1.0, VIEW[0] / (right - left), VIEW[1] / (bottom - top + TITLE + GROWTH))
+        scale = math.floor(scale * 100) / 100
+        offset = [round(MARGIN[0] / scale - left), round(MARGIN[1] / scale - top + TITLE)]
+        extra: dict = {"ds": {"scale": scale, "offset": offset}}
+        if self.app:
+            inputs, outputs = self.app
+            extra |= {
+                "linearMode": False,
+                "linearData": {"inputs": [list(entry) for entry in inputs], "outputs": outputs},
+            }
+        return extra
 
     def _ui_link(self, source: int, slot: int, target: int, name: str, number: int) -> list:
         place = self.schemas[target].places().index(name)
@@ -209,7 +240,7 @@ def title_card(name: str, side: int = 512) -> bytes:
     from PIL import Image, ImageDraw, ImageFont
 
     card = Image.new("RGB", (side, side), "#2b2d36")
-    words = name.split("_", 1)[1].replace("_", " ") + "\n\npublic model,\nsee the note in the graph"
+    words = name.removeprefix("MC-SJD ")[3:] + "\n\na public model:\nGet Model downloads it"
     middle = (side // 2, side // 2)
     ImageDraw.Draw(card).multiline_text(
         middle, words, "white", ImageFont.load_default(34), anchor="mm", align="center", spacing=10

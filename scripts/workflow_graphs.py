@@ -7,4 +7,6 @@ import graphs_public
 import graphs_video
 from graph_parts import Workflow
 
-WORKFLOWS: dict[str, Workflow] = {**graphs_embedded.GRAPHS, **graphs_public.GRAPHS, **graphs_video.GRAPHS}
+WORKFLOWS: dict[str, Workflow] = dict(
+    sorted({**graphs_embedded.GRAPHS, **graphs_public.GRAPHS, **graphs_video.GRAPHS}.items())
+)

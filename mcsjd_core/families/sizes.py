@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from ..errors import InputError
 
 
@@ -10,12 +12,16 @@ def size_name(width: int, height: int) -> str:
 
 
 def choose_size(size: str | None, sizes: tuple[str, ...]) -> str:
-    """`size` if it is one of `sizes`, the first of them for None; raises InputError that lists them otherwise."""
+    """`size` if it is one of `sizes`, the first of them for None; raises InputError that lists them otherwise.
+
+    `512 x 768`, `512*768` and the like are `512x768`.
+    """
     if size is None:
         return sizes[0]
-    if size not in sizes:
+    name = re.sub(r"\s*[x×X*]\s*", "x", size.strip())
+    if name not in sizes:
         raise InputError(f"This model draws no pictures of size {size!r}; its sizes are {', '.join(sizes)}.")
-    return size
+    return name
 
 
 def side_lengths(size: str) -> tuple[int, int]:

@@ -20,6 +20,8 @@ from .memory import decode_bytes
 from .pixels import fit
 from .video import check_start, clips
 
+LONGEST_TEXT = 6000  # characters; no model was trained on longer prompts, and each costs time in every forward
+
 
 @dataclass(frozen=True)
 class Drawing:
@@ -56,6 +58,9 @@ class Drawing:
             raise InputError(
                 f"There are {len(negatives)} negative prompts for {len(texts)} prompts; give one for each."
             )
+        longest = max(map(len, (*texts, *(negatives or ()))))
+        if longest > LONGEST_TEXT:
+            raise InputError(f"A prompt may have {LONGEST_TEXT} characters, this one has {longest}; shorten it.")
         grid, guided = model.grid(size, frames), settings.law.guided
         first = None if first_codes is None else grid.tokens(first_codes)
         check_start(model.clip, grid, first if kept_tokens is None else kept_tokens)

@@ -11,6 +11,7 @@ from ..decoding.grid import Grid
 from ..decoding.loop import AUTOREGRESSIVE, Decoded, DecodeSettings
 from ..decoding.trace import RowTrace
 from ..laws.coupling import COUPLINGS
+from ..laws.law import LawSettings
 from .analysis import compression_by_frame
 
 # Names of METHODS for people. Saved graphs contain them: add, do not change.
@@ -24,6 +25,13 @@ KEPT = (
     "The unmasked codes were kept, and forwards went over those between the first and the last new one. Each new code follows "
     "from the codes before it in reading order; those behind it had no part in it."
 )
+
+
+def law_name(law: LawSettings) -> str:
+    """The settings of a law, as people read them."""
+    top_p = "off" if law.top_p == 1 else f"{law.top_p:g}"
+    min_p = f", min_p {law.min_p:g}" if law.min_p else ""
+    return f"cfg {law.cfg_scale:g}, temperature {law.temperature:g}, top_k {law.top_k or 'off'}, top_p {top_p}{min_p}"
 
 
 @dataclass(frozen=True)
@@ -185,9 +193,7 @@ class Report:
         return [name for name, (here, there) in pairs.items() if here != there]
 
     def _settings(self) -> list[str]:
-        settings, law = self.settings, self.settings.law
-        top_k, top_p = law.top_k or "off", "off" if law.top_p == 1 else f"{law.top_p:g}"
-        min_p = f", min_p {law.min_p:g}" if law.min_p else ""
+        settings = self.settings
         method = METHOD_LABELS[settings.coupling]
         previews = f", live preview {self.preview_seconds:.2f} s" if self.preview_seconds else ""
         drafts = f"first drafts {settings.initialiser}"
@@ -195,7 +201,7 @@ class Report:
             drafts += f", {settings.trajectories} trajectories"
         lines = [
             f"coupling {method}, window {settings.window_name}, {drafts}, {settings.execution} iterations",
-            f"cfg {law.cfg_scale:g}, temperature {law.temperature:g}, top_k {top_k}, top_p {top_p}{min_p}",
+            law_name(settings.law),
             f"model {self.model}, {self.dtype} on {self.device}, prefill {self.prefill_seconds:.2f} s{previews}",
         ]
         return [*lines, self._exactness()] if settings.coupling == EXACT else lines

@@ -1,0 +1,46 @@
+"""Redraw a part of a picture: the sampler's inputs for it, and what they mean together."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..mcsjd_core.errors import InputError
+from ..mcsjd_core.families.sizes import side_lengths
+from ..mcsjd_core.pipeline.redraw import kept_tokens
+from .types import ImageTokens, LoadedModel, TokensSocket
+
+
+def redraw_inputs() -> list[io.Input]:
+    return [
+        TokensSocket.Input(
+            "picture_tokens",
+            optional=True,
+            tooltip="Picture to redraw a part of: whole tokens from Encode or from a sampler, together with redraw_mask. One "
+            "picture serves the whole batch.",
+        ),
+        io.Mask.Input(
+            "redraw_mask",
+            optional=True,
+            tooltip="Where picture_tokens are drawn anew, white or painted in the mask editor; the rest stays, token for token. "
+            "Tokens are drawn from top left to bottom right, so a new one knows what is kept above it and to its left, not what "
+            "is below.",
+        ),
+    ]
+
+
+def to_keep(
+    model: LoadedModel, picture: ImageTokens | None, mask: Tensor | None, first: ImageTokens | None
+) -> Tensor | None:
+    """Tokens [B, num_tokens] as the core keeps them; None if no part of a picture is to be redrawn."""
+    if picture is None and mask is None:
+        return None
+    if picture is None or mask is None:
+        missing, given = ("picture_tokens", "redraw_mask") if picture is None else ("redraw_mask", "picture_tokens")
+        raise InputError(f"Redrawing a part needs {missing} beside {given}; connect both, or neither.")
+    if first is not None:
+        raise InputError(
+            "A picture is either continued or redrawn in part; disconnect first_tokens, or picture_tokens."
+        )
+    tokens = picture.require(model).require_whole("redrawing a part").tokens
+    return kept_tokens(tokens, mask, picture.grid, *side_lengths(picture.size))

@@ -1,0 +1,45 @@
+"""What was just drawn is not drawn again for an input that changes no token, though ComfyUI's cache counts it as a change."""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from typing import Any
+
+REMEMBERED = 8  # runs; a result is tokens and counts on the CPU
+
+
+class Repeats:
+    """Results by the inputs they came from, and by `looks`: inputs that change what is seen meanwhile, and no result."""
+
+    def __init__(self):
+        self._runs: deque[tuple[dict, dict, Any]] = deque(maxlen=REMEMBERED)
+
+    def find(self, inputs: dict, looks: dict) -> Any:
+        """The result of the same inputs with other looks; None if there is none.
+
+        With the same looks ComfyUI asks again only where it was told to forget, so there is no result then either.
+        """
+        for known, seen, result in self._runs:
+            if seen != looks and known.keys() == inputs.keys() and all(_is(known[key], inputs[key]) for key in known):
+                return result
+        return None
+
+    def keep(self, inputs: dict, looks: dict, result: Any) -> None:
+        self._runs.append(({key: _held(value) for key, value in inputs.items()}, looks, result))
+
+
+def _held(value: Any) -> Any:
+    """A plain value itself; of anything else a reference that keeps nothing alive."""
+    return value if value is None or isinstance(value, str | int | float | bool) else _reference(value)
+
+
+def _reference(value: Any) -> Any:
+    try:
+        return weakref.ref(value)
+    except TypeError:  # a list
+        return list(value)
+
+
+def _is(held: Any, value: Any) -> bool:
+    return held() is value if isinstance(held, weakref.ref) else type(held) is type(value) and held == value
