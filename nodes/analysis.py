@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..mcsjd_core.reporting import charts
 from ..mcsjd_core.reporting.report import Report
+from .schema import schema
 from .types import CATEGORY, StatsSocket, in_node
 
 ALL = "all that can be drawn"
@@ -16,7 +17,7 @@ CHARTS = [ALL, *charts.CHARTS]
 class Stats(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="MCSJD_Stats",
             display_name="MC-SJD Speed-up Stats",
             category=CATEGORY,

@@ -5,13 +5,14 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..mcsjd_core.text.imagenet import class_labels, class_names, find_class
+from .schema import schema
 from .types import CATEGORY
 
 
 class ImageNetClass(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="MCSJD_ImageNetClass",
             display_name="MC-SJD ImageNet Class",
             category=CATEGORY,

@@ -13,6 +13,7 @@ from ..mcsjd_core.checkpoints.catalogue import DOWNLOADS, describe
 from ..mcsjd_core.checkpoints.transfer import PARTIAL, Listed, fetch, listing
 from .folders import MODEL_FOLDER
 from .progress import Progress
+from .schema import schema
 from .types import CATEGORY, in_node
 
 LOOK_SECONDS = 0.5  # between looks at the progress and at the Stop button
@@ -21,7 +22,7 @@ LOOK_SECONDS = 0.5  # between looks at the progress and at the Stop button
 class GetModel(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="MCSJD_GetModel",
             display_name="MC-SJD Get Model",
             category=CATEGORY,

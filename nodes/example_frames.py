@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from .. import mcsjd_core
 from ..mcsjd_core.errors import InputError
 from ..mcsjd_core.pipeline.image_files import read_frames, to_pixels
+from .schema import schema
 from .types import CATEGORY
 
 FIRST = "the red apple moves right"
@@ -20,7 +21,7 @@ class ExampleFrame(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         names = list(example_frames()) or [NONE]
-        return io.Schema(
+        return schema(
             node_id="MCSJD_ExampleFrame",
             display_name="MC-SJD Example Frame",
             category=CATEGORY,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -16,12 +17,17 @@ SEARCH_DEPTH = 3  # folders below a model folder: organisation/model, and one to
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt")  # a family may keep a whole checkpoint in one such file
 EMBEDDED = f"embedded: {mcsjd_core.EMBEDDED_MODEL.name}"
 EMBEDDED_VIDEO = f"embedded: {mcsjd_core.EMBEDDED_VIDEO_MODEL.name}"
+# Names that saved graphs hold of embedded models, as they were called when the graphs were saved.
+EARLIER = {"embedded: emoji-256": EMBEDDED, "embedded: emoji-motion": EMBEDDED_VIDEO}
 
 
 def register_model_folder() -> None:
-    """Make `models/mcsjd` known behind the folders that extra_model_paths.yaml gives for the same key: the first of all is
-    where Get Model writes to, and that is the user's choice."""
-    folder_paths.add_model_folder_path(MODEL_FOLDER, os.path.join(folder_paths.models_dir, MODEL_FOLDER))
+    """Make `models/mcsjd`, and make it known behind the folders that extra_model_paths.yaml gives for the same key: the first of
+    all is where Get Model writes to, and that is the user's choice."""
+    folder = os.path.join(folder_paths.models_dir, MODEL_FOLDER)
+    with contextlib.suppress(OSError):  # a place that cannot be written to: downloads will say so
+        os.makedirs(folder, exist_ok=True)
+    folder_paths.add_model_folder_path(MODEL_FOLDER, folder)
 
 
 def checkpoints() -> dict[str, Path]:
@@ -62,13 +68,24 @@ def _checkpoints_below(root: Path) -> list[Path]:
 
 
 def find_checkpoint(name: str) -> Path:
-    path = checkpoints().get(name)
+    known = checkpoints()
+    path = known.get(name) or known.get(EARLIER.get(name, name))
     if path is None:
-        raise InputError(
-            f"There is no model {name!r} below models/{MODEL_FOLDER}: put its directory there, press R to refresh the "
-            "menu, and choose it again."
-        )
+        raise InputError(missing(name))
     return path
+
+
+def is_embedded(name: str) -> bool:
+    """Whether a name is, or once was, that of an embedded model."""
+    return name in (EMBEDDED, EMBEDDED_VIDEO, *EARLIER)
+
+
+def missing(name: str) -> str:
+    """What to do where a model is not there, in a sentence."""
+    return (
+        f"There is no model {name!r} below models/{MODEL_FOLDER}: run MC-SJD Get Model for it with accept_licence on, or put its "
+        "directory there, then press R to refresh the menu."
+    )
 
 
 def identity(path: Path) -> str:

@@ -6,13 +6,14 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from . import runtime
+from .schema import schema
 from .types import CATEGORY, ImageTokens, LoadedModel, ModelSocket, TokensSocket, size_input
 
 
 class Decode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="MCSJD_Decode",
             display_name="MC-SJD Decode",
             category=CATEGORY,
@@ -32,7 +33,7 @@ class Decode(io.ComfyNode):
 class Encode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="MCSJD_Encode",
             display_name="MC-SJD Encode",
             category=CATEGORY,
@@ -60,7 +61,7 @@ class Encode(io.ComfyNode):
 class CropTokens(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="MCSJD_CropTokens",
             display_name="MC-SJD Crop Tokens",
             category=CATEGORY,

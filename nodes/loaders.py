@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..mcsjd_core import InputError
 from . import folders, runtime
+from .devices import DEFAULT, device_input
+from .schema import schema
 from .speed import EXECUTIONS, execution_input
 from .types import CATEGORY, ModelSocket, in_node
 
@@ -12,7 +15,7 @@ from .types import CATEGORY, ModelSocket, in_node
 class LoadModel(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="MCSJD_LoadModel",
             display_name="MC-SJD Load Model",
             category=CATEGORY,
@@ -38,18 +41,29 @@ class LoadModel(io.ComfyNode):
                     "tokens into pictures, always runs in fp32.",
                 ),
                 execution_input(),
+                device_input(),
             ],
             outputs=[ModelSocket.Output(display_name="model", tooltip="For the sampler and for decode.")],
             is_output_node=True,  # so that it can run alone, and shows its text again when ComfyUI remembers the model
         )
 
     @classmethod
-    def fingerprint_inputs(cls, model: str, dtype: str, execution: str = EXECUTIONS[0]) -> str:
-        """Changed files are read again."""
-        directory = folders.checkpoints().get(model)
-        return "" if directory is None else folders.identity(directory)
+    def validate_inputs(cls, model: str, device: str = DEFAULT) -> bool | str:
+        """In place of ComfyUI's own check of the two menus: its sentence would not say where models come from, and a graph may
+        name a device that this computer lacks.
+        """
+        is_there = model is None or folders.is_embedded(model) or model in folders.checkpoints()
+        return True if is_there else folders.missing(model)
 
     @classmethod
-    def execute(cls, model: str, dtype: str, execution: str = EXECUTIONS[0]) -> io.NodeOutput:
-        loaded = runtime.load_model(model, dtype, execution)
+    def fingerprint_inputs(cls, model: str, dtype: str, execution: str = EXECUTIONS[0], device: str = DEFAULT) -> str:
+        """Changed files are read again."""
+        try:
+            return folders.identity(folders.find_checkpoint(model))
+        except InputError:
+            return ""
+
+    @classmethod
+    def execute(cls, model: str, dtype: str, execution: str = EXECUTIONS[0], device: str = DEFAULT) -> io.NodeOutput:
+        loaded = runtime.load_model(model, dtype, execution, device)
         return io.NodeOutput(loaded, ui=in_node(runtime.describe(loaded)))

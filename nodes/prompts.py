@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..mcsjd_core.errors import InputError
+from .schema import schema
 from .types import CATEGORY, PromptsSocket
 
 MOST_PICTURES = 64  # of one run
@@ -14,7 +15,7 @@ EXAMPLE = "red apple\npizza\ncat face\nhouse"
 class PromptList(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="MCSJD_PromptList",
             display_name="MC-SJD Prompt List",
             category=CATEGORY,

@@ -18,16 +18,19 @@ from ..mcsjd_core import Decoded, DecodeSettings, Grid, InputError, Step
 from ..mcsjd_core.families.interface import Clip
 from ..mcsjd_core.families.sizes import choose_size
 from ..mcsjd_core.families.weight_error import logits_moved
+from ..mcsjd_core.nn.weights import stored_bytes
 from ..mcsjd_core.pipeline import video
 from ..mcsjd_core.pipeline.memory import codec_bytes, decode_bytes
 from ..mcsjd_core.reporting.report import law_name
+from .devices import DEFAULT, at_work_on, device_of, free_memory
 from .folders import find_checkpoint, identity
 from .notes import tell
 from .progress import PREVIEWED, LivePreview, Progress, check_cancelled
 from .speed import EXECUTIONS, check_execution
 from .types import ImageTokens, LoadedModel
 
-SMALL = {"fp8 weights": "fp8", "int8 weights": "int8"}  # the core's names of how matrices are held in 8 bits
+INT8 = "int8 weights"
+SMALL = {"fp8 weights": "fp8", INT8: "int8"}  # the core's names of how matrices are held in 8 bits
 DTYPES = {"auto": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, **dict.fromkeys(SMALL)}
 LAYERS = ("Linear", "Embedding", "RMSNorm", "Conv2d", "Conv3d", "GroupNorm")  # what the core builds its models from
 PICTURES_AT_ONCE = 4  # decoded together; cancel is looked at in between
@@ -81,11 +84,13 @@ def check_fp8(device: torch.device, dtype: torch.dtype) -> None:
         raise InputError(f"{device} cannot hold fp8 weights ({reason}); choose bf16, fp16 or fp32.") from None
 
 
-def load_model(name: str, dtype_choice: str, execution: str = EXECUTIONS[0]) -> LoadedModel:
+def load_model(
+    name: str, dtype_choice: str, execution: str = EXECUTIONS[0], device_choice: str = DEFAULT
+) -> LoadedModel:
     """Read a checkpoint into ordinary memory; it moves to the device when it is used. Stop works between tensors."""
-    path = find_checkpoint(name)
-    check_execution(execution, mm.get_torch_device())
-    device, offload_device = mm.get_torch_device(), mm.unet_offload_device()
+    path, device = find_checkpoint(name), device_of(device_choice)
+    check_execution(execution, device)
+    offload_device = mm.unet_offload_device()
     dtype, weights = choose_dtype(dtype_choice, device), SMALL.get(dtype_choice, "full")
     if weights == "fp8":
         check_fp8(device, dtype)
@@ -94,8 +99,11 @@ def load_model(name: str, dtype_choice: str, execution: str = EXECUTIONS[0]) -> 
     with memory_freed_on_error():
         family = mcsjd_core.load(path, **places, before_tensor=check_cancelled)
         moved = None if weights == "full" else logits_moved(family, path, check_cancelled)
+    # The class that keeps weights where they are while a run lasts, not the host's newer one: captured and compiled iterations
+    # need that, and it was the faster one where both were measured. The host would count 8-bit weights at their dense size.
     patchers = [
-        ModelPatcher(m, load_device=device, offload_device=offload_device) for m in (family.token_model, family.codec)
+        ModelPatcher(m, load_device=device, offload_device=offload_device, size=stored_bytes(m))
+        for m in (family.token_model, family.codec)
     ]
     dtype_name = str(dtype).removeprefix("torch.") + (f" with {dtype_choice}" if dtype_choice in SMALL else "")
     tokens, codec = patchers
@@ -130,8 +138,9 @@ def video_lines(clip: Clip) -> list[str]:
     """What a video of the model is, as people read it; nothing for models of pictures."""
     if clip.is_picture:
         return []
-    given = " or ".join(map(str, clip.start_frames))
-    return [f"videos of {clip.frames} frames at {clip.frame_rate:g} a second, {given} of them given as start_frames"]
+    return [
+        f"videos of {clip.frames} frames at {clip.frame_rate:g} a second, going on from {clip.start_name} (start_frames)"
+    ]
 
 
 def count_name(count: int) -> str:
@@ -179,8 +188,7 @@ def sample(
     if drawing.note:
         tell(drawing.note)
     grid, needed = drawing.grid, drawing.memory_bytes
-    mm.load_models_gpu([model.token_patcher], memory_required=needed)
-    _follow_weights(model.token_patcher)
+    _load_transformer(model, needed)
     preview = LivePreview(model.family, grid)
     preview.enabled &= live_preview and _make_room_for_previews(model, needed, min(PREVIEWED, len(texts)), grid)
     progress = Progress(len(texts) * grid.num_tokens)
@@ -188,9 +196,27 @@ def sample(
     def on_step(step: Step) -> None:
         progress.update(sum(step.done), preview.picture(step))
 
-    with memory_freed_on_error():
+    with memory_freed_on_error(), at_work_on(model.token_patcher.load_device):
         decoded = drawing.to(model.family.token_model.prompt_device).run(on_step)
     return decoded, preview.seconds
+
+
+def _load_transformer(model: LoadedModel, needed: int) -> None:
+    """Put the transformer on its device, with `needed` bytes left for the run.
+
+    In one piece where it cannot be run in parts: weights that stay behind cannot be part of a recorded iteration, and int8 ones
+    cannot be copied one by one.
+    """
+    patcher = model.token_patcher
+    whole = model.execution != EXECUTIONS[0] or INT8 in model.dtype
+    mm.load_models_gpu([patcher], memory_required=needed, force_full_load=whole)
+    _follow_weights(patcher)
+    tensors = (*patcher.model.parameters(), *patcher.model.buffers())
+    if model.execution == "captured" and any(tensor.device != patcher.load_device for tensor in tensors):
+        raise InputError(
+            f"The weights of {model.name!r} do not fit on {patcher.load_device} whole, which captured iterations need; set "
+            "execution to eager, or dtype to fp8 weights."
+        )
 
 
 def _follow_weights(patcher: ModelPatcher) -> None:
@@ -203,7 +229,7 @@ def _make_room_for_previews(model: LoadedModel, needed: int, count: int, grid: G
     codec = model.codec_patcher
     needed += codec_bytes(model.family, count, grid)
     reserve = max(mm.minimum_inference_memory(), needed + mm.extra_reserved_memory())
-    if mm.get_free_memory(codec.load_device) < 1.1 * codec.model_size() + reserve:
+    if free_memory(codec) < 1.1 * codec.model_size() + reserve:
         return False
     mm.load_models_gpu([codec], memory_required=needed, force_full_load=True)
     return True

@@ -14,6 +14,7 @@ from . import runtime
 from .prompts import prompts_input, texts_of
 from .redraw import redraw_inputs, to_keep
 from .repeat import Repeats
+from .schema import schema
 from .speed import check_trajectories, trajectories_input
 from .types import CATEGORY, ImageTokens, LoadedModel, ModelSocket, StatsSocket, TokensSocket, size_input
 from .video import encoded_texts, start_tokens, video_inputs
@@ -29,7 +30,7 @@ DRAWN = Repeats()
 class Sampler(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="MCSJD_Sampler",
             display_name="MC-SJD Sampler",
             category=CATEGORY,

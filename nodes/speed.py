@@ -8,12 +8,13 @@ from comfy_api.latest import io
 from ..mcsjd_core import InputError
 from ..mcsjd_core.decoding.settings import EXECUTIONS
 from ..mcsjd_core.reporting.report import METHOD_LABELS
+from .schema import advanced
 
 MOST_TRAJECTORIES = 16
 
 
 def trajectories_input() -> io.Int.Input:
-    return _advanced(
+    return advanced(
         io.Int.Input(
             "trajectories",
             optional=True,
@@ -28,7 +29,7 @@ def trajectories_input() -> io.Int.Input:
 
 
 def execution_input() -> io.Combo.Input:
-    return _advanced(
+    return advanced(
         io.Combo.Input(
             "execution",
             optional=True,
@@ -59,9 +60,3 @@ def check_trajectories(count: int, method: str, details: bool) -> None:
         raise InputError(
             "Details are recorded of one trajectory only: turn record_details off, or set trajectories to 1."
         )
-
-
-def _advanced(entry):
-    """The same, folded away by versions of ComfyUI that can; others know no argument for it."""
-    entry.extra_dict["advanced"] = True
-    return entry

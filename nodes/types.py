@@ -46,6 +46,15 @@ class LoadedModel:
     execution: str = "eager"  # of the iterations, one of the core's EXECUTIONS
     logits_moved: float | None = None  # by weights of 8 bits, see the core's weight_error.py
 
+    @property
+    def patcher(self) -> ModelPatcher:
+        """By this ComfyUI's cache sees that a result holds a model, and keeps it while prompts use it."""
+        return self.token_patcher
+
+    def get_models(self) -> list[ModelPatcher]:
+        """The same for the newest versions: all of them."""
+        return [self.token_patcher, self.codec_patcher]
+
 
 @dataclass(frozen=True, eq=False)
 class ImageTokens:
@@ -64,6 +73,10 @@ class ImageTokens:
     def of(cls, tokens: Tensor, size: str, model: LoadedModel, frames: int | None = None) -> ImageTokens:
         """Tokens of pictures, or of videos of `frames` frames (None: as many as the model was made for)."""
         return cls(tokens.cpu(), size, model.family.grid(size, frames), model.name, model.identity)
+
+    def _comfy_cache_tensors(self) -> list[Tensor]:
+        """What ComfyUI's cache counts of this result."""
+        return [self.tokens]
 
     @property
     def rows(self) -> int:

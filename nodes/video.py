@@ -10,6 +10,7 @@ from torch import Tensor
 from ..mcsjd_core.errors import InputError
 from ..mcsjd_core.text.prompts import clean_prompt
 from . import runtime
+from .schema import schema
 from .types import CATEGORY, ImageTokens, LoadedModel, ModelSocket, TokensSocket
 
 
@@ -64,7 +65,7 @@ def start_tokens(
 class DecodeVideo(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="MCSJD_DecodeVideo",
             display_name="MC-SJD Decode Video",
             category=CATEGORY,

@@ -199,10 +199,23 @@ CORE_NODES = {
     "LoadImage": lambda image: torch.full((1, 50, 70, 3), 0.5),
     "SaveVideo": lambda video, filename_prefix, format, codec: video,
     "PreviewImage": lambda images: images,
+    "SaveImage": lambda images, filename_prefix: images,
+    "SolidMask": lambda value, width, height: torch.full((1, height, width), value),
+    "MaskComposite": lambda destination, source, x, y, operation: pasted(destination, source, x, y),
     "PrimitiveInt": lambda value: value,
     "PrimitiveStringMultiline": lambda value: value,
     "ImageBlend": lambda image1, image2, blend_factor, blend_mode: (image1 - image2).clamp(0, 1),
 }
+
+
+def pasted(destination: torch.Tensor, source: torch.Tensor, x: int, y: int) -> torch.Tensor:
+    """Core's MaskComposite with the operation `add`."""
+    result = destination.clone()
+    height, width = source.shape[1:]
+    result[:, y : y + height, x : x + width] += source
+    return result.clamp(0, 1)
+
+
 CONTROLLED = {("MCSJD_Sampler", "seed"), ("PrimitiveInt", "value")}  # widgets with what becomes of them after a run
 
 

@@ -35,7 +35,7 @@ def draws_video(graph: dict) -> bool:
 
 def small(**changes) -> dict:
     """The quickstart with the tiny model and `changes` of the sampler; a seed of its own, so that nothing is cached."""
-    graph = with_model(shipped("1_quickstart"), "tiny")
+    graph = with_model(shipped("MC-SJD 01 Quickstart"), "tiny")
     graph[node_of(graph, "MCSJD_Sampler")]["inputs"] |= {"seed": time.monotonic_ns() % 2**31} | changes
     return graph
 

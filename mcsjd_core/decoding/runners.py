@@ -89,7 +89,10 @@ class Captured(Compiled):
             return
         if shape not in self._graphs:
             self._graphs[shape] = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graphs[shape], pool=self._pool, stream=self._stream):
+            # A host's other threads use the device meanwhile, and must not end the recording.
+            with torch.cuda.graph(
+                self._graphs[shape], pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+            ):
                 iteration(shape)
         self._graphs[shape].replay()
 

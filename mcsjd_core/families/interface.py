@@ -75,14 +75,19 @@ class Clip:
     def pixel_frames(self, code_frames: int) -> int:
         return 1 + (code_frames - 1) * self.frames_per_code
 
+    @property
+    def start_name(self) -> str:
+        """How many frames may be given, as people say it: `1 frame`, `1 or 9 frames`."""
+        numbers = " or ".join(map(str, self.start_frames))
+        return f"{numbers} frame{'s' if max(self.start_frames) != 1 else ''}"
+
     def start_of(self, count: int) -> int:
         """How many of `count` frames can be the start: the largest number that is allowed; InputError if it is none."""
         if self.is_picture:
             raise InputError("This model draws pictures and takes no start frames; give them to a video model.")
         allowed = [number for number in self.start_frames if 0 < number <= count]
         if not allowed:
-            numbers = " or ".join(map(str, self.start_frames))
-            raise InputError(f"This model continues a video of {numbers} frames, got {count}; give it more.")
+            raise InputError(f"This model goes on from {self.start_name}, got {count}; give it more.")
         return max(allowed)
 
 

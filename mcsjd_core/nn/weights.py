@@ -127,3 +127,15 @@ def mapped_layers(operations):
 
 
 WEIGHTS = {"full": lambda operations: operations, "bf16": bf16_layers, "fp8": fp8_layers, "int8": int8_layers}
+
+
+def stored_bytes(module: nn.Module) -> int:
+    """Bytes that a module's parameters and buffers really take: a packed tensor reports those of the wide one it stands for."""
+    tensors = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    return sum(map(_bytes, tensors.values()))
+
+
+def _bytes(tensor: Tensor) -> int:
+    if hasattr(tensor, "__tensor_flatten__"):
+        return sum(_bytes(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
+    return tensor.numel() * tensor.element_size()

@@ -22,8 +22,7 @@ def check_start(clip: Clip, grid: Grid, first_tokens: Tensor | None) -> None:
     given = 0 if first_tokens is None else first_tokens.shape[1]
     needed = min(clip.start_frames)
     if needed and given < clip.code_frames(needed) * grid.frame_tokens:
-        numbers = " or ".join(map(str, clip.start_frames))
-        raise InputError(f"This model continues a video; give it {numbers} start frames.")
+        raise InputError(f"This model continues a video; give it {clip.start_name} to go on from.")
 
 
 @torch.no_grad()

@@ -153,9 +153,13 @@ class Report:
         named = f"{self.settings.seed} of a batch" if seed is None else seed
         seconds, drawn = self.prefill_seconds + trace.seconds[-1], self.drawn[index]
         return (
-            f"picture {index + 1}, seed {named}: {drawn} tokens, NFE {trace.nfe}, "
+            f"{self.noun} {index + 1}, seed {named}: {drawn} tokens, NFE {trace.nfe}, "
             f"step compression {drawn / trace.nfe:.2f}, {seconds:.2f} s, {drawn / seconds:.0f} tokens/s"
         )
+
+    @property
+    def noun(self) -> str:
+        return "picture" if self.grid.frames == 1 else "video"
 
     def _batch(self) -> str:
         return (
