@@ -13,20 +13,22 @@ class Repeats:
     """Results by the inputs they came from, and by `looks`: inputs that change what is seen meanwhile, and no result."""
 
     def __init__(self):
-        self._runs: deque[tuple[dict, dict, Any]] = deque(maxlen=REMEMBERED)
+        self._runs: deque[list] = deque(maxlen=REMEMBERED)  # inputs, the looks last asked for, result
 
     def find(self, inputs: dict, looks: dict) -> Any:
         """The result of the same inputs with other looks; None if there is none.
 
         With the same looks ComfyUI asks again only where it was told to forget, so there is no result then either.
         """
-        for known, seen, result in self._runs:
+        for run in self._runs:
+            known, seen, result = run
             if seen != looks and known.keys() == inputs.keys() and all(_is(known[key], inputs[key]) for key in known):
+                run[1] = looks
                 return result
         return None
 
     def keep(self, inputs: dict, looks: dict, result: Any) -> None:
-        self._runs.append(({key: _held(value) for key, value in inputs.items()}, looks, result))
+        self._runs.append([{key: _held(value) for key, value in inputs.items()}, looks, result])
 
 
 def _held(value: Any) -> Any:

@@ -190,7 +190,7 @@ class Sampler(io.ComfyNode):
         result = DRAWN.find({"model": model, **inputs}, looks)
         if result is None:
             result = draw(model, live_preview=live_preview, **inputs)
-        DRAWN.keep({"model": model, **inputs}, looks, result)
+            DRAWN.keep({"model": model, **inputs}, looks, result)
         return io.NodeOutput(*result)
 
 

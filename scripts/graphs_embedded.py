@@ -244,10 +244,10 @@ Tokens follow one another from top left to bottom right: a new one knows what is
 """
     x = COLUMNS[2]
     between = [
-        Node(5, "SolidMask", (x, 590), (160, 106), {"value": 0.0, "width": 128, "height": 128}, title="Keep"),
-        Node(6, "SolidMask", (x + 180, 590), (160, 106), {"value": 1.0, "width": 64, "height": 64}, title="Redraw"),
+        Node(5, "SolidMask", (x, 590), (340, 106), {"value": 0.0, "width": 128, "height": 128}, title="Keep"),
+        Node(6, "SolidMask", (x, 790), (340, 106), {"value": 1.0, "width": 64, "height": 64}, title="Redraw"),
         Node(
-            11, "MaskComposite", (x, 820), (340, 126), {"x": 32, "y": 48, "operation": "add"},
+            11, "MaskComposite", (x, 990), (340, 126), {"x": 32, "y": 48, "operation": "add"},
             {"destination": (5, 0), "source": (6, 0)}, title="Where to redraw",
         ),
     ]  # fmt: skip

@@ -25,6 +25,7 @@ NODE_IDS = [
     "MCSJD_GetModel",
     "MCSJD_ImageNetClass",
     "MCSJD_ExampleFrame",
+    "MCSJD_PromptList",
 ]
 
 
@@ -87,12 +88,17 @@ def test_sampler_offers_every_method(pack):
     assert set(methods.values()) == set(pack.core.METHODS)
 
 
-def test_sampler_defaults_are_those_of_the_embedded_model(pack):
-    from training.export import GENERATION
-
+def test_settings_of_minus_one_are_the_model_s_own(pack, model):
+    """Of the model that is connected; the report says which they were."""
+    own = model.family.defaults
     inputs = {entry.id: entry for entry in pack.nodes["MCSJD_Sampler"].GET_SCHEMA().inputs}
-    stored = {"cfg": "guidance_scale", "temperature": "temperature", "top_k": "top_k", "top_p": "top_p"}
-    assert {name: inputs[name].default for name in stored} == {name: GENERATION[key] for name, key in stored.items()}
+    assert {inputs[name].default for name in ("window", "cfg", "temperature", "top_k", "top_p")} == {-1}
+    _, stats = draw(pack, model, window=-1, top_k=-1)
+    assert stats.settings.law == own.law and stats.settings.window == own.window
+    assert f"cfg {own.law.cfg_scale:g}, temperature {own.law.temperature:g}" in stats.text()
+    _, stats = draw(pack, model, cfg=0.0, temperature=0.0, top_k=0, top_p=0.5)
+    law = stats.settings.law
+    assert (law.cfg_scale, law.temperature, law.top_k, law.top_p) == (0, 0, 0, 0.5)
 
 
 # -- loading -----------------------------------------------------------------------------------------------------------
@@ -171,7 +177,8 @@ def test_the_user_s_own_default_folder_stays_the_first(pack, tmp_path, monkeypat
 def test_loader_tells_family_sizes_and_memory(pack, model_folder):
     result = pack.result("MCSJD_LoadModel", model="tiny", dtype="fp8 weights")
     (text,) = result.ui["mcsjd_text"]
-    assert text.startswith("chameleon family, draws 12x8\n")
+    assert text.startswith("draws 12x8 by itself (chameleon family)\n")
+    assert "its own settings (-1 in the sampler): cfg 3, temperature" in text
     moved = re.search(r"float32 with fp8 weights, which move its logits by (\d+\.\d)% \(rms\)\n", text)
     assert 0.1 < float(moved[1]) < 15
     (plain,) = pack.result("MCSJD_LoadModel", model="tiny", dtype="fp32").ui["mcsjd_text"]
@@ -502,9 +509,19 @@ def test_pictures_of_a_batch_take_turns(pack, model):
 
 
 def test_previews_change_no_token(pack, model, sent, eager):
-    with_previews, without = draw(pack, model, window=4), draw(pack, model, window=4, live_preview=False)
+    with_previews = draw(pack, model, window=4)
+    pack.part("nodes.sampling").DRAWN._runs.clear()
+    without = draw(pack, model, window=4, live_preview=False)
     assert with_previews[0].tokens.equal(without[0].tokens)
     assert without[1].preview_seconds == 0.0
+
+
+def test_switching_previews_draws_nothing_again_and_any_other_change_does(pack, model):
+    first = draw(pack, model, window=4)
+    assert draw(pack, model, window=4, live_preview=False)[0] is first[0]
+    assert draw(pack, model, window=5, live_preview=False)[0] is not first[0]
+    assert draw(pack, model, window=4)[0] is first[0]
+    assert draw(pack, model, window=4)[0] is not first[0]  # asked for again as it was: ComfyUI was told to forget
 
 
 def test_previews_are_left_out_where_memory_is_short(pack, model, sent, eager, monkeypatch):
