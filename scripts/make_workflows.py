@@ -29,7 +29,7 @@ CORE = {"cnr_id": "comfy-core", "ver": "0.3.64"}
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"  # a menu whose choice brings inputs of its own, as newer versions have
 PREFIX = "MCSJD_"  # of the pack's node ids
-VIEW, MARGIN = (1480, 880), (80, 85)  # pixels of a window of 1600 x 1000 that are free, and where they begin
+VIEW, MARGIN = (1430, 860), (75, 80)  # pixels of a window of 1600 x 1000 that are free, and where they begin
 TITLE, GROWTH = 30, 60  # of a node above its place; of the lowest ones in Nodes 2.0
 OPTIONAL_SHAPE = 7  # the browser's sign for an input that may stay open
 
