@@ -282,8 +282,8 @@ guesses a forward changed and how many forwards it took.
             load,
             note(10, (0, below(load)), (340, 520), text),
             Node(
-                2, "MCSJD_Sampler", (COLUMNS[1], 0), SAMPLER, VARIED | {"prompt": PROMPT, "batch_size": 8, "record_details": True},
-                {"model": (1, 0)},
+                2, "MCSJD_Sampler", (COLUMNS[1], 0), SAMPLER,
+                VARIED | {"prompt": PROMPT, "batch_size": 8, "record_details": True}, {"model": (1, 0)},
             ),
             Node(3, "MCSJD_Decode", (x, 0), (400, 46), {}, {"model": (1, 0), "tokens": (2, 0)}),
             stats(5, (x, 160), (400, 520), {}, stats=(2, 1), image=(3, 0)),

@@ -57,7 +57,7 @@ def test_fresh_drafts_are_left_out_where_laws_are_compared():
 
 
 def test_tokens_know_how_many_their_forward_committed():
-    assert committed_together(hand_made()).tolist() == [0, 0, 1, 3, 3, 3, 1]
+    assert committed_together(hand_made(), 7).tolist() == [0, 0, 1, 3, 3, 3, 1]
 
 
 def test_a_run_without_details_says_how_to_get_them():

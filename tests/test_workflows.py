@@ -207,7 +207,7 @@ SETTINGS = ("cfg", "temperature", "top_k", "top_p", "window")
 
 @pytest.mark.parametrize("name", NAMES)
 def test_graphs_leave_their_settings_to_the_model(name, pack):
-    """So that a note never says anything else than the model's files do; but the embedded model shows little variety by itself."""
+    """A note then says nothing else than the model's files do; but the embedded model shows little variety by itself."""
     graph = shipped(name)
     inputs = graph[node_of(graph, "MCSJD_Sampler")]["inputs"]
     free = ("temperature",) * pack.folders.is_embedded(graph[node_of(graph, "MCSJD_LoadModel")]["inputs"]["model"])

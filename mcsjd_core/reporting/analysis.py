@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..decoding.grid import Grid
 from ..decoding.trace import RowTrace
@@ -63,10 +64,11 @@ def mean_token_difference(trace: RowTrace) -> float:
     return changed.mean().item() if len(changed) else 0.0
 
 
-def committed_together(trace: RowTrace) -> Tensor:
-    """For every place [first + num_tokens] how many tokens its forward committed; 0 for the places that were given."""
+def committed_together(trace: RowTrace, total: int) -> Tensor:
+    """For every place [total] how many tokens its forward committed; 0 for the places that were given."""
     counts = torch.tensor(trace.committed)
-    return torch.cat((torch.zeros(trace.starts[0], dtype=torch.long), counts.repeat_interleave(counts)))
+    drawn = counts.repeat_interleave(counts)
+    return F.pad(drawn, (trace.starts[0], total - trace.starts[0] - len(drawn)))
 
 
 def compression_by_frame(trace: RowTrace, grid: Grid) -> Tensor:
@@ -74,7 +76,9 @@ def compression_by_frame(trace: RowTrace, grid: Grid) -> Tensor:
 
     A forward counts for a frame by the share of its tokens that lie in it, so that the frames' forwards add up to the NFE.
     """
-    counts = committed_together(trace)[grid.start :][: grid.frames * grid.frame_tokens].view(grid.frames, -1)
+    counts = committed_together(trace, grid.num_tokens)[grid.start :][: grid.frames * grid.frame_tokens].view(
+        grid.frames, -1
+    )
     drawn = counts > 0
     forwards = torch.where(drawn, 1 / counts.clamp_min(1), 0).sum(1)
     return drawn.sum(1) / forwards

@@ -241,7 +241,7 @@ def acceptance_map(report: Report, pictures: Tensor | None = None) -> Tensor:
     grid = report.grid
     used = [window for trace in report.traces for window in trace.windows]
     most = max(2, max(used) if report.settings.adapts else report.settings.effective_window)
-    counts = grid.codes(torch.stack([committed_together(trace) for trace in report.traces]))
+    counts = grid.codes(torch.stack([committed_together(trace, grid.num_tokens) for trace in report.traces]))
     if grid.frames > 1:
         counts = _for_each_frame(counts, len(counts) if pictures is None else len(pictures))
     if pictures is None:
