@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mcsjd_core.nn.kv_cache import KVCache
+from mcsjd_core.nn.kv_cache import COPIES_ROWS, KVCache, put_rows
 from mcsjd_core.nn.transformer import Transformer, TransformerConfig
 from tiny_checkpoint import randomise
 
@@ -204,3 +204,12 @@ def test_size_is_what_the_shapes_say():
     cache = KVCache(3, torch.tensor([0, 0]), 4, 10, 8, dtype=torch.bfloat16, device="meta")
     assert cache.capacity == 10
     assert cache.nbytes == 2 * 3 * 2 * 4 * 10 * 8 * 2
+
+
+def test_rows_are_written_alike_on_every_device():
+    """Apple's GPUs take the other way, which this device can do as well."""
+    index, rows = torch.tensor([3, 0, 7]), torch.randn(3, 5)
+    first, second = torch.zeros(9, 5), torch.zeros(9, 5)
+    put_rows(first, index, rows, COPIES_ROWS[0])
+    put_rows(second, index, rows, "mps")
+    assert torch.equal(first, second) and torch.equal(first[index], rows) and (first != 0).any(1).sum() == 3

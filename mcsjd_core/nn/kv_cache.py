@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+COPIES_ROWS = ("cpu", "cuda")  # where index_copy_ is known to be there, and quicker; Apple's GPUs lack it in torch 2.7
+
 
 @dataclass(frozen=True)
 class Planes:
@@ -29,6 +31,14 @@ class Planes:
         place = slots - self.first
         inside = self.table[place.clamp(0, len(self.table) - 1)]
         return torch.where(place[..., None] < 0, place[..., None], inside)
+
+
+def put_rows(table: Tensor, index: Tensor, rows: Tensor, device_type: str) -> None:
+    """Write rows [n, size] to the places index [n] of a table [N, size], in place."""
+    if device_type in COPIES_ROWS:
+        table.index_copy_(0, index, rows)
+    else:
+        table[index] = rows
 
 
 class KVCache:
@@ -68,7 +78,7 @@ class KVCache:
         """Store keys and values [rows, kv_heads, L, head_dim] at `places` of their slots; give both up to slot `extent`."""
         index, size = places.flatten(), keys.shape[-1]
         for held, new in ((self.keys[layer], keys), (self.values[layer], values)):
-            held.view(-1, size).index_copy_(0, index, new.transpose(1, 2).reshape(-1, size))
+            put_rows(held.view(-1, size), index, new.transpose(1, 2).reshape(-1, size), held.device.type)
         return self.keys[layer][: self.rows, :, :extent], self.values[layer][: self.rows, :, :extent]
 
     def copy_slots(self, to: Tensor, origin: Tensor) -> None:
@@ -76,7 +86,7 @@ class KVCache:
         to, origin = self.places(to).flatten(), self.places(origin).flatten()
         for held in (*self.keys, *self.values):
             flat = held.view(-1, held.shape[-1])
-            flat.index_copy_(0, to, flat.index_select(0, origin))
+            put_rows(flat, to, flat.index_select(0, origin), flat.device.type)
 
     def context_of(self, layer: int) -> tuple[Tensor, Tensor] | None:
         """The layer's `context` for the rows still at work."""
