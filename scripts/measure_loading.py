@@ -240,9 +240,9 @@ LAYOUTS = {
     "llamagen": Layout(llamagen, ".pt", 1, torch.float32),
     "emu3": Layout(emu3, dtype=torch.float32),
     "simplear": Layout(simplear, shards=2),
-    "lumina2": Layout(lumina2, tiny_codec=("lumina2", "test_lumina2")),
+    "lumina-mgpt-2": Layout(lumina2, tiny_codec=("lumina2", "test_lumina2")),
     "glm_image": Layout(glm_image),
-    "emu3_5": Layout(emu3_5, tiny_codec=("emu3_5", "test_emu3_5")),
+    "emu3.5": Layout(emu3_5, tiny_codec=("emu3_5", "test_emu3_5")),
 }
 
 
