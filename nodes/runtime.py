@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
+from typing import cast
 
 import comfy.model_management as mm
 import comfy.ops
@@ -103,7 +104,7 @@ def load_model(
     # need that, and it was the faster one where both were measured. The host would count 8-bit weights at their dense size.
     patchers = [
         ModelPatcher(m, load_device=device, offload_device=offload_device, size=stored_bytes(m))
-        for m in (family.token_model, family.codec)
+        for m in (family.token_model, cast(nn.Module, family.codec))
     ]
     dtype_name = str(dtype).removeprefix("torch.") + (f" with {dtype_choice}" if dtype_choice in SMALL else "")
     tokens, codec = patchers

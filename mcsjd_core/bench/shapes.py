@@ -132,7 +132,7 @@ class ShapedModel:
 def shrink(module: nn.Module, dtype: torch.dtype, device: str) -> None:
     """Hold the matrices as their layers say that they are held."""
     for layer in module.modules():
-        pack_weight = getattr(layer, "pack", None)
+        pack_weight: Any = getattr(layer, "pack", None)
         weight = getattr(layer, "weight", None)
         if callable(pack_weight) and isinstance(weight, nn.Parameter):
             small = pack_weight(weight.detach(), dtype, device)

@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -109,5 +109,6 @@ def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def _load_torch(file: Path):
     with file.open("rb") as stream:
         is_zip = stream.read(2) == b"PK"  # files older than torch 1.6 are no archives and cannot be mapped
-    with torch.serialization.safe_globals(SETTINGS):
+    allowed: list[Any] = list(SETTINGS)
+    with torch.serialization.safe_globals(allowed):
         return torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)

@@ -99,7 +99,8 @@ class Cosmos:
         return self.captions.words if self.clip.reads_text else None
 
     def empty_prompt(self, guided: bool) -> Prompt:
-        encoded = {"": torch.zeros(0, self.token_model.context_dim)} if self.clip.reads_text else None
+        width = self.token_model.context_dim
+        encoded = None if width is None or not self.clip.reads_text else {"": torch.zeros(0, width)}
         return self.prompt([""], None, guided and self.clip.reads_text, encoded=encoded)
 
     def _context(self, texts: list[str], encoded: Mapping[str, Tensor]) -> Tensor:

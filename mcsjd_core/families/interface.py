@@ -189,6 +189,7 @@ class PictureFamily:
     clip = PICTURE
     name: str
     sizes: tuple[str, ...]
+
     words: Words | None = None
 
     def grid(self, size: str | None = None, frames: int | None = None) -> Grid:

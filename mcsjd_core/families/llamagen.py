@@ -205,7 +205,7 @@ class LlamaGen(PictureFamily):
         return self._prompt_of([caption if caption is None else states[caption] for caption in captions], empty, guided)
 
     @property
-    def words(self) -> Words | None:
+    def words(self) -> Words | None:  # pyright: ignore[reportIncompatibleVariableOverride]
         return None if self.captions is None else self.captions.words
 
     def empty_prompt(self, guided: bool) -> Prompt:

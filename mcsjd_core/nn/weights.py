@@ -136,6 +136,7 @@ def stored_bytes(module: nn.Module) -> int:
 
 
 def _bytes(tensor: Tensor) -> int:
-    if hasattr(tensor, "__tensor_flatten__"):
-        return sum(_bytes(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
+    flatten: Any = getattr(tensor, "__tensor_flatten__", None)
+    if flatten is not None:
+        return sum(_bytes(getattr(tensor, name)) for name in flatten()[0])
     return tensor.numel() * tensor.element_size()

@@ -51,7 +51,7 @@ def all_charts(report: Report, baseline: Report | None = None) -> Tensor:
     """[n, HEIGHT, WIDTH, 3]: every chart that can be drawn of a run, or a card that says why there is none."""
     names = available(report)
     if not names:
-        return _card(why_not(TOKENS_PER_FORWARD, report))[None]
+        return _card(why_not(TOKENS_PER_FORWARD, report) or "")[None]
     return torch.stack([chart(name, report, baseline) for name in names])
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +60,10 @@ class RMSNorm(nn.Module):
 class SelfAttention(nn.Module):
     """Attention without a scale; the first layer's learned `relative_attention_bias` serves all layers."""
 
+    q: nn.Module
+    k: nn.Module
+    v: nn.Module
+
     def __init__(self, config: T5Config, has_bias: bool, operations, **factory):
         super().__init__()
         self.heads, inner = config.heads, config.heads * config.head_dim
@@ -75,6 +80,10 @@ class SelfAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
+    wi: nn.Module
+    wi_0: nn.Module
+    wi_1: nn.Module
+
     def __init__(self, config: T5Config, operations, **factory):
         super().__init__()
         self.activation, self.gated = ACTIVATIONS[config.activation], config.gated
@@ -115,7 +124,7 @@ class Block(nn.Module):
 
 
 class T5Encoder(nn.Module):
-    def __init__(self, config: T5Config, *, dtype=None, device=None, operations=nn):
+    def __init__(self, config: T5Config, *, dtype=None, device=None, operations: Any = nn):
         super().__init__()
         factory = {"dtype": dtype, "device": device}
         self.config = config
@@ -126,7 +135,7 @@ class T5Encoder(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Hidden states [1, n, dim] of the ids [1, n] of one text, which is not padded."""
         buckets = distance_buckets(ids.shape[1], self.config.buckets, self.config.max_distance)
-        table = self.block[0].layer[0].SelfAttention.relative_attention_bias
+        table = self.block[0].get_submodule("layer.0.SelfAttention.relative_attention_bias")
         bias = table(buckets.to(ids.device)).permute(2, 0, 1)[None]  # 1, heads, queries, keys
         x = self.embed_tokens(ids)
         for block in self.block:

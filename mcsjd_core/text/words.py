@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 LIST = "words.txt"  # beside a checkpoint that was trained on few words: all of them, one a line
 UNKNOWN = "<unk>"
@@ -17,7 +18,7 @@ SHOWN = 8  # words in a sentence
 class Words:
     """What a checkpoint in `directory` knows: the words of its list if it has one, else what its tokenizer can spell."""
 
-    tokenizer: object  # a `tokenizers.Tokenizer`
+    tokenizer: Any  # a `tokenizers.Tokenizer`
     directory: Path
 
     def unknown(self, texts: Iterable[str]) -> list[str]:
