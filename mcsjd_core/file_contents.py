@@ -19,13 +19,13 @@ def check_contents(file: Path) -> None:
     except OSError:  # whoever reads it next says so
         return
     if not start:
-        raise InputError(f"{file} is empty; download it again.")
+        raise InputError(f"{file} is empty; download it again.") from None  # of whatever reading it raised
     if start.startswith(POINTER):
         raise InputError(
             f"{file} is a Git LFS pointer, a few lines that stand for the file; fetch the file itself with `git lfs pull`, "
             "or download it from the model's page."
-        )
+        ) from None
     if start.startswith(PAGES):
         raise InputError(
             f"{file} is a web page, such as an error or a login that came instead of the file; download it again."
-        )
+        ) from None

@@ -13,7 +13,8 @@ from .drawing import checkpoint_law, draw, texts
 from .plan import Bench
 
 NAME, TITLE = "transfers", "transfers between device and host"
-READERS = {"tolist", "item", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__", "__array__"}
+# Not `numpy`: it takes tensors of the host alone, which `cpu` has brought there.
+READERS = {"tolist", "item", "cpu", "__bool__", "__int__", "__float__", "__index__"}
 DYNAMIC = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
 
 
