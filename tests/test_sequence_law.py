@@ -412,7 +412,7 @@ def e3_draft_law_before_temperature(patch):
         return target(logits, settings)
 
     patch.setattr(iteration_module, "target_law", both)
-    patch.setattr(State, "keep_law", lambda self, law: keep_law(self, laws["plain"]))
+    patch.setattr(State, "keep_law", lambda self, kept, law: keep_law(self, kept, laws["plain"]))
     return {"law": LawSettings(temperature=0.7)}
 
 
@@ -452,9 +452,9 @@ def e7_keep_the_old_law_with_a_kept_draft(patch):
         seen.update(q=q, kept=tokens == drafts)
         return tokens
 
-    def broken_keep_law(self, law):
+    def broken_keep_law(self, kept, law):
         mixed = torch.where(seen["kept"][..., None], seen["q"].dense(), law.dense())
-        keep_law(self, Law(mixed, None, law.codebook_size))
+        keep_law(self, kept, Law(mixed, None, law.codebook_size))
 
     patch.setitem(COUPLINGS, "maximal", breaks_with(rule))
     patch.setattr(State, "keep_law", broken_keep_law)
