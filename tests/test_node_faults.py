@@ -32,7 +32,7 @@ def test_unknown_choice_of_the_sampler_is_named(pack, model, field, value):
     assert field in sentence(error) or value in sentence(error)
 
 
-@pytest.mark.parametrize("changes", [{"top_p": 0.0}, {"temperature": float("nan")}, {"batch_size": 0}, {"seed": -1}])
+@pytest.mark.parametrize("changes", [{"top_p": 0.0}, {"temperature": float("inf")}, {"batch_size": 0}, {"seed": -1}])
 def test_numbers_out_of_range_are_named(pack, model, changes):
     with pytest.raises(pack.core.InputError) as error:
         draw(pack, model, **changes)
