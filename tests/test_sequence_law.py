@@ -151,27 +151,43 @@ def sample_p_value(coupling="maximal", window=4, initialiser="random", law=LawSe
 WINDOWS = (2, 3, 8)
 
 
+COLD = [name for name in INITIALISERS if name != "warm"]  # that one has a single coupling
+RULES = list(itertools.product((1.0, 2.0), TRUNCATIONS))
+LEVELS = (list(COUPLINGS), WINDOWS, COLD)
+
+
 def covering_design():
     """Every coupling x window x initialiser that goes with it, through which guidance and truncation run."""
-    rules = list(itertools.product((1.0, 2.0), TRUNCATIONS))
     for c, coupling in enumerate(COUPLINGS):
         for w, window in enumerate(WINDOWS):
             for i, initialiser in enumerate(INITIALISERS):
-                cfg_scale, truncation = rules[(2 * c + 3 * w + i + c * w // 2) % len(rules)]
-                if initialiser == "warm" and coupling != "gumbel_exact":
-                    continue
-                yield coupling, window, initialiser, cfg_scale, truncation
-    for cfg_scale, truncation in rules[::3]:
-        yield "autoregressive", 1, "random", cfg_scale, truncation
+                if initialiser != "warm" or coupling == "gumbel_exact":
+                    yield coupling, window, initialiser, *RULES[(2 * c + 3 * w + i + c * w // 2) % len(RULES)]
 
 
-DESIGN = list(covering_design())
+def missing(cases: list[tuple]) -> list[tuple]:
+    """Further cases, so that every level of each factor meets every guidance with every truncation."""
+    wanted = [{(level, *rule) for level in levels for rule in RULES} for levels in LEVELS]
+    for place, triples in enumerate(wanted):
+        triples -= {(case[place], *case[3:]) for case in cases}
+    further = []
+    while any(wanted):
+        rule = next(triple[1:] for triples in wanted for triple in sorted(triples, key=str))
+        level = [next((each for each in levels if (each, *rule) in triples), levels[len(further) % len(levels)])
+                 for levels, triples in zip(LEVELS, wanted, strict=True)]  # fmt: skip
+        further.append((*level, *rule))
+        for place, triples in enumerate(wanted):
+            triples.discard((level[place], *rule))
+    return further
+
+
+CASES = list(covering_design())
+DESIGN = [*CASES, *missing(CASES), *(("autoregressive", 1, "random", *rule) for rule in RULES[::3])]
 
 
 def test_the_design_covers_every_triple_with_guidance_and_truncation():
     cases = [case for case in DESIGN if case[0] in COUPLINGS]
-    cold = [name for name in INITIALISERS if name != "warm"]  # that one has a single coupling
-    for place, levels in enumerate((COUPLINGS, WINDOWS, cold)):
+    for place, levels in enumerate((COUPLINGS, WINDOWS, COLD)):
         triples = itertools.product(levels, (1.0, 2.0), TRUNCATIONS)
         assert {(case[place], *case[3:]) for case in cases} >= set(triples)
     assert len(DESIGN) + OTHERS <= TESTS
