@@ -37,7 +37,8 @@ class LoadModel(io.ComfyNode):
                     tooltip="Number format of the transformer. auto: bf16 where the device computes in it, else fp32. "
                     "fp32 takes twice the memory and makes seed-exact pictures agree most closely; fp16 can "
                     "overflow; fp8 and int8 weights take half the memory of bf16, compute as auto does, and draw "
-                    "slightly other pictures (int8 ones less so; they need the package torchao). The codec, which turns "
+                    "slightly other pictures (int8 ones less so; they need the package torchao). fp32 from bf16 weights takes "
+                    "little more memory than bf16, draws as fp32 does, and is slower. The codec, which turns "
                     "tokens into pictures, always runs in fp32.",
                 ),
                 execution_input(),

@@ -32,7 +32,10 @@ from .types import ImageTokens, LoadedModel
 
 INT8 = "int8 weights"
 SMALL = {"fp8 weights": "fp8", INT8: "int8"}  # the core's names of how matrices are held in 8 bits
+HALF = "fp32 from bf16 weights"
 DTYPES = {"auto": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, **dict.fromkeys(SMALL)}
+DTYPES[HALF] = torch.float32
+HELD = {**SMALL, HALF: "bf16"}
 LAYERS = ("Linear", "Embedding", "RMSNorm", "Conv2d", "Conv3d", "GroupNorm")  # what the core builds its models from
 PICTURES_AT_ONCE = 4  # decoded together; cancel is looked at in between
 
@@ -92,21 +95,21 @@ def load_model(
     path, device = find_checkpoint(name), device_of(device_choice)
     check_execution(execution, device)
     offload_device = mm.unet_offload_device()
-    dtype, weights = choose_dtype(dtype_choice, device), SMALL.get(dtype_choice, "full")
+    dtype, weights = choose_dtype(dtype_choice, device), HELD.get(dtype_choice, "full")
     if weights == "fp8":
         check_fp8(device, dtype)
-    layers = casting_operations() if weights == "fp8" else operations()
+    layers = casting_operations() if weights in ("fp8", "bf16") else operations()
     places = {"dtype": dtype, "device": offload_device, "operations": layers, "weights": weights}
     with memory_freed_on_error():
         family = mcsjd_core.load(path, **places, before_tensor=check_cancelled)
-        moved = None if weights == "full" else logits_moved(family, path, check_cancelled)
+        moved = None if weights in ("full", "bf16") else logits_moved(family, path, check_cancelled)
     # The class that keeps weights where they are while a run lasts, not the host's newer one: captured and compiled iterations
     # need that, and it was the faster one where both were measured. The host would count 8-bit weights at their dense size.
     patchers = [
         ModelPatcher(m, load_device=device, offload_device=offload_device, size=stored_bytes(m))
         for m in (family.token_model, cast(nn.Module, family.codec))
     ]
-    dtype_name = str(dtype).removeprefix("torch.") + (f" with {dtype_choice}" if dtype_choice in SMALL else "")
+    dtype_name = str(dtype).removeprefix("torch.") + (f" with {weights} weights" if weights != "full" else "")
     tokens, codec = patchers
     return LoadedModel(name, identity(path), family, dtype_name, tokens, codec, execution, moved)
 

@@ -15,6 +15,7 @@ from .prompts import prompts_input, texts_of
 from .redraw import redraw_inputs, to_keep
 from .repeat import Repeats
 from .schema import schema
+from .seeds import COUNTED_LABEL, batch_seeds_input, row_seeds_of
 from .speed import check_trajectories, trajectories_input
 from .types import CATEGORY, ImageTokens, LoadedModel, ModelSocket, StatsSocket, TokensSocket, size_input
 from .video import encoded_texts, start_tokens, video_inputs
@@ -55,7 +56,8 @@ class Sampler(io.ComfyNode):
                     max=2**64 - 1,
                     control_after_generate=True,
                     tooltip="Another seed gives another picture; the same seed and settings give the same one. Further "
-                    "pictures of the batch use seed + 1, seed + 2, ...",
+                    "pictures of the batch use seed + 1, seed + 2, ..., so with increment the next batch repeats all but "
+                    "one of them: batch_seeds changes that.",
                 ),
                 io.Combo.Input(
                     "coupling",
@@ -65,7 +67,7 @@ class Sampler(io.ComfyNode):
                     "(independent): guesses behind a wrong one are redrawn from scratch. MC-SJD: they are "
                     "redrawn so that they change as rarely as possible, which needs fewer forwards; maximal "
                     "usually the fewest. seed-exact: the very picture that plain AR draws with this seed, in "
-                    "fewer forwards.",
+                    "fewer forwards; rounding can make it another one unless dtype is fp32.",
                 ),
                 io.Int.Input(
                     "window",
@@ -131,7 +133,7 @@ class Sampler(io.ComfyNode):
                     tooltip="First guess for a token, before the model has seen it: a random one, the token to its "
                     "left, the one above, the one at its place in the frame before (previous_frame, for videos), or "
                     "(warm) the one in the connected warm_tokens. It changes how many forwards are needed, never what "
-                    "can be drawn.",
+                    "can be drawn. warm goes with seed-exact alone.",
                 ),
                 io.String.Input(
                     "negative",
@@ -151,13 +153,13 @@ class Sampler(io.ComfyNode):
                     "first_tokens",
                     optional=True,
                     tooltip="Upper part of pictures to continue, from Crop Tokens: it stays as it is, the rest is "
-                    "drawn. One picture serves the whole batch.",
+                    "drawn, in a new way even with the picture's own seed. One picture serves the whole batch.",
                 ),
                 TokensSocket.Input(
                     "warm_tokens",
                     optional=True,
-                    tooltip="Earlier result as first guesses; used if initialiser is warm. Saves most with seed-exact, "
-                    "the same seed and a setting changed a little.",
+                    tooltip="Earlier result as first guesses; used if initialiser is warm, which goes with seed-exact alone. "
+                    "Saves most with the same seed and a setting changed a little.",
                 ),
                 io.Boolean.Input(
                     "live_preview",
@@ -177,6 +179,7 @@ class Sampler(io.ComfyNode):
                 trajectories_input(),
                 *redraw_inputs(),
                 prompts_input(),
+                batch_seeds_input(),
             ],
             outputs=[
                 TokensSocket.Output(display_name="tokens", tooltip="The drawn tokens, for decode."),
@@ -200,7 +203,7 @@ def draw(
     first_tokens: ImageTokens | None = None, warm_tokens: ImageTokens | None = None, live_preview: bool = True,
     record_details: bool = False, start_frames: Tensor | None = None, frames: int = 0, text_encoder=None,
     trajectories: int = 1, picture_tokens: ImageTokens | None = None, redraw_mask: Tensor | None = None,
-    prompts: list[str] | None = None,
+    prompts: list[str] | None = None, batch_seeds: str = COUNTED_LABEL,
 ) -> tuple[ImageTokens, Report]:  # fmt: skip
     """The tokens that the sampler's inputs ask for, and what they cost."""
     if coupling not in METHODS:
@@ -210,7 +213,7 @@ def draw(
     check_trajectories(trajectories, METHODS[coupling], record_details)
     settings = DecodeSettings(
         METHODS[coupling], own.window if window < 0 else window, law, initialiser, seed, record_details, trajectories,
-        model.execution,
+        model.execution, row_seeds=row_seeds_of(batch_seeds),
     )  # fmt: skip
     texts = texts_of(prompt, prompts, batch_size)
     warm_tokens = warm_tokens if initialiser == "warm" else None

@@ -104,7 +104,7 @@ def test_settings_of_minus_one_are_the_model_s_own(pack, model):
 # -- loading -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ["auto", "bf16", "fp16", "fp32", "fp8 weights"])
+@pytest.mark.parametrize("dtype", ["auto", "bf16", "fp16", "fp32", "fp8 weights", "fp32 from bf16 weights"])
 def test_every_dtype_draws(pack, model_folder, dtype):
     (model,) = pack.run("MCSJD_LoadModel", model="tiny", dtype=dtype)
     tokens, _ = draw(pack, model)
@@ -184,6 +184,15 @@ def test_loader_tells_family_sizes_and_memory(pack, model_folder):
     (plain,) = pack.result("MCSJD_LoadModel", model="tiny", dtype="fp32").ui["mcsjd_text"]
     assert "logits" not in plain
     assert text.count("MiB") == 4
+
+
+def test_fp32_from_bf16_weights_takes_two_bytes_a_weight_and_is_seed_exact(pack, model_folder):
+    (model,) = pack.run("MCSJD_LoadModel", model="tiny", dtype="fp32 from bf16 weights")
+    layers = [module for module in model.family.token_model.modules() if isinstance(module, nn.Linear)]
+    assert layers and all(layer.weight.dtype == torch.bfloat16 for layer in layers)
+    assert model.dtype == "float32 with bf16 weights"
+    plain, exact = (draw(pack, model, coupling=name)[0].tokens for name in ("plain AR", "seed-exact (Gumbel)"))
+    assert plain.equal(exact)
 
 
 def test_fp8_weights_take_a_byte_and_give_nearly_the_same_logits(pack, model_folder):
@@ -377,6 +386,18 @@ def test_warm_tokens_are_used_by_the_warm_initialiser_alone(pack, model):
     tokens, _ = draw(pack, model, seed=9)
     without, with_tokens = draw(pack, model), draw(pack, model, warm_tokens=tokens)
     assert without[0].tokens.equal(with_tokens[0].tokens) and without[1].nfe == with_tokens[1].nfe
+
+
+def test_the_next_queue_gives_a_whole_new_batch_where_it_is_asked_for(pack, model):
+    def batch(seed, **more):
+        return draw(pack, model, seed=seed, batch_size=3, **more)[0].tokens
+
+    new = {"batch_seeds": "new with every seed"}
+    assert batch(5)[1:].equal(batch(6)[:2])  # as saved graphs have it
+    assert batch(5, **new)[0].equal(batch(5)[0])
+    assert len(torch.cat((batch(5, **new), batch(6, **new))).unique(dim=0)) == 6
+    with pytest.raises(pack.core.InputError, match="batch_seeds must be one of"):
+        batch(5, batch_seeds="seed")
 
 
 def test_size_may_be_named(pack, model):

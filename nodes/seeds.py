@@ -1,0 +1,31 @@
+"""Which seeds the pictures of a batch have."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..mcsjd_core import InputError
+from ..mcsjd_core.decoding.settings import COUNTED, OWN
+
+# Saved graphs contain the labels: add, do not change.
+COUNTED_LABEL, OWN_LABEL = "seed + 1, seed + 2 ...", "new with every seed"
+ROW_SEEDS = {COUNTED_LABEL: COUNTED, OWN_LABEL: OWN}
+
+
+def batch_seeds_input() -> io.Combo.Input:
+    return io.Combo.Input(
+        "batch_seeds",
+        optional=True,
+        options=list(ROW_SEEDS),
+        default=COUNTED_LABEL,
+        tooltip="Seeds of the further pictures of a batch. seed + 1, seed + 2 ...: each equals the picture that its seed draws "
+        "alone, so batches of neighbouring seeds share pictures. new with every seed: after an increment of the seed the "
+        "whole batch is new; the first picture is that of the seed.",
+    )
+
+
+def row_seeds_of(label: str) -> str:
+    """The core's name of it."""
+    if label not in ROW_SEEDS:
+        raise InputError(f"batch_seeds must be one of {', '.join(ROW_SEEDS)}, got {label!r}.")
+    return ROW_SEEDS[label]
