@@ -44,7 +44,9 @@ BOS = "<s>"
 LUMINA_DEFAULTS = SamplingDefaults(LawSettings(cfg_scale=4.0, top_k=2000), window=32)
 ANOLE_DEFAULTS = SamplingDefaults(LawSettings(cfg_scale=3.0, temperature=0.7, top_p=0.9))
 # Names that steer the model. Tokenizers of the family differ in which of them they list as added tokens.
-CONTROL = re.compile(rf"<(/?s|pad|unk|eoss|racm3:break|image|\|image\||reserved\d+|sentinel:\d+)>|{IMAGE_PREFIX}[{DIGITS}]+Z")
+CONTROL = re.compile(
+    rf"<(/?s|pad|unk|eoss|racm3:break|image|\|image\||reserved\d+|sentinel:\d+)>|{IMAGE_PREFIX}[{DIGITS}]+Z"
+)
 TOKENIZERS = ("tokenizer.json", "text_tokenizer.json", "tokenizer/text_tokenizer.json")
 SHARED_CODEC = "chameleon-vqgan"  # a directory beside the checkpoints
 CODECS = ("vqgan.safetensors", "vqgan.ckpt", "tokenizer/vqgan.ckpt", "original_tokenizers/vqgan.ckpt",
