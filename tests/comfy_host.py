@@ -7,6 +7,7 @@ installed for another Python, COMFYUI_PYTHON names that, and only the tests of t
 
 from __future__ import annotations
 
+import importlib
 import base64
 import importlib.util
 import json
@@ -60,7 +61,7 @@ class Pack:
         self.embedded = [self.folders.EMBEDDED, self.folders.EMBEDDED_VIDEO]  # what the menu of models begins with
 
     def part(self, name: str) -> ModuleType:
-        return sys.modules[f"{self.module.__name__}.{name}"]
+        return importlib.import_module(f"{self.module.__name__}.{name}")
 
     def run(self, node_id: str, **inputs) -> tuple:
         """Outputs of one node, run as ComfyUI runs it."""

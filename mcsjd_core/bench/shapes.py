@@ -136,7 +136,7 @@ def shrink(module: nn.Module, dtype: torch.dtype, device: str) -> None:
         weight = getattr(layer, "weight", None)
         if callable(pack_weight) and isinstance(weight, nn.Parameter):
             small = pack_weight(weight.detach(), dtype, device)
-            layer.weight = nn.Parameter(small, requires_grad=False)
+            layer.weight = nn.Parameter(small, requires_grad=False)  # pyright: ignore[reportArgumentType]
 
 
 @torch.no_grad()

@@ -23,4 +23,4 @@ def accept_every_character() -> None:
     codecs.register_error(HANDLER, _plain)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors=HANDLER)
+            stream.reconfigure(errors=HANDLER)  # pyright: ignore

