@@ -7,8 +7,8 @@ installed for another Python, COMFYUI_PYTHON names that, and only the tests of t
 
 from __future__ import annotations
 
-import importlib
 import base64
+import importlib
 import importlib.util
 import json
 import os
