@@ -135,8 +135,8 @@ def shrink(module: nn.Module, dtype: torch.dtype, device: str) -> None:
         pack_weight: Any = getattr(layer, "pack", None)
         weight = getattr(layer, "weight", None)
         if callable(pack_weight) and isinstance(weight, nn.Parameter):
-            small = pack_weight(weight.detach(), dtype, device)
-            layer.weight = nn.Parameter(small, requires_grad=False)  # pyright: ignore[reportArgumentType]
+            small: Any = pack_weight(weight.detach(), dtype, device)
+            layer.weight = nn.Parameter(small, requires_grad=False)
 
 
 @torch.no_grad()

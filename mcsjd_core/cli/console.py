@@ -22,5 +22,6 @@ def accept_every_character() -> None:
     """Let stdout and stderr print any text, whatever encoding they have (Windows pipes have cp1252 or cp866)."""
     codecs.register_error(HANDLER, _plain)
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors=HANDLER)  # pyright: ignore
+        reconfigure = getattr(stream, "reconfigure", None)  # what stands in for a stream may lack it
+        if reconfigure is not None:
+            reconfigure(errors=HANDLER)

@@ -37,7 +37,7 @@ def decode_feed(
     """As `decode` for every picture of the prompt, with at most `rows` of them at a time.
 
     Picture b has seed `settings.seed + b`, as in a batch. on_row(b, tokens [num_tokens]) is called when picture b is complete;
-    it may raise to cancel. Prefills behind the first are part of `seconds`, not of `prefill_seconds`.
+    it may raise to cancel. Prefills after the first are part of `seconds`, not of `prefill_seconds`.
     """
     if rows < 1:
         raise InputError(f"A feed needs at least one row, got {rows}.")

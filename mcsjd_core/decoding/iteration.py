@@ -42,7 +42,7 @@ class Iteration:
                  settings: DecodeSettings, total: int, has_forced: bool):  # fmt: skip
         self.model, self.cache, self.slots, self.state = model, cache, slots, state  # of the cache, `slots` in all
         self.grid, self.settings = grid, settings
-        self.total, self.has_forced = total, has_forced  # places behind the last token to draw; whether any is forced
+        self.total, self.has_forced = total, has_forced  # end of the last token to draw; whether any is forced
         self.prompt_slots, self.guided = prompt.embeddings.shape[1], prompt.guided
         self.coupling = coupling_of(settings)
         device = state.sequence.device
@@ -151,7 +151,7 @@ class Iteration:
         self.keep(tokens, leading(tokens == drafts), positions, p, sound)
 
     def keep(self, tokens: Tensor, accepted: Tensor, positions: Tensor, p: Law, sound: Tensor) -> None:
-        """Commit tokens behind `accepted` [A] drafts; `tokens` and `positions` have a row for every chain."""
+        """Commit tokens after `accepted` [A] drafts; `tokens` and `positions` have a row for every chain."""
         state, (rows, window) = self.state, tokens.shape
         committed = state.committed[: len(accepted)]
         moved = torch.minimum(accepted + 1, self.total - committed)

@@ -72,9 +72,9 @@ def decode(
 ) -> Decoded:
     """Draw the tokens of `grid` for every picture of the prompt's batch.
 
-    first_tokens [B, n] continues pictures whose first n tokens are given. kept_tokens [B, num_tokens] redraws parts of
-    pictures: what is not FREE stays, and the rest is drawn in raster order, each token given those before it, so what is kept
-    behind a token does not tell what it becomes. earlier_tokens [B, num_tokens] feeds the `warm`
+    first_tokens [B, n] continues pictures whose first n tokens are given. kept_tokens [1 or B, num_tokens] redraws parts of
+    pictures: what is not FREE stays, and the rest is drawn in raster order, each token given those before it; tokens that are
+    kept after a position do not influence what is drawn there. earlier_tokens [1 or B, num_tokens] feeds the `warm`
     initialiser. on_step is called after every iteration and may raise to cancel: nothing stays allocated.
     Raises InputError for arguments that do not fit, DecodingError if the model's logits are unusable.
     """
@@ -98,7 +98,7 @@ def decode(
 
 
 def step_of(ledger: Ledger, tokens: Tensor) -> Step:
-    """How the run stands. What is kept behind the last token to draw counts once that is there."""
+    """How the run stands. What is kept after the last token to draw counts once that is drawn."""
     ends = (np.where(count == ledger.total, tokens.shape[1], count) for count in (ledger.done, ledger.drafted))
     return Step(ledger.iteration, tokens, *(end.tolist() for end in ends))
 

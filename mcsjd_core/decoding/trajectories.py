@@ -1,7 +1,7 @@
 """Parallel trajectories: several chains of drafts for one window in one forward, so that more of them is accepted.
 
 The main chain starts as every run does, the side ones from random codes of their own, and all are refined by themselves: each
-looks at the cached prefix, and at itself behind it. Under `gumbel_exact` a draft may come from anywhere, for a position's token
+looks at the cached prefix, and at itself after it. Under `gumbel_exact` a draft may come from anywhere, for a position's token
 is the Gumbel maximum of its law, whichever draft was compared with it: the chain with the longest run is committed. The other
 couplings verify their chains together, by recursive rejection (`laws/chains.py`).
 """
@@ -21,7 +21,7 @@ from .iteration import Iteration, Shape, leading
 
 @dataclass(frozen=True)
 class TrajectoryCache:
-    """A `KVCache` as one forward sees it that goes over `window` places and, behind them, over those of `sides` others.
+    """A `KVCache` as one forward sees it that goes over `window` places and, after them, over those of `sides` others.
 
     These lie in the slots from `extent` on, which no window has reached yet. `adopt` moves what one of them wrote to the slots
     of the places that it stood for.
@@ -39,7 +39,7 @@ class TrajectoryCache:
         return self.cache.context_of(layer)
 
     def written(self, slots: Tensor) -> Tensor:
-        """The slots that are written for slots [rows, M L], of which those behind the window stand for side trajectories."""
+        """The slots that are written for slots [rows, M L], of which those after the window stand for side trajectories."""
         side = torch.arange(self.extent, self.extent + self.sides * self.window, device=slots.device)
         return torch.cat((slots[:, : self.window], side.expand(len(slots), -1)), 1)
 
@@ -73,7 +73,7 @@ class TrajectoryIteration(Iteration):
     """An iteration of M chains over A rows of L places.
 
     The chains stand in the order in which they are verified, which never changes. Only the committed tokens become common to
-    all of them; behind these each goes on with its own drafts, from where it stands.
+    all of them; after these each goes on with its own drafts, from where it stands.
     """
 
     @torch.no_grad()

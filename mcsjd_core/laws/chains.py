@@ -28,7 +28,7 @@ def recursive_rejection(p: Law, q: Law, drafts: Tensor, noise: Noise) -> Tensor:
     """Tokens [A, M, L] of drafts [A, M, L] ~ q: at every place one for all chains that agree in front of it.
 
     Rows of the laws and of the noise are chains, [A M, L, K]. The chains that agree are offered in turn: each is taken with
-    probability min(1, r(x) / q(x)), r being what the earlier ones have left of p; behind the last, r itself is drawn from.
+    probability min(1, r(x) / q(x)), r being what the earlier ones have left of p; after the last, r itself is drawn from.
     """
     chains, together = drafts.shape[1], same_prefix(drafts)
     accept, resample = (uniform.view(drafts.shape) for uniform in noise.accept_and_resample())
@@ -73,7 +73,7 @@ def couple_chains(rule, p: Law, q: Law, drafts: Tensor, noise: Noise) -> tuple[T
     """New tokens [A, M, L] of every chain, and whether its draft was kept: the longest leading run of kept ones is committed.
 
     Laws and noise have a row for every chain, as in `recursive_rejection`. Behind its run a chain goes on by itself, by the
-    rule of the coupling for drafts behind a mismatch.
+    rule of the coupling for drafts after a mismatch.
     """
     tokens = recursive_rejection(p, q, drafts, noise)
     kept = tokens == drafts

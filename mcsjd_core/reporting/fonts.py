@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from functools import cache
+from typing import Any
 
 from PIL import ImageFont
 
@@ -24,14 +25,14 @@ PREFERRED = (
 
 def font_for(text: str, size: int) -> tuple[ImageFont.FreeTypeFont, str]:
     """A font that has every sign of `text`, and the text; signs that no font of this system has stand there by name."""
-    own = ImageFont.load_default(size)
-    if all(has_sign(own, sign) for sign in text):  # pyright: ignore
-        return own, text  # pyright: ignore
+    own: Any = ImageFont.load_default(size)  # with a size, a FreeTypeFont
+    if all(has_sign(own, sign) for sign in text):
+        return own, text
     for file in _system_fonts():
         font = _open(file, size)
         if font is not None and all(has_sign(font, sign) for sign in text):
             return font, text
-    return own, "".join(sign if has_sign(own, sign) else _name(sign) for sign in text)  # pyright: ignore
+    return own, "".join(sign if has_sign(own, sign) else _name(sign) for sign in text)
 
 
 def _name(sign: str) -> str:
@@ -45,8 +46,9 @@ def has_sign(font: ImageFont.FreeTypeFont, sign: str) -> bool:
     """Whether the font draws it, and not the box that stands for what is missing."""
     if sign.isspace():
         return True
-    drawn, missing = font.getmask(sign), font.getmask(MISSING)
-    return (drawn.size, bytes(drawn)) != (missing.size, bytes(missing))  # pyright: ignore
+    drawn: Any = font.getmask(sign)
+    missing: Any = font.getmask(MISSING)
+    return (drawn.size, bytes(drawn)) != (missing.size, bytes(missing))
 
 
 @cache

@@ -23,7 +23,7 @@ WIDEST_ON_CPU = 8  # a fixed window that costs a CPU little even with large mode
 
 KEPT = (
     "The unmasked codes were kept, and forwards went over those between the first and the last new one. Each new code follows "
-    "from the codes before it in reading order; those behind it had no part in it."
+    "from the codes before it in reading order; those after it had no part in it."
 )
 
 
