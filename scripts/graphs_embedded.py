@@ -75,11 +75,11 @@ def comparison() -> Workflow:
     text = """\
 ## MC-SJD against SJD
 
-Both check a window of guesses in one forward. Behind the first wrong guess *SJD* guesses anew; *MC-SJD* changes as few \
+Both check a window of guesses in one forward. After the first wrong guess *SJD* guesses anew; *MC-SJD* changes as few \
 guesses as it can, so that they settle.
 
-The report compares the two. The chart shows why: how likely a guess is to be accepted, by how long it has stood. The lines \
-part.
+The report compares the two. The chart shows why: how likely a guess is to be accepted, by how long it has stood. \
+The further apart the lines, the more coupling gains: here little, since the small model is sure of most tokens.
 
 **Try** another **seed** or **prompt**, **coupling** *MC-SJD (Gumbel)*, or *plain AR* on the left.
 """
