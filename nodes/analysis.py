@@ -21,44 +21,48 @@ class Stats(io.ComfyNode):
             node_id="MCSJD_Stats",
             display_name="MC-SJD Speed-up Stats",
             category=CATEGORY,
-            description="Says what a run cost: forwards (NFE), tokens per forward (step compression), seconds, and how "
-            "much faster it was than plain AR; as text in the node, as charts, and as a map over the picture.",
+            description="Reports what a run cost: forwards (NFE), tokens per forward (step compression), seconds, "
+            "and how much faster it was than plain AR; as text in the node, as charts, and as a map "
+            "over the picture.",
             inputs=[
                 StatsSocket.Input("stats", tooltip="From the sampler."),
                 StatsSocket.Input(
                     "baseline",
                     optional=True,
-                    tooltip="Stats of the run to compare with, as a rule of plain AR with the same settings: the "
-                    "speed-up is then measured in seconds. Without them it is estimated from the forwards.",
+                    tooltip="Stats of the run to compare with, usually plain AR with the same settings: the speed-up "
+                    "is then measured in seconds. Without a baseline it is estimated from the number of "
+                    "forwards.",
                 ),
                 io.Image.Input(
                     "image",
                     optional=True,
-                    tooltip="The decoded pictures of the same run, for the acceptance map to lie on.",
+                    tooltip="The decoded pictures of the same run, as the background of the acceptance map.",
                 ),
                 io.Combo.Input(
                     "chart",
                     options=CHARTS,
                     default=ALL,
                     optional=True,
-                    tooltip="Which chart to draw. All but tokens per forward and, of videos, compression by frame need "
-                    "record_details to be on in the sampler.",
+                    tooltip="Which chart to draw. All except tokens per forward and, for videos, compression by frame "
+                    "need record_details switched on in the sampler.",
                 ),
             ],
             outputs=[
                 io.String.Output(display_name="report", tooltip="The text that the node shows."),
-                io.Image.Output(display_name="chart", tooltip="The chart, or a batch of several."),
+                io.Image.Output(display_name="chart", tooltip="The chart, or several charts as a batch."),
                 io.Image.Output(
                     display_name="acceptance_map",
-                    tooltip="The picture, coloured by how many tokens were committed by the same forward: dark places "
-                    "were expensive.",
+                    tooltip="The picture, coloured by how many tokens the same forward committed: dark areas were "
+                    "expensive.",
                 ),
                 io.Float.Output(
                     display_name="step_compression",
-                    tooltip="Tokens of a picture per forward, mean of the pictures; 1 is plain AR.",
+                    tooltip="Tokens per forward of each picture, averaged over the pictures; plain AR has 1.",
                 ),
-                io.Int.Output(display_name="nfe", tooltip="Forwards after the prompt's, pictures in common."),
-                io.Float.Output(display_name="tokens_per_second", tooltip="Of all pictures together."),
+                io.Int.Output(
+                    display_name="nfe", tooltip="Forwards after the prompt's; the pictures of a batch share them."
+                ),
+                io.Float.Output(display_name="tokens_per_second", tooltip="For all pictures together."),
                 io.Float.Output(display_name="speedup", tooltip="Measured against the baseline, or estimated."),
             ],
             is_output_node=True,

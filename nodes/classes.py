@@ -1,4 +1,4 @@
-"""Name what models draw that know no texts."""
+"""Prompts for models that draw classes instead of texts."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ class ImageNetClass(io.ComfyNode):
             node_id="MCSJD_ImageNetClass",
             display_name="MC-SJD ImageNet Class",
             category=CATEGORY,
-            description="One of the 1000 classes of ImageNet as a prompt, for models that draw classes instead of texts, such "
-            "as the class-conditional LlamaGen. A name or number typed into the sampler's prompt does the same.",
+            description="One of the 1000 ImageNet classes as a prompt, for models that draw classes instead of "
+            "texts, such as the class-conditional LlamaGen. Typing a name or number into the "
+            "sampler's prompt does the same.",
             inputs=[
                 io.Combo.Input(
                     "class_name",
                     options=list(class_labels()),
                     default=class_labels()[find_class("golden retriever")],
-                    tooltip="Open the list and type a part of a name to search it; the numbers are ImageNet's.",
+                    tooltip="Open the list and type part of a name to search it; the numbers are ImageNet's.",
                 ),
             ],
             outputs=[

@@ -22,8 +22,8 @@ def device_input() -> io.Combo.Input:
             optional=True,
             options=getattr(mm, "get_gpu_device_options", lambda: [DEFAULT, "cpu"])(),
             default=DEFAULT,
-            tooltip="Where the model runs. default: where ComfyUI runs its own models. Newer versions list further graphics "
-            "cards here.",
+            tooltip="Where the model runs. default: where ComfyUI runs its own models. Newer versions of "
+            "ComfyUI list additional graphics cards here.",
         )
     )
 
@@ -34,16 +34,16 @@ def device_of(choice: str) -> torch.device:
         return torch.device("cpu")
     device = getattr(mm, "resolve_gpu_device_option", lambda _: None)(choice)
     if device is None and choice != DEFAULT:
-        logging.info("MC-SJD: there is no device %s here, the default one is used.", choice)
+        logging.info("MC-SJD: this computer has no device %s; the default is used.", choice)
     return device or mm.get_torch_device()
 
 
 def at_work_on(device: torch.device) -> AbstractContextManager:
-    """Around what runs on a device: kernels that ask for the current card get this one."""
+    """Wraps work on a device: kernels that ask for the current card get this one."""
     return getattr(mm, "cuda_device_context", lambda _: nullcontext())(device)
 
 
 def free_memory(patcher: ModelPatcher) -> int:
-    """Bytes that the device of a model has to give; newer patchers count what can be pushed out at once."""
+    """Bytes free on the device of a model; newer patchers also count what can be unloaded at once."""
     own = getattr(patcher, "get_free_memory", None)
     return own(patcher.load_device) if own else mm.get_free_memory(patcher.load_device)

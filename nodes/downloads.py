@@ -26,21 +26,22 @@ class GetModel(io.ComfyNode):
             node_id="MCSJD_GetModel",
             display_name="MC-SJD Get Model",
             category=CATEGORY,
-            description="Downloads a public model from huggingface.co into models/mcsjd. The first run only says how large "
-            "it is and under which licence it stands; nothing is fetched before you accept. Press R afterwards, and the model "
-            "is in the menu of Load Model.",
+            description="Downloads a public model from huggingface.co into models/mcsjd. The first run only shows "
+            "its size and licence; nothing is downloaded before you accept. Press R afterwards, and "
+            "the model is in the menu of Load Model.",
             inputs=[
                 io.Combo.Input(
                     "model",
                     options=list(DOWNLOADS),
                     default=next(iter(DOWNLOADS)),
-                    tooltip="Which model. The report tells its size and licence.",
+                    tooltip="Which model to download. The report shows its size and licence.",
                 ),
                 io.Boolean.Input(
                     "accept_licence",
                     default=False,
-                    tooltip="Off: only tell about the model. On: you accept its licence, and the run downloads it. A "
-                    "download that broke off goes on; what is there already is not fetched again.",
+                    tooltip="Off: only show what the model is. On: you accept its licence, and running the node "
+                    "downloads it. An interrupted download resumes; files that are already there are not "
+                    "downloaded again.",
                 ),
             ],
             outputs=[
@@ -56,9 +57,9 @@ class GetModel(io.ComfyNode):
         text = describe(model, root)
         if accept_licence:
             download(listing(model), root)
-            text += "\nIt is there: press R, and choose it in Load Model."
+            text += "\nThe model is downloaded: press R, then choose it in Load Model."
         else:
-            text += "\nNothing was downloaded. Switch accept_licence on to download it."
+            text += "\nNothing was downloaded yet. Switch accept_licence on and run again to download it."
         return io.NodeOutput(text, ui=in_node(text))
 
 
@@ -86,7 +87,7 @@ def _is_done(work: Future) -> bool:
 
 
 def _bytes_there(listed: list[Listed], root: Path) -> int:
-    """Bytes of the needed files, also of those that are on their way."""
+    """Bytes on disk of the needed files, partly downloaded ones included."""
     total = 0
     for folder in {root / one.source.folder for one in listed}:
         names = {name for one in listed if root / one.source.folder == folder for name in one.files}

@@ -1,4 +1,4 @@
-"""Frames that the embedded video model can go on from, for graphs that run without a file of one's own."""
+"""Frames that the embedded video model can continue, so that graphs run without a file of the user's."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class ExampleFrame(io.ComfyNode):
             node_id="MCSJD_ExampleFrame",
             display_name="MC-SJD Example Frame",
             category=CATEGORY,
-            description="A first frame for the embedded video model, which comes with it: an emoji on a background. With "
-            "a picture of your own, use Load Image instead.",
+            description="A first frame for the embedded video model: an emoji on a background, one of those that "
+            "come with the model. For a picture of your own, use Load Image instead.",
             inputs=[
                 io.Combo.Input(
                     "frame",
                     options=names,
                     default=FIRST if FIRST in names else names[0],
-                    tooltip="Each is called what happens in the clip it was taken from; in the sampler's prompt you may "
-                    "say another motion.",
+                    tooltip="Each frame is named after what happens in the clip it was taken from; the sampler's "
+                    "prompt may ask for another motion.",
                 ),
             ],
             outputs=[io.Image.Output(display_name="image", tooltip="For the sampler's start_frames.")],
@@ -45,7 +45,7 @@ class ExampleFrame(io.ComfyNode):
         if path is None:
             raise InputError(
                 f"There is no example frame {frame!r} in embedded/{mcsjd_core.EMBEDDED_VIDEO_MODEL.name}/start_frames of "
-                "this pack; choose another one of the menu, or use Load Image."
+                "this pack; choose another from the menu, or use Load Image."
             )
         return io.NodeOutput(read_frame(path))
 

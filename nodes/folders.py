@@ -22,10 +22,10 @@ EARLIER = {"embedded: emoji-256": EMBEDDED, "embedded: emoji-motion": EMBEDDED_V
 
 
 def register_model_folder() -> None:
-    """Make `models/mcsjd`, and make it known behind the folders that extra_model_paths.yaml gives for the same key: the first of
-    all is where Get Model writes to, and that is the user's choice."""
+    """Make `models/mcsjd`, and register it after the folders that extra_model_paths.yaml gives for the same key: Get Model
+    writes to the first of them all, and that is the user's choice."""
     folder = os.path.join(folder_paths.models_dir, MODEL_FOLDER)
-    with contextlib.suppress(OSError):  # a place that cannot be written to: downloads will say so
+    with contextlib.suppress(OSError):  # a folder that cannot be written to: downloads will say so
         os.makedirs(folder, exist_ok=True)
     folder_paths.add_model_folder_path(MODEL_FOLDER, folder)
 

@@ -22,7 +22,7 @@ class Decode(io.ComfyNode):
                 ModelSocket.Input("model", tooltip="The model that drew the tokens; another one is refused."),
                 TokensSocket.Input("tokens", tooltip="Whole pictures, from the sampler or from Encode."),
             ],
-            outputs=[io.Image.Output(display_name="image", tooltip="One picture for each of the batch.")],
+            outputs=[io.Image.Output(display_name="image", tooltip="The pictures, as a batch.")],
         )
 
     @classmethod
@@ -37,17 +37,18 @@ class Encode(io.ComfyNode):
             node_id="MCSJD_Encode",
             display_name="MC-SJD Encode",
             category=CATEGORY,
-            description="Turns pictures into the tokens of a model, to continue them (through Crop Tokens) or to see "
-            "what the model's codec makes of them. They are scaled and cropped to the model's size.",
+            description="Turns pictures into the tokens of a model, to continue them (through Crop Tokens), to "
+            "redraw a part of them, or to see what the model's codec makes of them. They are scaled "
+            "and cropped to the model's size.",
             inputs=[
-                ModelSocket.Input("model", tooltip="The model that is to read the tokens."),
+                ModelSocket.Input("model", tooltip="The model that will use the tokens."),
                 io.Image.Input(
                     "image",
-                    tooltip="Any picture or batch. What reaches over the model's shape is cut off on both sides alike; "
-                    "where it is transparent it lies on white.",
+                    tooltip="Any picture or batch. What does not fit the model's shape is cropped equally on both sides; "
+                    "transparent areas become white.",
                 ),
                 size_input(
-                    "Width x height in pixels, one of the sizes that Load Model shows. Left empty: the model's own."
+                    "Width x height in pixels, one of the sizes that Load Model shows. If empty: the model's own."
                 ),
             ],
             outputs=[TokensSocket.Output(display_name="tokens", tooltip="Whole pictures, one for each of the batch.")],
@@ -65,7 +66,7 @@ class CropTokens(io.ComfyNode):
             node_id="MCSJD_CropTokens",
             display_name="MC-SJD Crop Tokens",
             category=CATEGORY,
-            description="Keeps the upper rows of pictures, so that the sampler can draw another rest below them.",
+            description="Keeps the upper rows of pictures, so that the sampler can redraw the rest.",
             inputs=[
                 TokensSocket.Input("tokens", tooltip="From the sampler or from Encode."),
                 io.Int.Input(
@@ -73,8 +74,8 @@ class CropTokens(io.ComfyNode):
                     default=8,
                     min=1,
                     max=4096,
-                    tooltip="Token rows to keep, from the top. The embedded model has 16; other models one for every "
-                    "8 or 16 pixels of height.",
+                    tooltip="Token rows to keep, counted from the top. The embedded model has 16; other models have "
+                    "one for every 8 or 16 pixels of height.",
                 ),
             ],
             outputs=[TokensSocket.Output(display_name="tokens", tooltip="For the sampler's first_tokens.")],

@@ -19,33 +19,34 @@ class LoadModel(io.ComfyNode):
             node_id="MCSJD_LoadModel",
             display_name="MC-SJD Load Model",
             category=CATEGORY,
-            description="Loads an autoregressive text-to-image model: the small one that comes with this pack, or a "
-            "checkpoint below models/mcsjd. The node then shows the family, the sizes and the memory it takes.",
+            description="Loads an autoregressive model: one of the small ones that come with this pack, or a "
+            "checkpoint in models/mcsjd. The node then shows the family, the sizes and the memory it "
+            "takes.",
             inputs=[
                 io.Combo.Input(
                     "model",
                     options=list(folders.checkpoints()),
                     default=folders.EMBEDDED,
-                    tooltip="Which model draws. The embedded one needs no download and runs on a CPU; others appear "
-                    "here once their directory (with its config.json) lies below models/mcsjd and you press R. Get Model "
-                    "fetches public ones.",
+                    tooltip="Which model draws. The embedded ones need no download and run on a CPU; others appear "
+                    "here once their directory (with its config.json) is in models/mcsjd and you press R. Get "
+                    "Model downloads public ones.",
                 ),
                 io.Combo.Input(
                     "dtype",
                     options=list(runtime.DTYPES),
                     default="auto",
-                    tooltip="Number format of the transformer. auto: bf16 where the device computes in it, else fp32. "
-                    "fp32 takes twice the memory and makes seed-exact pictures agree most closely; fp16 can "
-                    "overflow; fp8 and int8 weights take half the memory of bf16, compute as auto does, and draw "
-                    "slightly other pictures (int8 ones less so; they need the package torchao). fp32 from bf16 weights takes "
-                    "little more memory than bf16, draws as fp32 does, and is slower. The codec, which turns "
-                    "tokens into pictures, always runs in fp32.",
+                    tooltip="Number format of the transformer. auto: bf16 if the device computes in it, otherwise "
+                    "fp32. fp32 takes twice the memory and makes seed-exact pictures agree most closely; fp16 "
+                    "can overflow; fp8 and int8 weights take half the memory of bf16, compute as auto does, "
+                    "and draw slightly different pictures (int8 less so; it needs the package torchao). fp32 "
+                    "from bf16 weights takes little more memory than bf16 and draws like fp32, but is slower. "
+                    "The codec, which turns tokens into pictures, always runs in fp32.",
                 ),
                 execution_input(),
                 device_input(),
             ],
-            outputs=[ModelSocket.Output(display_name="model", tooltip="For the sampler and for decode.")],
-            is_output_node=True,  # so that it can run alone, and shows its text again when ComfyUI remembers the model
+            outputs=[ModelSocket.Output(display_name="model", tooltip="For the sampler and the decode nodes.")],
+            is_output_node=True,  # so that it can run alone, and shows its text again when the model comes from ComfyUI's cache
         )
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What a person should know of a run that goes on all the same: in ComfyUI's console, and in the node that runs."""
+"""Warnings about a run that continues: in ComfyUI's console, and in the node that runs."""
 
 from __future__ import annotations
 

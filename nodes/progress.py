@@ -49,10 +49,10 @@ class Progress:
 
 
 class LivePreview:
-    """Pictures of a run for its node: rare enough to cost little, by its own clock, and at the end one that is complete.
+    """Pictures of a run for its node: rare enough, by their own clock, to cost little, and a complete one at the end.
 
-    While the run lasts, one picture of the batch is brought up to date at a time, the one that is furthest behind: so a batch
-    is seen to grow as often as a single picture.
+    During the run one picture of the batch is updated at a time, the one that is furthest behind, so that a batch is
+    seen to grow as often as a single picture.
     """
 
     def __init__(self, family: Family, grid: Grid, budget: Budget | None = None):
@@ -71,7 +71,7 @@ class LivePreview:
         return self.budget.spent
 
     def picture(self, step: Step) -> Image.Image | None:
-        """How the run stands, if it is time for a picture and memory allows one."""
+        """The state of the run, if it is time for a picture and memory allows one."""
         if not self.enabled:
             return None
         count = min(PREVIEWED, len(step.done))
@@ -95,7 +95,7 @@ class LivePreview:
                     return None  # it was a trial
                 return sheet(self._keep(pixels, rows, part))
         except getattr(mm, "OOM_EXCEPTION", torch.cuda.OutOfMemoryError):
-            logging.info("MC-SJD: no memory is left for live previews, the run goes on without them.")
+            logging.info("MC-SJD: no memory is left for live previews; the run continues without them.")
             self.enabled = False
             return None
 

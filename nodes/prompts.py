@@ -19,19 +19,19 @@ class PromptList(io.ComfyNode):
             node_id="MCSJD_PromptList",
             display_name="MC-SJD Prompt List",
             category=CATEGORY,
-            description="Several prompts, one on each line, for one run of the sampler: one queue draws a whole sheet, in "
-            "forwards that all pictures share.",
+            description="Several prompts, one on each line, for one run of the sampler: a whole sheet is drawn at "
+            "once, in forwards that all pictures share.",
             inputs=[
                 io.String.Input(
                     "prompts",
                     multiline=True,
                     dynamic_prompts=True,
                     default=EXAMPLE,
-                    tooltip="One prompt on each line; empty lines are left out. The picture of line k is the one that the "
-                    "prompt draws alone with seed + k, counted from 0.",
+                    tooltip="One prompt on each line; empty lines are skipped. Line k, counted from 0, gives the "
+                    "picture that its prompt draws alone with seed + k.",
                 ),
             ],
-            outputs=[PromptsSocket.Output(display_name="prompts", tooltip="For the sampler's input prompts.")],
+            outputs=[PromptsSocket.Output(display_name="prompts", tooltip="For the sampler's prompts input.")],
         )
 
     @classmethod
@@ -46,7 +46,8 @@ def prompts_input() -> io.Input:
     return PromptsSocket.Input(
         "prompts",
         optional=True,
-        tooltip="Prompts from Prompt List, in place of prompt: batch_size pictures of each, one after the other.",
+        tooltip="One prompt on each line; empty lines are skipped. Line k, counted from 0, gives the "
+        "picture that its prompt draws alone with seed + k.",
     )
 
 
@@ -58,6 +59,6 @@ def texts_of(prompt: str, prompts: list[str] | None, batch_size: int) -> list[st
     if len(texts) > MOST_PICTURES:
         raise InputError(
             f"{len(prompts or [prompt])} prompts with {batch_size} pictures each make {len(texts)}; one run draws at most "
-            f"{MOST_PICTURES}."
+            f"{MOST_PICTURES} pictures."
         )
     return texts

@@ -16,15 +16,15 @@ def redraw_inputs() -> list[io.Input]:
         TokensSocket.Input(
             "picture_tokens",
             optional=True,
-            tooltip="Picture to redraw a part of: whole tokens from Encode or from a sampler, together with redraw_mask. One "
-            "picture serves the whole batch.",
+            tooltip="The picture to redraw in part: whole tokens from Encode or from a sampler, together with "
+            "redraw_mask. A single picture is used for the whole batch.",
         ),
         io.Mask.Input(
             "redraw_mask",
             optional=True,
-            tooltip="Where picture_tokens are drawn anew, white or painted in the mask editor; the rest stays, token for token. "
-            "Tokens are drawn from top left to bottom right, so a new one knows what is kept above it and to its left, not what "
-            "is below.",
+            tooltip="What is redrawn of picture_tokens: the white area, for example painted in the mask "
+            "editor; the rest stays, token for token. Tokens are drawn from top left to bottom right, "
+            "so a new one follows from what is kept above it and to its left, not from what is below.",
         ),
     ]
 
@@ -37,10 +37,10 @@ def to_keep(
         return None
     if picture is None or mask is None:
         missing, given = ("picture_tokens", "redraw_mask") if picture is None else ("redraw_mask", "picture_tokens")
-        raise InputError(f"Redrawing a part needs {missing} beside {given}; connect both, or neither.")
+        raise InputError(f"Redrawing a part needs {missing} as well as {given}; connect both, or neither.")
     if first is not None:
         raise InputError(
-            "A picture is either continued or redrawn in part; disconnect first_tokens, or picture_tokens."
+            "A picture can be continued or redrawn in part, not both; disconnect first_tokens or picture_tokens."
         )
     tokens = picture.require(model).require_whole("redrawing a part").tokens
     return kept_tokens(tokens, mask, picture.grid, *side_lengths(picture.size))

@@ -1,4 +1,4 @@
-"""What was just drawn is not drawn again for an input that changes no token, though ComfyUI's cache counts it as a change."""
+"""Results are cached for inputs that change no token, which ComfyUI's own cache counts as changes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ REMEMBERED = 8  # runs; a result is tokens and counts on the CPU
 
 
 class Repeats:
-    """Results by the inputs they came from, and by `looks`: inputs that change what is seen meanwhile, and no result."""
+    """Results by the inputs they came from, and by `looks`: inputs that change what the run shows, but not its result."""
 
     def __init__(self):
         self._runs: deque[list] = deque(maxlen=REMEMBERED)  # inputs, the looks last asked for, result

@@ -123,15 +123,15 @@ def describe(model: LoadedModel) -> str:
     prompt, grid = family.empty_prompt(guided=True), family.grid()
     run = decode_bytes(family, prompt, settings, grid)
     drawn = "picture" if family.clip.is_picture else "video"
-    error = "" if model.logits_moved is None else f", which move its logits by {model.logits_moved:.1%} (rms)"
+    error = "" if model.logits_moved is None else f", which change its logits by {model.logits_moved:.1%} (rms)"
     return "\n".join(
         (
-            f"draws {family.sizes[0]} by itself ({family.name} family)",
+            f"draws {family.sizes[0]} by default ({family.name} family)",
             *video_lines(family.clip),
             f"its own settings (-1 in the sampler): {law_name(own.law)}, window {own.window}",
             f"{count_name(parameters)} parameters, {model.dtype}{error}",
             f"weights {bytes_name(weights)}, codec {bytes_name(codec)}",
-            f"one {drawn}, guided, window {settings.window}: {bytes_name(run)} more",
+            f"one {drawn} with guidance, window {settings.window}: {bytes_name(run)} more",
             f"decoding it: {bytes_name(codec_bytes(family, 1, grid))}",
             f"sizes: {', '.join(family.sizes)}",
         )
@@ -143,7 +143,7 @@ def video_lines(clip: Clip) -> list[str]:
     if clip.is_picture:
         return []
     return [
-        f"videos of {clip.frames} frames at {clip.frame_rate:g} a second, going on from {clip.start_name} (start_frames)"
+        f"videos of {clip.frames} frames at {clip.frame_rate:g} per second, continued from {clip.start_name} (start_frames)"
     ]
 
 
@@ -218,7 +218,7 @@ def _load_transformer(model: LoadedModel, needed: int) -> None:
     tensors = (*patcher.model.parameters(), *patcher.model.buffers())
     if model.execution == "captured" and any(tensor.device != patcher.load_device for tensor in tensors):
         raise InputError(
-            f"The weights of {model.name!r} do not fit on {patcher.load_device} whole, which captured iterations need; set "
+            f"The weights of {model.name!r} do not all fit on {patcher.load_device}, as captured iterations require; set "
             "execution to eager, or dtype to fp8 weights."
         )
 
@@ -281,7 +281,7 @@ def start_of_video(model: LoadedModel, clip: Tensor, size: str, frames: int | No
 
 def _check_pixels(images: Tensor) -> None:
     if images.ndim != 4 or 0 in images.shape:
-        raise InputError(f"The image to encode has no pixels, its shape is {list(images.shape)}; connect a picture.")
+        raise InputError(f"The image to encode has no pixels: its shape is {list(images.shape)}; connect a picture.")
 
 
 def _load_codec(model: LoadedModel, count: int, grid: Grid) -> None:

@@ -35,19 +35,20 @@ class Sampler(io.ComfyNode):
             node_id="MCSJD_Sampler",
             display_name="MC-SJD Sampler",
             category=CATEGORY,
-            description="Draws the tokens of pictures from a prompt, several tokens per forward of the model. Every "
-            "coupling draws from exactly the distribution that plain AR sampling draws from; they differ "
-            "in the number of forwards.",
+            description="Draws the tokens of pictures from a prompt, several tokens per forward of the model. "
+            "Every coupling draws from exactly the same distribution as plain AR sampling; they "
+            "differ in the number of forwards.",
             inputs=[
-                ModelSocket.Input("model", tooltip="The model that draws."),
+                ModelSocket.Input("model", tooltip="The model to draw with."),
                 io.String.Input(
                     "prompt",
                     multiline=True,
                     dynamic_prompts=True,
                     default=PROMPT,
                     tooltip="What to draw. The embedded model knows emoji: short names such as red apple, pizza, cat "
-                    "face. Line ends and runs of spaces count as one space. Left empty, the embedded model and models of classes "
-                    "draw anything; other models get their usual request with nothing in it, as their authors send it.",
+                    "face. Line breaks and repeated spaces count as one space. If this is empty, the embedded "
+                    "model and models of classes draw anything; other models get their usual request without "
+                    "a description, as their authors send it.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -55,29 +56,29 @@ class Sampler(io.ComfyNode):
                     min=0,
                     max=2**64 - 1,
                     control_after_generate=True,
-                    tooltip="Another seed gives another picture; the same seed and settings give the same one. Further "
-                    "pictures of the batch use seed + 1, seed + 2, ..., so with increment the next batch repeats all but "
-                    "one of them: batch_seeds changes that.",
+                    tooltip="A different seed gives a different picture; the same seed and settings give the same "
+                    "one. The other pictures of a batch use seed + 1, seed + 2, ..., so with increment the "
+                    "next batch repeats all but one of them: batch_seeds changes that.",
                 ),
                 io.Combo.Input(
                     "coupling",
                     options=list(METHODS),
                     default=METHOD_LABELS["maximal"],
-                    tooltip="How guessed tokens are checked. plain AR: one token per forward, the yardstick. SJD "
-                    "(independent): guesses behind a wrong one are redrawn from scratch. MC-SJD: they are "
+                    tooltip="How guessed tokens are checked. plain AR: one token per forward, the baseline. SJD "
+                    "(independent): guesses after a wrong one are redrawn from scratch. MC-SJD: they are "
                     "redrawn so that they change as rarely as possible, which needs fewer forwards; maximal "
-                    "usually the fewest. seed-exact: the very picture that plain AR draws with this seed, in "
-                    "fewer forwards; rounding can make it another one unless dtype is fp32.",
+                    "usually needs the fewest. seed-exact: the very picture that plain AR draws with this "
+                    "seed, in fewer forwards; unless dtype is fp32, rounding can change it.",
                 ),
                 io.Int.Input(
                     "window",
                     default=OWN,
                     min=OWN,
                     max=1024,
-                    tooltip="Tokens that one forward looks at; -1 is the model's own number. Larger: fewer forwards, but each "
-                    "costs more, and the gain levels off. 1 is as slow as plain AR, which always uses 1. 0 is auto: chosen while "
-                    "drawing, by what is fastest on this computer; the same seed then gives the same picture only under "
-                    "seed-exact.",
+                    tooltip="Tokens that one forward looks at; -1 is the model's own number. A larger window needs "
+                    "fewer forwards, but each of them costs more, and the gain levels off. 1 is as slow as "
+                    "plain AR, which always uses 1. 0 is auto: chosen while drawing, by what is fastest on "
+                    "this computer; the same seed then gives the same picture only with seed-exact.",
                 ),
                 io.Float.Input(
                     "cfg",
@@ -86,9 +87,9 @@ class Sampler(io.ComfyNode):
                     max=30.0,
                     step=0.1,
                     round=0.01,
-                    tooltip="How strictly the prompt is followed (classifier-free guidance); -1 is the model's own setting, "
-                    "which Load Model shows. Higher: closer to the prompt, less variety. 1 is off and halves the work of every "
-                    "forward.",
+                    tooltip="How strictly the prompt is followed (classifier-free guidance); -1 is the model's own "
+                    "setting, which Load Model shows. Higher: closer to the prompt, less variety. 1 is off "
+                    "and halves the work of every forward.",
                 ),
                 io.Float.Input(
                     "temperature",
@@ -105,8 +106,8 @@ class Sampler(io.ComfyNode):
                     default=OWN,
                     min=OWN,
                     max=2**18,
-                    tooltip="Only the k most likely tokens can be drawn; -1 is the model's own setting. Lower: cleaner and more "
-                    "alike; 0 is off.",
+                    tooltip="Only the k most likely tokens can be drawn; -1 is the model's own setting. Lower: "
+                    "cleaner pictures, more alike. 0 is off.",
                 ),
                 io.Float.Input(
                     "top_p",
@@ -115,15 +116,15 @@ class Sampler(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     round=0.001,
-                    tooltip="Only the most likely tokens that together reach this probability can be drawn; -1 is the model's "
-                    "own setting. Lower: cleaner and more alike; 1 is off.",
+                    tooltip="Only the most likely tokens that together reach this probability can be drawn; -1 is the "
+                    "model's own setting. Lower: cleaner pictures, more alike. 1 is off.",
                 ),
                 io.Int.Input(
                     "batch_size",
                     default=1,
                     min=1,
                     max=64,
-                    tooltip="Pictures drawn together, in forwards that they share. More take longer and need more "
+                    tooltip="Pictures drawn together, in shared forwards. More pictures take longer and need more "
                     "memory.",
                 ),
                 io.Combo.Input(
@@ -131,9 +132,9 @@ class Sampler(io.ComfyNode):
                     options=STARTS,
                     default="random",
                     tooltip="First guess for a token, before the model has seen it: a random one, the token to its "
-                    "left, the one above, the one at its place in the frame before (previous_frame, for videos), or "
-                    "(warm) the one in the connected warm_tokens. It changes how many forwards are needed, never what "
-                    "can be drawn. warm goes with seed-exact alone.",
+                    "left, the one above, the one in the same position of the frame before (previous_frame, "
+                    "for videos), or (warm) the one in the connected warm_tokens. It changes how many "
+                    "forwards are needed, never what can be drawn. warm works only with seed-exact.",
                 ),
                 io.String.Input(
                     "negative",
@@ -142,38 +143,40 @@ class Sampler(io.ComfyNode):
                     dynamic_prompts=True,
                     default="",
                     placeholder="negative prompt",
-                    tooltip="What to keep away from: guidance leads from here towards the prompt. Left empty, it leads "
-                    "away from a picture of anything. With cfg 1 it has no effect.",
+                    tooltip="What to avoid: guidance leads away from it and towards the prompt. If it is empty, "
+                    "guidance leads away from a picture of anything. With cfg 1 it has no effect.",
                 ),
                 size_input(
-                    "Width x height in pixels, such as 768x768. Left empty: that of the first tokens, if there "
-                    "are any, or else the model's own. Load Model shows the sizes that a model offers."
+                    "Width x height in pixels, such as 768x768. If empty: the size of the connected tokens, or else "
+                    "the model's own. Load Model shows the sizes that a model offers."
                 ),
                 TokensSocket.Input(
                     "first_tokens",
                     optional=True,
-                    tooltip="Upper part of pictures to continue, from Crop Tokens: it stays as it is, the rest is "
-                    "drawn, in a new way even with the picture's own seed. One picture serves the whole batch.",
+                    tooltip="Upper part of pictures to continue, from Crop Tokens: it stays as it is, and the rest is "
+                    "drawn, differently from the original even with the same seed. A single picture is used "
+                    "for the whole batch.",
                 ),
                 TokensSocket.Input(
                     "warm_tokens",
                     optional=True,
-                    tooltip="Earlier result as first guesses; used if initialiser is warm, which goes with seed-exact alone. "
-                    "Saves most with the same seed and a setting changed a little.",
+                    tooltip="An earlier result whose tokens are the first guesses if initialiser is warm, which works "
+                    "only with seed-exact. Saves most with the same seed and a slightly changed setting.",
                 ),
                 io.Boolean.Input(
                     "live_preview",
                     optional=True,
                     default=True,
-                    tooltip="Show the picture while it is drawn: guesses dimmed, the rest dark, and whole at the end. At most a "
-                    "few times a second and for 5 % of the run time before that; left out where memory is short.",
+                    tooltip="Show the picture while it is drawn: guesses dimmed, the rest dark, and the whole picture "
+                    "at the end. Updated at most a few times a second, within 5 % of the run time; left out "
+                    "when memory is short.",
                 ),
                 io.Boolean.Input(
                     "record_details",
                     optional=True,
                     default=False,
                     tooltip="Record how likely every guess was to be kept, which most charts of Stats need. It costs "
-                    "time and memory, and changes no picture; leave it off to measure seconds.",
+                    "time and memory but changes no picture; leave it off to measure seconds.",
                 ),
                 *video_inputs(),
                 trajectories_input(),
@@ -182,8 +185,8 @@ class Sampler(io.ComfyNode):
                 batch_seeds_input(),
             ],
             outputs=[
-                TokensSocket.Output(display_name="tokens", tooltip="The drawn tokens, for decode."),
-                StatsSocket.Output(display_name="stats", tooltip="What the run cost, for stats."),
+                TokensSocket.Output(display_name="tokens", tooltip="The drawn tokens, for the decode nodes."),
+                StatsSocket.Output(display_name="stats", tooltip="What the run cost, for Speed-up Stats."),
             ],
         )
 
@@ -251,7 +254,7 @@ def common_size(model: LoadedModel, size: str, *given: ImageTokens | None) -> st
     for each in tokens:
         if each.size != chosen:
             raise InputError(
-                f"The connected tokens are of a picture of {each.size}, but {chosen} is to be drawn; leave size empty, "
+                f"The connected tokens are of a picture of {each.size}, but the picture to draw has {chosen}; leave size empty, "
                 "or connect tokens of the same size."
             )
     return chosen

@@ -1,4 +1,4 @@
-"""Which seeds the pictures of a batch have."""
+"""The seeds of the pictures of a batch."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ def batch_seeds_input() -> io.Combo.Input:
         optional=True,
         options=list(ROW_SEEDS),
         default=COUNTED_LABEL,
-        tooltip="Seeds of the further pictures of a batch. seed + 1, seed + 2 ...: each equals the picture that its seed draws "
-        "alone, so batches of neighbouring seeds share pictures. new with every seed: after an increment of the seed the "
-        "whole batch is new; the first picture is that of the seed.",
+        tooltip="Seeds of the other pictures of a batch. seed + 1, seed + 2 ...: each picture equals the "
+        "one that its seed draws alone, so batches with neighbouring seeds share pictures. new "
+        "with every seed: another seed gives a completely new batch; its first picture is the one "
+        "that the seed draws alone.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Inputs that change what a run costs, and nothing that it draws."""
+"""Inputs that change what a run costs, but not what it draws."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def trajectories_input() -> io.Int.Input:
             default=1,
             min=1,
             max=MOST_TRAJECTORIES,
-            tooltip="How many series of guesses every forward looks at. More: fewer forwards, each of them costlier; pictures of "
-            "the same distribution, with seed-exact the same picture. 1 is usual; more is worth a try on a device that a window "
-            "leaves idle.",
+            tooltip="How many sequences of guesses each forward checks. More: fewer forwards, each of them "
+            "costlier; pictures from the same distribution, with seed-exact the same picture. 1 is "
+            "usual; more can pay off on a device that a single window leaves idle.",
         )
     )
 
@@ -35,15 +35,16 @@ def execution_input() -> io.Combo.Input:
             optional=True,
             options=list(EXECUTIONS),
             default=EXECUTIONS[0],
-            tooltip="How the iterations of this model are run; no picture depends on it but for rounding. eager: at once. "
-            "compiled: by torch.compile, which takes minutes in the first run of every size and needs a C++ compiler, or Triton "
-            "on a graphics card. captured: recorded as CUDA graphs, on NVIDIA cards only.",
+            tooltip="How the iterations of this model are run; apart from rounding, no picture depends on it. "
+            "eager: step by step. compiled: by torch.compile, which takes minutes in the first run of "
+            "every size and needs a C++ compiler, or Triton on a graphics card. captured: recorded as "
+            "CUDA graphs, on NVIDIA cards only.",
         )
     )
 
 
 def check_execution(execution: str, device: torch.device) -> None:
-    """Raise InputError if iterations cannot be run so on the device; whether a compiler is there, the first run tells."""
+    """Raise InputError if the device cannot run iterations this way; a missing compiler shows in the first run."""
     if execution not in EXECUTIONS:
         raise InputError(f"execution must be one of {', '.join(EXECUTIONS)}, got {execution!r}.")
     if execution == "captured" and device.type != "cuda":
@@ -51,12 +52,12 @@ def check_execution(execution: str, device: torch.device) -> None:
 
 
 def check_trajectories(count: int, method: str, details: bool) -> None:
-    """Raise InputError, in the words of the node, where several trajectories cannot be."""
+    """Raise InputError, in the words of the node, where several trajectories are not possible."""
     if count > 1 and method == "autoregressive":
         raise InputError(
-            f"With {METHOD_LABELS['autoregressive']} nothing is guessed: choose another coupling, or set trajectories to 1."
+            f"{METHOD_LABELS['autoregressive']} guesses nothing: choose another coupling, or set trajectories to 1."
         )
     if count > 1 and details:
         raise InputError(
-            "Details are recorded of one trajectory only: turn record_details off, or set trajectories to 1."
+            "Details can be recorded for a single trajectory only: turn record_details off, or set trajectories to 1."
         )

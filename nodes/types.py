@@ -44,11 +44,11 @@ class LoadedModel:
     token_patcher: ModelPatcher
     codec_patcher: ModelPatcher
     execution: str = "eager"  # of the iterations, one of the core's EXECUTIONS
-    logits_moved: float | None = None  # by weights of 8 bits, see the core's weight_error.py
+    logits_moved: float | None = None  # by 8-bit weights, see the core's weight_error.py
 
     @property
     def patcher(self) -> ModelPatcher:
-        """By this ComfyUI's cache sees that a result holds a model, and keeps it while prompts use it."""
+        """Tells ComfyUI's cache that a result holds a model, so that it is kept while prompts use it."""
         return self.token_patcher
 
     def get_models(self) -> list[ModelPatcher]:
@@ -93,7 +93,7 @@ class ImageTokens:
 
     def crop(self, rows: int) -> ImageTokens:
         """The first `rows` rows of every picture, at least one fewer than a whole picture has."""
-        self.grid.upper(1)  # raises where a part of a picture cannot be gone on from
+        self.grid.upper(1)  # raises where a part of a picture cannot be continued
         whole = self.grid.rows * self.grid.frames
         if not 1 <= rows <= min(self.rows, whole - 1):
             kept = "" if self.rows == whole else f", of which the first {self.rows} are left"

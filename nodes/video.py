@@ -1,4 +1,4 @@
-"""What videos need beside pictures: frames to start from, their number, and clips with a frame rate."""
+"""What only videos need: frames to start from, their number, and clips with a frame rate."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .types import CATEGORY, ImageTokens, LoadedModel, ModelSocket, TokensSocket
 
 
 def video_inputs() -> list[io.Input]:
-    """The sampler's inputs that models of pictures have no use for."""
+    """The sampler's inputs for video models."""
     return [
         io.Image.Input(
             "start_frames",
             optional=True,
-            tooltip="For models that draw video: the frames to go on from, as a batch. The last ones are taken, as many "
-            "as the model was trained to be given; they are scaled and cropped to its size. One clip serves the whole "
-            "batch.",
+            tooltip="For models that draw video: the frames to continue, as a batch. Only the last ones are "
+            "used, as many as the model was trained to take; they are scaled and cropped to its size. "
+            "One clip is used for the whole batch.",
         ),
         io.Int.Input(
             "frames",
@@ -30,14 +30,14 @@ def video_inputs() -> list[io.Input]:
             default=0,
             min=0,
             max=4096,
-            tooltip="For models that draw video: how many frames the video has in all, the start among them. 0 is as many "
-            "as the model was made for. Fewer take less time.",
+            tooltip="For models that draw video: how many frames the video has in total, including the start "
+            "frames. 0 is the model's own number. Fewer take less time.",
         ),
         io.Clip.Input(
             "text_encoder",
             optional=True,
-            tooltip="For Cosmos models that read a text: the text encoder of Cosmos from ComfyUI's own CLIP loader. "
-            "Without it, the T5 files beside the model are read.",
+            tooltip="For Cosmos models that read a text: the text encoder of Cosmos, from ComfyUI's own CLIP "
+            "loader. Without it, the T5 files beside the model are used.",
         ),
     ]
 
@@ -54,11 +54,11 @@ def encoded_texts(text_encoder, texts: list[str]) -> dict[str, Tensor] | None:
 def start_tokens(
     model: LoadedModel, start_frames: Tensor | None, first_tokens: ImageTokens | None, size: str, frames: int | None
 ) -> ImageTokens | None:
-    """What the sampler is given to go on from, whichever way; InputError if it is given twice."""
+    """The tokens that the sampler continues, whichever way they are given; InputError if they are given twice."""
     if start_frames is None:
         return first_tokens
     if first_tokens is not None:
-        raise InputError("Both start_frames and first_tokens say how the video begins; connect one of them.")
+        raise InputError("Both start_frames and first_tokens say how the video begins; connect only one of them.")
     return runtime.start_of_video(model, start_frames, size, frames)
 
 
@@ -69,8 +69,8 @@ class DecodeVideo(io.ComfyNode):
             node_id="MCSJD_DecodeVideo",
             display_name="MC-SJD Decode Video",
             category=CATEGORY,
-            description="Turns the tokens of a video into frames, and into a video with the model's frame rate for Save "
-            "Video. Videos of a batch follow one another.",
+            description="Turns the tokens of a video into frames, and into a video with the model's frame rate "
+            "for Save Video. Videos of a batch are joined one after another.",
             inputs=[
                 ModelSocket.Input("model", tooltip="The model that drew the tokens; another one is refused."),
                 TokensSocket.Input("tokens", tooltip="Whole videos, from the sampler."),
@@ -81,14 +81,14 @@ class DecodeVideo(io.ComfyNode):
                     max=240.0,
                     step=0.5,
                     optional=True,
-                    tooltip="Frames a second. 0 is the rate that the model was trained with; another one plays the same "
-                    "frames slower or faster.",
+                    tooltip="Frames per second. 0 is the rate that the model was trained with; any other plays the "
+                    "same frames slower or faster.",
                 ),
             ],
             outputs=[
                 io.Image.Output(display_name="frames", tooltip="All frames as a batch of pictures."),
                 io.Video.Output(display_name="video", tooltip="For Save Video."),
-                io.Float.Output(display_name="frame_rate", tooltip="Frames a second."),
+                io.Float.Output(display_name="frame_rate", tooltip="Frames per second."),
             ],
         )
 

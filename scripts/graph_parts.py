@@ -1,7 +1,7 @@
 """What the example graphs are made of: nodes, workflows, and the pieces that several graphs share.
 
-Places leave room for Nodes 2.0, where nodes are taller than what a graph saves: GAP between columns, and below a node as much
-as its type grows.
+Positions leave room for Nodes 2.0, which draws nodes taller than a graph saves them: GAP between columns, and below a node
+as much as its type grows.
 """
 
 from __future__ import annotations

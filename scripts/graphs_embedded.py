@@ -43,7 +43,7 @@ pictures still follow the model's own distribution exactly. The report's first l
 - another **seed**: other pictures.
 - another **prompt**: *pizza*, *red apple*, *house*.
 - **temperature** -1: the model's own, 0.3; it then knows most emoji by heart, and seeds change little.
-- **coupling** *plain AR*: the yardstick.
+- **coupling** *plain AR*: the baseline.
 - **coupling** *seed-exact*: the pictures of *plain AR*, in fewer forwards.
 """
     load = loader()
@@ -78,8 +78,8 @@ def comparison() -> Workflow:
 Both check a window of guesses in one forward. After the first wrong guess *SJD* guesses anew; *MC-SJD* changes as few \
 guesses as it can, so that they settle.
 
-The report compares the two. The chart shows why: how likely a guess is to be accepted, by how long it has stood. \
-The further apart the lines, the more coupling gains: here little, since the small model is sure of most tokens.
+The report compares the two. The chart shows why: how likely a guess is to be accepted, by its age in forwards. \
+The further apart the lines, the more the coupling gains: little here, since the small model is sure of most tokens.
 
 **Try** another **seed** or **prompt**, **coupling** *MC-SJD (Gumbel)*, or *plain AR* on the left.
 """
@@ -129,8 +129,8 @@ def seed_exact() -> Workflow:
 
 *seed-exact* draws the very picture that *plain AR* draws with this seed. *MC-SJD* draws another one from the same distribution.
 
-A difference is **black** where two pictures agree. (Where two tokens are all but equally likely, rounding can decide \
-otherwise; dtype *fp32* makes that rarest.)
+A difference is **black** where two pictures agree. (Where two tokens are almost equally likely, rounding can tip the \
+balance; this is rarest with dtype *fp32*.)
 
 **Try** another **seed**; **window** 16 in the middle: the same picture.
 """
@@ -156,11 +156,11 @@ def warm_start() -> Workflow:
     text = """\
 ## Change a setting, reuse the last tokens
 
-You liked a picture and nudge a setting. *seed-exact* takes the last picture's tokens as first guesses (**initialiser** *warm*), \
-and where nothing changed they hold in whole windows.
+You liked a picture and change a setting a little. *seed-exact* takes the last picture's tokens as first guesses (**initialiser** \
+*warm*), and where nothing changes whole windows of them are accepted.
 
 The right picture is **the same as the middle one**, which starts from scratch: their difference is black. The report says what \
-warm tokens saved.
+the warm tokens saved.
 
 **Try** another **temperature** in both; another **prompt** on the right (then it helps little).
 """
@@ -219,13 +219,13 @@ def continuation() -> Workflow:
     text = """\
 ## Continue a picture
 
-The first picture is read back into tokens (**Encode**), its upper 8 rows are kept (**Crop Tokens**), and four new lower halves \
+The first picture is turned back into tokens (**Encode**), its upper 8 rows are kept (**Crop Tokens**), and four new lower halves \
 are drawn.
 
 **Try**
-- a picture of your own: *Load Image* in place of the first sampler and its Decode.
+- a picture of your own: *Load Image* instead of the first sampler and its Decode.
 - **rows** 4 or 12; another **prompt** for the second sampler.
-- the first sampler's tokens straight into **Crop Tokens**: nothing is lost on the way through the codec.
+- the first sampler's tokens directly into **Crop Tokens**: then nothing is lost in the codec.
 """
     between = [
         Node(5, "MCSJD_Encode", (COLUMNS[2], 590), (340, 80), {}, {"model": (1, 0), "image": (3, 0)}),
@@ -239,10 +239,10 @@ def redraw() -> Workflow:
     text = """\
 ## Redraw a part
 
-The first picture's tokens stay where the mask is black, and are drawn anew where it is white; four times here, from another \
+The first picture's tokens stay where the mask is black, and are redrawn where it is white; here four times, with another \
 prompt.
 
-Tokens follow one another from top left to bottom right: a new one knows what is kept above it, not what is below.
+Tokens are drawn from top left to bottom right: a new one takes into account what is kept above it, not what is below.
 
 **Try**
 - a picture of your own: *Load Image*, paint the part in its mask editor; its **IMAGE** through **Encode** into \
@@ -267,7 +267,7 @@ def batch() -> Workflow:
     text = """\
 ## A batch and its charts
 
-Eight pictures share their forwards; each commits at its own pace, and a finished one costs nothing more. Picture k is the one \
+Eight pictures share their forwards; each advances at its own pace, and a finished one costs nothing more. Picture k is the one \
 that seed + k draws alone.
 
 The charts are of the whole batch. *NFE against token difference* is the paper's figure 2: a dot for each picture, by how many \
@@ -299,8 +299,8 @@ def sheet() -> Workflow:
     text = """\
 ## A sheet of prompts
 
-One prompt on each line, all drawn in one run, in forwards that they share. The picture of line k is the one that the prompt \
-draws alone with seed + k, counted from 0.
+One prompt on each line, all drawn in one run, in shared forwards. Line k, counted from 0, gives the picture that its prompt \
+draws alone with seed + k.
 
 **Try** lines of your own; **batch_size** 2: two pictures of each prompt.
 """

@@ -14,13 +14,13 @@ def lumina() -> Workflow:
 Switch **accept_licence** on in *Get Model* and press **Run**: 14.3 GB are downloaded, once. Then press \
 **R**, and the graph draws.
 
-A picture of 768x768 is 48 rows of 48 codes; the separator behind each row and the end are certain, so they cost no guess: 2353 \
-tokens. Guidance, top-k and temperature are the authors' defaults, the window is that of the MC-SJD paper's code.
+A picture of 768x768 is 48 rows of 48 codes. With a separator after each row and an end token, which are certain and need no guess, \
+that makes 2353 tokens. Guidance, top-k and temperature are the authors' defaults; the window is that of the MC-SJD paper's code.
 
 **Try**
 - **size** 1152x512, 512x1152, 864x672 and the others that Load Model shows: 73 sizes of about the same area.
-- **dtype** *fp8 weights*: 7 GB of weights in place of 13.6 in bf16. The guided KV cache of one picture takes 2.5 GB more.
-- **coupling** *plain AR*: the yardstick, 2353 forwards.
+- **dtype** *fp8 weights*: 7 GB of weights instead of 13.6 GB in bf16. The KV cache of one picture with guidance takes 2.5 GB more.
+- **coupling** *plain AR*: the baseline, 2353 forwards.
 - **initialiser** *above*: guesses are the codes one row up.
 - the models for 512 and 1024 px, in the menus of Get Model and Load Model.
 """
@@ -34,13 +34,13 @@ def janus() -> Workflow:
 Switch **accept_licence** on in *Get Model* and press **Run**: 4.2 GB are downloaded, once. Then press \
 **R**, and the graph draws.
 
-A picture is 24 rows of 24 codes, 576 tokens; the model draws no other size. Guidance and temperature are the authors', who cut \
-nothing.
+A picture is 24 rows of 24 codes, 576 tokens; the model draws no other size. Guidance and temperature are the authors' \
+settings, without top-k or top-p.
 
 **Try**
 - **Janus-Pro-7B** (15 GB), or Janus-1.3B, in the menus of Get Model and Load Model.
-- **top_k** 1000: what the MC-SJD paper's code uses for this model; unlikely codes are cut then.
-- **coupling** *plain AR*: the yardstick, 576 forwards.
+- **top_k** 1000: what the MC-SJD paper's code uses for this model; it excludes unlikely codes.
+- **coupling** *plain AR*: the baseline, 576 forwards.
 - **window** 16 or 128.
 """
     values = {"prompt": "a lighthouse on a cliff at sunset", "batch_size": 4}
@@ -54,14 +54,14 @@ def llamagen() -> Workflow:
 Switch **accept_licence** on in *Get Model* and press **Run**: 0.7 GB are downloaded, once. Then press \
 **R**, and the graph draws.
 
-The class picker gives the prompt. A name or number in the sampler's prompt will do as well; empty draws anything. Guidance and \
-top-k are those of the authors' demo.
+The class picker gives the prompt. A name or number in the sampler's prompt does the same; an empty prompt draws anything. Guidance \
+and top-k are those of the authors' demo.
 
 **Try**
 - other files, in the menu of **Load Model**: L, XL, XXL and 3B, 256 and 384 px. Larger ones follow the class better.
 - the models that read captions: *LlamaGen-text-256* and *-512*, **cfg** 7.5, **top_k** 1000. Their text encoder FLAN-T5-XL \
-goes into *LlamaGen-t2i/flan-t5-xl*; it is read for new captions only, runs on the CPU, and is not kept.
-- **coupling** *plain AR*: the yardstick.
+goes into *LlamaGen-t2i/flan-t5-xl*; it is loaded only for new captions, runs on the CPU, and is then unloaded.
+- **coupling** *plain AR*: the baseline.
 """
     graph = text_to_image("LlamaGen-c2i/c2i_B_256.pt", {"batch_size": 4}, text, download="LlamaGen-B-256")
     classes = Node(8, "MCSJD_ImageNetClass", (COLUMNS[2], 0), (400, 60))
@@ -81,12 +81,12 @@ def emu3() -> Workflow:
 Switch **accept_licence** on in *Get Model* and press **Run**: 35.1 GB are downloaded, once. Then press \
 **R**, and the graph draws. In bf16 the weights take 15.7 GB of memory.
 
-A picture of 720x720 is 90 rows of 90 codes, each row with a separator that costs no guess: 8193 tokens. Guidance, top-k and the \
-ending of the prompt are those of the authors; the negative prompt has the same size in it.
+A picture of 720x720 is 90 rows of 90 codes, each row with a separator that needs no guess: 8193 tokens. Guidance, top-k and the \
+ending of the prompt are the authors'; the request for the negative prompt names the same size.
 
 **Try**
 - **size** 832x624, 624x832, 880x584, 584x880, 960x544 or 544x960.
-- **window** 16 to 128. A position of the window takes about half a megabyte beside the KV cache.
+- **window** 16 to 128. Each position of the window takes about half a megabyte on top of the KV cache.
 - **initialiser** *above*: guesses are the codes one row up.
 """
     prompt = "a red fox in the snow, masterpiece, film grained, best quality."

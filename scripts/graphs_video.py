@@ -42,12 +42,12 @@ def quickstart() -> Workflow:
 Press **Run**: the embedded video model gets one frame and a sentence, and draws what happens next. No download. **Save Video** \
 plays the video and keeps it in ComfyUI's *output/video*.
 
-Neighbouring frames are alike, so many guesses hold. The chart shows it by frame of codes (4 frames of the video each).
+Neighbouring frames are alike, so many guesses are accepted. The chart shows this for each code frame (4 frames of the video).
 
 **Try**
 - **prompt** *the red apple bounces right*, *moves down*, *stands still*. It should name what the frame shows.
 - another **frame**, and its name in the prompt.
-- **initialiser** *previous_frame*: a token's first guess is the one at its place a frame back.
+- **initialiser** *previous_frame*: a token's first guess is the one in the same position one frame earlier.
 """
     prompt = "the red apple moves right"
     load = loader(model="embedded: emoji-motion")
@@ -57,16 +57,16 @@ Neighbouring frames are alike, so many guesses hold. The chart shows it by frame
 
 def cosmos() -> Workflow:
     text = """\
-## Cosmos: go on with a video
+## Cosmos: continue a video
 
 Accept NVIDIA's licence on the pages of *Cosmos-Predict1-4B* and *Cosmos-Tokenize1-DV8x16x16-720p* at huggingface.co and log in. \
 Switch **accept_licence** on in *Get Model* and press **Run**: 8.3 GB are downloaded, once. Then press **R**.
 
-33 frames of 1024x640, 25 a second: 12,800 tokens, 10,240 of them drawn after one frame. This model reads no text.
+33 frames of 1024x640, 25 per second: 12,800 tokens, of which 10,240 are drawn after one start frame. This model reads no text.
 
 **Try**
 - **9 frames** to start from: *Load Video*, *Get Video Components*, their images into **start_frames**.
-- **Cosmos-Predict1-12B**, and the models that read a text, **-5B-Video2World** and **-13B-Video2World**: these need \
+- **Cosmos-Predict1-12B**, and the models that read a text, **-5B-Video2World** and **-13B-Video2World**, which need \
 *Load CLIP* with *oldt5_xxl_fp16.safetensors*, type *cosmos*, in **text_encoder**.
 - **frames** 9 or 17: shorter videos. **initialiser** *previous_frame*.
 """

@@ -54,7 +54,7 @@ def test_a_text_is_answered_with_what_to_do(pack, llamagen):
 
 
 def test_the_loader_describes_it(pack, llamagen):
-    assert "draws 8x8 by itself (llamagen family)" in pack.runtime.describe(llamagen)
+    assert "draws 8x8 by default (llamagen family)" in pack.runtime.describe(llamagen)
 
 
 def test_a_model_is_read_again_when_its_codec_changes_and_not_when_another_model_comes(pack, model_folder, llamagen):

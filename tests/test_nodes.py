@@ -177,9 +177,9 @@ def test_the_user_s_own_default_folder_stays_the_first(pack, tmp_path, monkeypat
 def test_loader_tells_family_sizes_and_memory(pack, model_folder):
     result = pack.result("MCSJD_LoadModel", model="tiny", dtype="fp8 weights")
     (text,) = result.ui["mcsjd_text"]
-    assert text.startswith("draws 12x8 by itself (chameleon family)\n")
+    assert text.startswith("draws 12x8 by default (chameleon family)\n")
     assert "its own settings (-1 in the sampler): cfg 3, temperature" in text
-    moved = re.search(r"float32 with fp8 weights, which move its logits by (\d+\.\d)% \(rms\)\n", text)
+    moved = re.search(r"float32 with fp8 weights, which change its logits by (\d+\.\d)% \(rms\)\n", text)
     assert 0.1 < float(moved[1]) < 15
     (plain,) = pack.result("MCSJD_LoadModel", model="tiny", dtype="fp32").ui["mcsjd_text"]
     assert "logits" not in plain

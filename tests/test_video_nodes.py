@@ -129,7 +129,7 @@ def test_the_loader_needs_no_text_encoder(pack, model_folder):
 
 def test_the_loader_says_what_a_video_is(pack, video_model):
     text = pack.runtime.describe(video_model)
-    assert f"videos of {FRAMES} frames at 12.5 a second, going on from 1 or 9 frames" in text
+    assert f"videos of {FRAMES} frames at 12.5 per second, continued from 1 or 9 frames" in text
 
 
 @pytest.mark.parametrize("kind", ["none", "few", "frames", "both", "encode", "crop"])

@@ -9,7 +9,7 @@ const MOST_TEXTS = 200;
 const NODES = {
   MCSJD_LoadModel: [150, { en: "Sizes, settings and memory are shown here after a run.", zh: "运行后在此显示尺寸、设置与内存。" }],
   MCSJD_Stats: [220, { en: "The report is shown here after a run.", zh: "运行后在此显示报告。" }],
-  MCSJD_GetModel: [150, { en: "Run this node alone: it tells size and licence.", zh: "单独运行此节点：显示大小与许可证。" }],
+  MCSJD_GetModel: [150, { en: "Run this node by itself: it shows size and licence.", zh: "单独运行此节点：显示大小与许可证。" }],
 };
 
 const texts = read();
