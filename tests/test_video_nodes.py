@@ -124,7 +124,7 @@ def test_the_loader_needs_no_text_encoder(pack, model_folder):
     (model_folder / "world" / "t5" / "tokenizer.json").unlink()
     for dtype in ("fp32", "fp8 weights"):
         model = pack.run("MCSJD_LoadModel", model="world", dtype=dtype)[0]
-        assert "one video, guided" in pack.runtime.describe(model)
+        assert "one video with guidance" in pack.runtime.describe(model)
 
 
 def test_the_loader_says_what_a_video_is(pack, video_model):
