@@ -110,16 +110,16 @@ def three_ways(methods: list[tuple[str, dict, dict]], name: str, differences: li
     `methods` are (title, values, links); a difference is (first, second, title) of samplers. They have the ids 40 to 43.
     """
     nodes, x = [], COLUMNS[4]
-    for place, (title, values, links) in enumerate(methods):
-        first = 10 * (place + 1)
-        nodes += method(first, 1 + place, title, values, links)
-        nodes.append(saved(first + 2, (x, 410 * place), (360, 330), (first + 1, 0), f"{name} {place + 1}", title))
-    for place, (one, other, title) in enumerate(differences):
+    for index, (title, values, links) in enumerate(methods):
+        first = 10 * (index + 1)
+        nodes += method(first, 1 + index, title, values, links)
+        nodes.append(saved(first + 2, (x, 410 * index), (360, 330), (first + 1, 0), f"{name} {index + 1}", title))
+    for index, (one, other, title) in enumerate(differences):
         y = SAMPLER[1] + 70 + DECODE[1] + BELOW
         blend = {"blend_factor": 1.0, "blend_mode": "difference"}
         links = {"image1": (one + 1, 0), "image2": (other + 1, 0)}
-        nodes.append(Node(40 + 2 * place, "ImageBlend", (COLUMNS[2 + place], y), (340, 110), blend, links, title=title))
-        nodes.append(shown(41 + 2 * place, (x + 420, 590 + 340 * place), (360, 260), (40 + 2 * place, 0), title))
+        nodes.append(Node(40 + 2 * index, "ImageBlend", (COLUMNS[2 + index], y), (340, 110), blend, links, title=title))
+        nodes.append(shown(41 + 2 * index, (x + 420, 590 + 340 * index), (360, 260), (40 + 2 * index, 0), title))
     return nodes
 
 
@@ -156,8 +156,8 @@ def warm_start() -> Workflow:
     text = """\
 ## Change a setting, reuse the last tokens
 
-You liked a picture and change a setting a little. *seed-exact* takes the last picture's tokens as first guesses (**initialiser** \
-*warm*), and where nothing changes whole windows of them are accepted.
+You liked a picture and change a setting a little. *seed-exact* takes the last picture's tokens as first guesses \
+(**initialiser** *warm*), and where nothing changes whole windows of them are accepted.
 
 The right picture is **the same as the middle one**, which starts from scratch: their difference is black. The report says what \
 the warm tokens saved.
@@ -219,8 +219,8 @@ def continuation() -> Workflow:
     text = """\
 ## Continue a picture
 
-The first picture is turned back into tokens (**Encode**), its upper 8 rows are kept (**Crop Tokens**), and four new lower halves \
-are drawn.
+The first picture is turned back into tokens (**Encode**), its upper 8 rows are kept (**Crop Tokens**), and four new lower \
+halves are drawn.
 
 **Try**
 - a picture of your own: *Load Image* instead of the first sampler and its Decode.

@@ -14,12 +14,14 @@ def lumina() -> Workflow:
 Switch **accept_licence** on in *Get Model* and press **Run**: 14.3 GB are downloaded, once. Then press \
 **R**, and the graph draws.
 
-A picture of 768x768 is 48 rows of 48 codes. With a separator after each row and an end token, which are certain and need no guess, \
-that makes 2353 tokens. Guidance, top-k and temperature are the authors' defaults; the window is that of the MC-SJD paper's code.
+A picture of 768x768 is 48 rows of 48 codes. With a separator after each row and an end token, which are certain and need no \
+guess, that makes 2353 tokens. Guidance, top-k and temperature are the authors' defaults; the window is that of the MC-SJD \
+paper's code.
 
 **Try**
 - **size** 1152x512, 512x1152, 864x672 and the others that Load Model shows: 73 sizes of about the same area.
-- **dtype** *fp8 weights*: 7 GB of weights instead of 13.6 GB in bf16. The KV cache of one picture with guidance takes 2.5 GB more.
+- **dtype** *fp8 weights*: 7 GB of weights instead of 13.6 GB in bf16. The KV cache of one picture with guidance takes \
+2.5 GB more.
 - **coupling** *plain AR*: the baseline, 2353 forwards.
 - **initialiser** *above*: guesses are the codes one row up.
 - the models for 512 and 1024 px, in the menus of Get Model and Load Model.
@@ -54,8 +56,8 @@ def llamagen() -> Workflow:
 Switch **accept_licence** on in *Get Model* and press **Run**: 0.7 GB are downloaded, once. Then press \
 **R**, and the graph draws.
 
-The class picker gives the prompt. A name or number in the sampler's prompt does the same; an empty prompt draws anything. Guidance \
-and top-k are those of the authors' demo.
+The class picker gives the prompt. A name or number in the sampler's prompt does the same; an empty prompt draws anything. \
+Guidance and top-k are those of the authors' demo.
 
 **Try**
 - other files, in the menu of **Load Model**: L, XL, XXL and 3B, 256 and 384 px. Larger ones follow the class better.
