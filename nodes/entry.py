@@ -9,6 +9,7 @@ from .analysis import Stats
 from .classes import ImageNetClass
 from .downloads import GetModel
 from .example_frames import ExampleFrame
+from .export import ExportTokens
 from .images import CropTokens, Decode, Encode
 from .loaders import LoadModel
 from .prompts import PromptList
@@ -27,6 +28,7 @@ NODES: list[type[io.ComfyNode]] = [
     ImageNetClass,
     ExampleFrame,
     PromptList,
+    ExportTokens,
 ]
 
 

@@ -183,6 +183,17 @@ class Sampler(io.ComfyNode):
                 *redraw_inputs(),
                 prompts_input(),
                 batch_seeds_input(),
+                io.Float.Input(
+                    "min_p",
+                    optional=True,
+                    default=OWN,
+                    min=OWN,
+                    max=1.0,
+                    step=0.01,
+                    round=0.001,
+                    tooltip="Tokens less likely than this share of the likeliest cannot be drawn. Higher: cleaner and more "
+                    "alike; 0 is off, -1 the model's own.",
+                ),
             ],
             outputs=[
                 TokensSocket.Output(display_name="tokens", tooltip="The drawn tokens, for the decode nodes."),
@@ -206,13 +217,13 @@ def draw(
     first_tokens: ImageTokens | None = None, warm_tokens: ImageTokens | None = None, live_preview: bool = True,
     record_details: bool = False, start_frames: Tensor | None = None, frames: int = 0, text_encoder=None,
     trajectories: int = 1, picture_tokens: ImageTokens | None = None, redraw_mask: Tensor | None = None,
-    prompts: list[str] | None = None, batch_seeds: str = COUNTED_LABEL,
+    prompts: list[str] | None = None, batch_seeds: str = COUNTED_LABEL, min_p: float = OWN,
 ) -> tuple[ImageTokens, Report]:  # fmt: skip
     """The tokens that the sampler's inputs ask for, and what they cost."""
     if coupling not in METHODS:
         raise InputError(f"coupling must be one of {', '.join(METHODS)}, got {coupling!r}.")
     own = model.family.defaults
-    law = own_settings(own.law, cfg_scale=cfg, temperature=temperature, top_k=top_k, top_p=top_p)
+    law = own_settings(own.law, cfg_scale=cfg, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     check_trajectories(trajectories, METHODS[coupling], record_details)
     settings = DecodeSettings(
         METHODS[coupling], own.window if window < 0 else window, law, initialiser, seed, record_details, trajectories,

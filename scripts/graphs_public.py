@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from graph_parts import COLUMNS, Node, Workflow, text_to_image
+from graph_parts import COLUMNS, STATS, Node, Workflow, shown, stats, text_to_image
 
 
 def lumina() -> Workflow:
@@ -99,9 +99,93 @@ ending of the prompt are the authors'; the request for the negative prompt names
     return text_to_image("Emu3-Gen", values, text)
 
 
+def first_run(gigabytes: str) -> str:
+    return (
+        f"Switch **accept_licence** on in *Get Model* and press **Run**: {gigabytes} are downloaded, once. Then press **R**, and \
+the graph draws."
+    )
+
+
+def simplear() -> Workflow:
+    text = f"""\
+## SimpleAR: 1024 px from a small model
+
+Accept NVIDIA's licence of the codec on its page at huggingface.co and log in. {first_run("about 1.5 GB and the codec")}
+
+A picture of 1024x1024 is 64 rows of 64 codes of Cosmos' video tokenizer, one frame: 4096 tokens. Guidance is the authors'; with \
+an empty negative prompt it leads away from the list of defects in their script.
+
+**Try**
+- **SimpleAR-1.5B-RL** (3.9 GB), or the *-SFT* models, in the menus of Get Model and Load Model.
+- **window** 16 to 128.
+- **coupling** *plain AR*: the yardstick, 4096 forwards.
+"""
+    return text_to_image("SimpleAR-0.5B-RL", {"prompt": "a red fox in the snow, golden hour"}, text)
+
+
+def lumina2() -> Workflow:
+    text = f"""\
+## Lumina-mGPT 2.0: 768 px from text
+
+{first_run("16.8 GB")} In bf16 the weights take 14.5 GB of memory, as fp8 weights 8.0; a guided picture's KV cache takes 10.
+
+A picture of 768x768 is 96 rows of 96 codes; the separator after each row and the end are certain, so they cost no guess: 9313 \
+tokens. Guidance and top-k are the authors'.
+
+**Try**
+- **size** 1152x512, 512x1152, 864x672 and the others that Load Model shows.
+- **window** 32 or 64; **initialiser** *above*.
+"""
+    return text_to_image("Lumina-mGPT-2.0", {"prompt": "a red fox in the snow, golden hour"}, text)
+
+
+def emu3_5() -> Workflow:
+    text = f"""\
+## Emu3.5-Image: 34 billion parameters
+
+{first_run("70 GB")} In bf16 the weights take 67 GB of memory, as fp8 weights 35; what does not fit on the card is offloaded, \
+which is slow.
+
+A picture of 1168x880 is 55 rows of 73 codes: 4070 tokens. It begins at once; the text that the published model may write before \
+a picture is left out. Guidance and top-k are the authors'.
+
+**Try**
+- **size** 1024x1024, 880x1168, 1248x832, 832x1248, 1360x752, 752x1360 or 1552x656.
+- **dtype** *fp8 weights* or *int8 weights*.
+"""
+    return text_to_image("Emu3.5-Image", {"prompt": "a red fox in the snow, golden hour"}, text)
+
+
+def glm_image() -> Workflow:
+    """Tokens alone: no Decode, and the map of the stats in place of pictures."""
+    text = f"""\
+## GLM-Image: its autoregressive stage
+
+{first_run("20.2 GB")} In bf16 the weights take 17.8 GB of memory, as fp8 weights 9.6.
+
+This stage draws a plan of the picture: a preview of about 16x16 codes, then 32x32 for 1024x1024, 1281 tokens with the end. \
+**The picture is the work of GLM-Image's diffusion transformer**, which is no part of this pack: *Export Tokens* gives the \
+prior_token_ids that diffusers' GlmImagePipeline takes. Temperature, top-k and top-p are diffusers'; there is no guidance.
+
+**Try**
+- **size** 512x512 to 2048x2048; Load Model shows them.
+- text to be written in the picture stands in quotation marks.
+"""
+    graph = text_to_image("GLM-Image", {"prompt": 'a poster of a red fox with the words "first snow"'}, text)
+    kept = [node for node in graph.nodes if node.id not in (3, 4, 6)]
+    export = Node(3, "MCSJD_ExportTokens", (COLUMNS[2], 0), (400, 66), {}, {"model": (1, 0), "tokens": (2, 0)})
+    figures = stats(6, (COLUMNS[2], 180), STATS, {}, stats=(2, 1))
+    plan = shown(4, (COLUMNS[2] + 460, 0), (600, 640), (6, 2), "Where tokens were committed together")
+    return Workflow([*kept, export, figures, plan], thumbnail=())
+
+
 GRAPHS = {
     "MC-SJD 07 Lumina-mGPT": lumina(),
     "MC-SJD 08 Janus-Pro": janus(),
     "MC-SJD 09 LlamaGen": llamagen(),
     "MC-SJD 10 Emu3": emu3(),
+    "MC-SJD 15 SimpleAR": simplear(),
+    "MC-SJD 16 Lumina-mGPT 2": lumina2(),
+    "MC-SJD 17 GLM-Image": glm_image(),
+    "MC-SJD 18 Emu3.5": emu3_5(),
 }

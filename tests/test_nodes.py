@@ -571,3 +571,21 @@ def test_large_previews_are_sent_smaller(pack):
     for side in (100, 512, 513):
         progress.update(1, Image.new("RGB", (side, 10)))
     assert seen == [None, None, 512]
+
+
+def test_exported_tokens_are_what_other_packs_take(pack, model):
+    tokens = draw(pack, model, batch_size=2, window=4)[0]
+    tensor, name = pack.run("MCSJD_ExportTokens", model=model, tokens=tokens)
+    assert name == "codes" and torch.equal(tensor, tokens.grid.codes(tokens.tokens))
+    model.family.handed_on = lambda whole, size: {"prior_token_ids": whole + 1}
+    try:
+        tensor, name = pack.run("MCSJD_ExportTokens", model=model, tokens=tokens)
+    finally:
+        del model.family.handed_on
+    assert name == "prior_token_ids" and torch.equal(tensor, tokens.tokens + 1)
+
+
+def test_min_p_reaches_the_law(pack, model):
+    settings = draw(pack, model, window=4, min_p=0.2)[1].settings
+    assert settings.law.min_p == 0.2
+    assert draw(pack, model, window=4)[1].settings.law.min_p == model.family.defaults.law.min_p
