@@ -32,7 +32,12 @@ BENCH = [*RUN, ["transformers; python_version >= '3.11'"]]
 TEST = [*RUN, ["-r", "tests/requirements.txt"], ["--no-deps", "-r", "tests/requirements-nodeps.txt"]]
 
 CHECKS = (["ruff", "check"], ["ruff", "format", "--check"])  # tests hold types and the contracts of dependencies
-WORKERS = ["-n", "auto"]  # tests use one thread each
+WORKERS = [
+    "-n",
+    "auto",
+    "--dist",
+    "worksteal",
+]  # tests use one thread each; an idle worker takes over some of another's
 
 
 class Environment:
@@ -156,7 +161,7 @@ def main():
             install(environment, *(("bench", BENCH) if command in ("bench", "gpu") else ("run", RUN)))
         run(environment, ["-m", "mcsjd_core", command, *rest])
     except KeyboardInterrupt:
-        sys.exit("Interrupted; the next call goes on from here.")
+        sys.exit("Interrupted; the next call continues from here.")
 
 
 if __name__ == "__main__":
