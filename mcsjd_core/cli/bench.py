@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from ..bench.machine import sentence
 from ..errors import InputError
 from .options import DTYPES, add_model_arguments, open_model, output_file, pick_device
 from .outputs import write_text
+from .progress import timed_lines
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -22,10 +22,12 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         description="Measure, with the embedded model: every coupling over windows, the automatic window, parallel "
         "trajectories, where an iteration's time goes, transfers and memory. With random weights in the shapes of public "
         "models: forward time against the window. With a random Janus model: plain AR against transformers, where it is "
-        "installed. Methods take turns, so that they see the same machine; nothing else should run beside it.",
+        "installed. Methods run in alternation, so that they see the same machine; nothing else should be running.",
     )
-    parser.add_argument("--json", type=Path, metavar="JSON", help="write all figures and the runs that they come from")
-    parser.add_argument("--quick", action="store_true", help="a look in less than a minute: few pictures, few windows")
+    parser.add_argument("--json", type=Path, metavar="JSON", help="write all figures and the runs they come from")
+    parser.add_argument(
+        "--quick", action="store_true", help="a quick look in less than a minute: few pictures, few windows"
+    )
     parser.add_argument(
         "--sections",
         type=lambda text: tuple(text.split(",")),
@@ -41,12 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json:
         output_file(arguments.json, ".json")
     _check_sections(arguments.sections)
-    began = time.perf_counter()
-
-    def tell(text: str) -> None:
-        if not arguments.quiet:
-            print(f"{time.perf_counter() - began:5.0f} s  {text}", file=sys.stderr, flush=True)
-
+    began, tell = time.perf_counter(), timed_lines(arguments.quiet)
     plan = bench.QUICK if arguments.quick else bench.FULL
     model, device = open_model(arguments), pick_device(arguments.device)
     result = bench.run(

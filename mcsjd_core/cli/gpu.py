@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from ..bench import gpu
 from ..errors import InputError
 from .options import DTYPES, add_model_arguments, open_model, output_file, pick_device
 from .outputs import write_text
+from .progress import timed_lines
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -48,13 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
     for name in arguments.parts:
         if name not in gpu.PARTS:
             raise InputError(f"There is no part {name!r}; there are {', '.join(gpu.PARTS)}.")
-    began = time.perf_counter()
-
-    def tell(text: str) -> None:
-        if not arguments.quiet:
-            print(f"{time.perf_counter() - began:5.0f} s  {text}", file=sys.stderr, flush=True)
-
-    result = gpu.run(_day(arguments, tell), arguments.parts)
+    result = gpu.run(_day(arguments, timed_lines(arguments.quiet)), arguments.parts)
     if arguments.json:
         write_text(arguments.json, json.dumps(result, indent=1) + "\n")
     print(text_of(result))

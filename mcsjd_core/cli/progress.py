@@ -1,8 +1,9 @@
-"""The progress bar over committed tokens."""
+"""What a command shows while it runs: a bar over committed tokens, or lines with the time."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 
 from tqdm import tqdm
@@ -15,6 +16,17 @@ def token_bar(total: int, quiet: bool) -> tqdm:
     # In a log every refresh is a line of its own.
     interval = 0.1 if sys.stderr.isatty() else 10.0
     return tqdm(total=total, unit="tok", disable=quiet, dynamic_ncols=True, mininterval=interval)
+
+
+def timed_lines(quiet: bool) -> Callable[[str], None]:
+    """Prints lines to stderr, each after the seconds since now; nothing if `quiet`."""
+    began = time.perf_counter()
+
+    def tell(text: str) -> None:
+        if not quiet:
+            print(f"{time.perf_counter() - began:5.0f} s  {text}", file=sys.stderr, flush=True)
+
+    return tell
 
 
 def advance(bar: tqdm, given: int = 0) -> Callable[[Step], None]:

@@ -8,7 +8,7 @@ from one that several models share. What lies between the codes of a picture is 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -27,6 +27,7 @@ from ..text.words import Words
 from .chameleon_parts import (
     BEGIN_OF_IMAGE,
     TURN_END,
+    DrawingIds,
     LuminaLayout,
     first_file,
     head_norm_rows,
@@ -60,14 +61,8 @@ def image_token_name(code: int) -> str:
     return IMAGE_PREFIX + "".join(DIGITS[int(d)] for d in str(code)) + "Z"
 
 
-@dataclass(frozen=True)
-class Vocabulary:
+class Vocabulary(DrawingIds):
     """The ids that matter for drawing, looked up by name."""
-
-    bos: int
-    begin_of_image: int
-    turn_end: int
-    first_code: int
 
     @classmethod
     def from_names(cls, ids: dict[str, int], codebook_size: int) -> Vocabulary:
@@ -163,7 +158,7 @@ def load(path: Path, *, dtype: torch.dtype, device, operations) -> Chameleon:
     vocabulary = Vocabulary.from_names(tokenizer.get_vocab(), codec_shape.codebook_size)
     layout, defaults = _drawing(path, config, vocabulary, tokenizer.get_vocab(), codec_shape)
     _check_ids(tokenizer, vocabulary, layout, codec_shape.codebook_size, vocab_size)
-    # All files are opened before any is read: a missing codec is told at once, not after gigabytes of transformer.
+    # All files are opened before any is read: a missing codec is reported at once, not after gigabytes of transformer.
     checkpoint = Checkpoint.of_directory(path)
     codec_checkpoint, codec_prefix = _codec_checkpoint(path, checkpoint)
     token_model = ChameleonTransformer(

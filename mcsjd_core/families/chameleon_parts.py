@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..checkpoints.checkpoint import Checkpoint, Fields
@@ -13,6 +14,16 @@ from .sizes import side_lengths, sizes_of_equal_area
 
 BEGIN_OF_IMAGE, END_OF_IMAGE, TURN_END, ROW_END = "<racm3:break>", "<eoss>", "<reserved08706>", "<reserved08799>"
 BLOCK = 32  # pixels that Lumina-mGPT's size tokens count in: `<reserved08801>` is one block, `<reserved08802>` two
+
+
+@dataclass(frozen=True)
+class DrawingIds:
+    """The ids of a vocabulary that matter for drawing; codes follow one another from the first."""
+
+    bos: int
+    begin_of_image: int
+    turn_end: int
+    first_code: int
 
 
 def transformer_config(config: Fields, head_norm_rows: int) -> TransformerConfig:
@@ -41,10 +52,10 @@ def named_id(ids: dict[str, int], name: str) -> int:
 class LuminaLayout:
     """Lumina-mGPT: size tokens after begin-of-image, height first, a separator after every row, and end-of-image.
 
-    `vocabulary` has `bos`, `begin_of_image` and `turn_end`, `ids` all names; a code stands for `cell` pixels a side.
+    `ids` are those of all names; a code stands for `cell` pixels a side.
     """
 
-    def __init__(self, vocabulary, ids: dict[str, int], codebook_size: int, side: int, cell: int):
+    def __init__(self, vocabulary: DrawingIds, ids: dict[str, int], codebook_size: int, side: int, cell: int):
         self.vocabulary, self.codebook_size, self.cell = vocabulary, codebook_size, cell
         self.sizes = sizes_of_equal_area(side, BLOCK, longest=4)
         blocks = {side // BLOCK for size in self.sizes for side in side_lengths(size)}

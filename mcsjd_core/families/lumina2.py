@@ -8,7 +8,6 @@ Not seen of the published files: config.json as a whole, the names of the image 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -25,6 +24,7 @@ from ..text.text_tokenizer import control_ids, read_tokenizer, text_ids
 from .chameleon_parts import (
     BEGIN_OF_IMAGE,
     TURN_END,
+    DrawingIds,
     LuminaLayout,
     first_file,
     head_norm_rows,
@@ -53,14 +53,8 @@ CODECS = ("movqgan_270M.ckpt", "movqgan_270M.safetensors", "movqgan/270M/movqgan
 CODEC_PARTS = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.")
 
 
-@dataclass(frozen=True)
-class Vocabulary:
-    """The ids that matter for drawing; codes follow one another from the first."""
-
-    bos: int
-    begin_of_image: int
-    turn_end: int
-    first_code: int
+class Vocabulary(DrawingIds):
+    """The ids that matter for drawing, of a tokenizer that may leave out the names of codes."""
 
     @classmethod
     def of(cls, ids: dict[str, int], start: str, codebook_size: int) -> Vocabulary:
@@ -123,7 +117,7 @@ def load(path: Path, *, dtype: torch.dtype, device, operations) -> Lumina2:
     vocabulary = Vocabulary.of(ids, start, CODEC.codebook_size)
     side = generation_fields(path).count("image_side", SIDE)
     layout = LuminaLayout(vocabulary, ids, CODEC.codebook_size, side, CODEC.downsampling)
-    # All files are opened before any is read: a missing codec is told at once, not after gigabytes of transformer.
+    # All files are opened before any is read: a missing codec is reported at once, not after gigabytes of transformer.
     checkpoint, codec_file = Checkpoint.of_directory(path), _codec_file(path)
     codec_checkpoint = Checkpoint([codec_file])
     vocab_size = checkpoint.shape("model.embed_tokens.weight")[0]
