@@ -84,4 +84,4 @@ def test_the_command_draws_longer_videos_than_the_model_s(model, tmp_path, monke
         assert video.n_frames == 25
     assert "part 2: 8 new frames" in capsys.readouterr().out
     assert main([*command, "--save-tokens", str(tmp_path / "t.json")]) == 2
-    assert "tokens and trace of a video in parts" in capsys.readouterr().err
+    assert "A video in parts has no single set of tokens" in capsys.readouterr().err

@@ -127,7 +127,7 @@ def test_compare_says_that_it_shows_pictures(capsys, tmp_path, monkeypatch):
 
 def test_one_picture_is_not_called_pictures(cli, capsys):  # noqa: F811
     assert cli("compare", "x", "--windows", 4) == 0
-    assert "One picture a method" in capsys.readouterr().out
+    assert "One picture per method" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("text", ["red apple", "ein Löwe", "红苹果 猫", "a \U0001f34e", "x\u0301\u200d"])

@@ -36,7 +36,7 @@ def _av():
 def read_clip(paths: list[Path]) -> Tensor:
     """Frames [T, 3, H, W] in 0..1 of files in the order given: pictures, animations, videos, or folders of pictures.
 
-    All have to have one size. What is transparent lies on white.
+    All must have one size. Transparent areas become white.
     """
     files = [file for path in paths for file in (_pictures_in(path) if path.is_dir() else [path])]
     frames = [frame for file in files for frame in _frames(file)]

@@ -52,14 +52,18 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         help="draw the same pictures with every method and measure",
         description="Draw every prompt with plain autoregressive sampling, SJD, MC-SJD (maximal and Gumbel coupling) and the "
         "seed-exact coupling. Writes one contact sheet and prints the means. Seconds are those of one run each in one process, "
-        "prefill included, picture decoding not.",
+        "including prefill but not the decoding of pictures.",
     )
     parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="what to draw")
     parser.add_argument(
         "--out", type=Path, default=Path("compare.png"), metavar="PNG", help="contact sheet (default: %(default)s)"
     )
     parser.add_argument(
-        "--seeds", type=_whole_numbers, default=[0], metavar="S,S", help="every prompt with each (default: 0)"
+        "--seeds",
+        type=_whole_numbers,
+        default=[0],
+        metavar="S,S",
+        help="draw every prompt with each of them (default: 0)",
     )
     parser.add_argument(
         "--windows",
@@ -88,7 +92,7 @@ def _whole_numbers(text: str) -> list[int]:
     try:
         return list(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"whole numbers with commas between them are expected, got {text!r}") from None
+        raise argparse.ArgumentTypeError(f"whole numbers separated by commas are expected, got {text!r}") from None
 
 
 def _windows(text: str) -> list[int | str]:
@@ -107,10 +111,12 @@ def run(arguments: argparse.Namespace) -> None:
     output_file(arguments.out, ".png")
     if arguments.json:
         output_file(arguments.json, ".json")
-    _methods(arguments, SamplingDefaults())  # refuses what no checkpoint's defaults can mend
+    _methods(arguments, SamplingDefaults())  # refuses what no checkpoint's defaults could correct
     model = open_model(arguments)
     if not (model.clip.is_picture and model.clip.has_pixels):
-        raise InputError("compare shows pictures, and this model draws none; use generate with each --coupling.")
+        raise InputError(
+            "compare shows pictures, and this model draws none; use generate with one --coupling after another."
+        )
     methods = _methods(arguments, model.defaults)
     cases = list(product(arguments.prompts, arguments.seeds))
     drawings = [Drawing.of(model, arguments.prompts, each, size=arguments.size) for each in methods]
@@ -261,11 +267,11 @@ def _summary(methods: list[DecodeSettings], rows: list[list[Outcome]]) -> str:
     law = describe_law(methods[0].law)
     text = aligned(header, lines, left=(0, -1))
     means = (
-        f"Means of {len(rows)} pictures a method, with their 95 % intervals"
-        if len(rows) > 1
-        else "One picture a method"
+        f"Means of {len(rows)} pictures per method, with 95 % intervals" if len(rows) > 1 else "One picture per method"
     )
-    text += f"\n{means}; {law}; initialiser {methods[0].initialiser}. Another picture is one of the same law."
+    text += (
+        f"\n{means}; {law}; initialiser {methods[0].initialiser}. Pictures that differ from AR's follow the same law."
+    )
     entropies = [record["entropy_nats"] for record in columns[0] if "entropy_nats" in record]
     if entropies:
         text += f"\nMean entropy of the target law: {mean_and_error(entropies, 3)} nats per token."

@@ -15,8 +15,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "download",
         help="fetch a public checkpoint",
-        description="Fetch a public checkpoint from huggingface.co. Size and licence are shown first, and nothing comes "
-        "before you agree. A download that broke off goes on when it is started again. Names: "
+        description="Fetch a public checkpoint from huggingface.co. Size and licence are shown first, and nothing is downloaded "
+        "before you agree. An interrupted download resumes when it is started again. Names: "
         + ", ".join(DOWNLOADS)
         + ".",
     )
@@ -26,7 +26,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         type=Path,
         default=Path("models/mcsjd"),
         metavar="DIR",
-        help="model folder, in which the checkpoint gets its own (default: %(default)s, as ComfyUI has it)",
+        help="model folder, in which the checkpoint gets a folder of its own (default: %(default)s, as in ComfyUI)",
     )
     parser.add_argument("--yes", action="store_true", help="agree to size and licence without being asked")
     return parser

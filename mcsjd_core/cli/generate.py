@@ -43,9 +43,9 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "generate",
         help="draw pictures, or continue videos",
-        description="Draw a picture for every prompt, and write it as PNG; models of video write MP4 or animated WebP.",
+        description="Draw a picture for every prompt, and write it as PNG; video models write MP4 or animated WebP.",
     )
-    parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="what to draw; '' where a model reads no text")
+    parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="what to draw; '' for a model that reads no text")
     parser.add_argument(
         "--out",
         type=Path,
@@ -86,7 +86,7 @@ def _add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
         "--window",
         type=window_width,
         metavar="W",
-        help="positions per forward; auto chooses while drawing what is fastest here, and only gumbel_exact then gives the "
+        help="positions per forward; auto chooses while drawing what is fastest here; only gumbel_exact then gives the "
         "same picture for a seed every time (default: the checkpoint's own)",
     )
     group.add_argument(
@@ -109,20 +109,20 @@ def _add_start_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         metavar="FILE",
-        help="for models of video: pictures, a folder of them, or a video; the last frames are continued",
+        help="for video models: pictures, a folder of them, or a video; the last frames are continued",
     )
     group.add_argument(
         "--frames",
         type=int,
         metavar="N",
-        help="length of a video with its start; what is longer than the model's is drawn in parts, each from the last frames "
-        "before it (default: the model's)",
+        help="length of the video including its start; one longer than the model's is drawn in parts, each continuing the last "
+        "frames of the part before (default: the model's)",
     )
     group.add_argument(
         "--warm-tokens",
         type=Path,
         metavar="FILE",
-        help="tokens of an earlier result, as --save-tokens writes them; the warm initialiser's drafts, with gumbel_exact",
+        help="tokens of an earlier result, as --save-tokens writes them, for the warm initialiser; only with gumbel_exact",
     )
 
 
@@ -168,9 +168,11 @@ def _run_long(
 ) -> None:
     """Videos longer than the model's clip, part by part."""
     if arguments.save_tokens or arguments.trace:
-        raise InputError("There are no tokens and trace of a video in parts; leave out --save-tokens and --trace.")
+        raise InputError(
+            "A video in parts has no single set of tokens and no trace; leave out --save-tokens and --trace."
+        )
     if settings.initialiser == "warm":
-        raise InputError("A video in parts has no earlier result to begin with; choose another initialiser than warm.")
+        raise InputError("A video in parts has no earlier result to start from; choose another initialiser than warm.")
     parts = sample_long(
         model,
         texts,
@@ -203,14 +205,14 @@ def _check(arguments: argparse.Namespace) -> None:
             f"--warm-tokens needs the warm initialiser, got {arguments.initialiser}; leave --initialiser out."
         )
     if arguments.warm_tokens is not None and arguments.coupling != "gumbel_exact":
-        raise InputError(f"--warm-tokens goes with --coupling gumbel_exact alone, got {arguments.coupling}.")
+        raise InputError(f"--warm-tokens works only with --coupling gumbel_exact, got {arguments.coupling}.")
     if arguments.initialiser == "warm" and arguments.warm_tokens is None:
         raise InputError("The warm initialiser needs the tokens of an earlier result; give them with --warm-tokens.")
     if arguments.trace_detail and arguments.trace is None:
         raise InputError("--trace-detail adds to the trace; name the trace's file with --trace.")
     if arguments.frames is not None and arguments.frames < 1:
         raise InputError(f"--frames must be at least 1, got {arguments.frames}.")
-    _settings(arguments, SamplingDefaults())  # refuses what no checkpoint's defaults can mend
+    _settings(arguments, SamplingDefaults())  # refuses what no checkpoint's defaults could correct
     if arguments.out is not None:
         output_file(arguments.out, ".png", *VIDEO_SUFFIXES)
     if arguments.trace:
@@ -239,7 +241,7 @@ def _first_codes(arguments: argparse.Namespace, model: Family) -> Tensor | None:
     if arguments.continue_from is None:
         return None
     if not model.clip.is_picture:
-        raise InputError("This model draws video: give it --start-frames in place of --continue-from.")
+        raise InputError("This model draws video: give it --start-frames instead of --continue-from.")
     rows = model.grid(arguments.size).rows
     keep = rows // 2 if arguments.keep_rows is None else arguments.keep_rows
     if not 1 <= keep < rows:
@@ -250,7 +252,7 @@ def _first_codes(arguments: argparse.Namespace, model: Family) -> Tensor | None:
 
 
 def _out_file(out: Path | None, model: Family) -> Path:
-    """The file asked for, if the model's pictures or videos can be written to such a one."""
+    """The file asked for, if the model's pictures or videos can be written to a file of that kind."""
     default, suffixes = ("picture.png", (".png",)) if model.clip.is_picture else ("video.webp", VIDEO_SUFFIXES)
     out = output_file(Path(default) if out is None else out, *suffixes)
     check_writable(out)

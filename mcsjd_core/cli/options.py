@@ -1,4 +1,4 @@
-"""Arguments that the commands share, and what becomes of them."""
+"""Arguments that the commands share, and what they are turned into."""
 
 from __future__ import annotations
 
@@ -35,13 +35,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights",
         choices=WEIGHTS,
         default="full",
-        help="how the transformer's matrices are held: full in --dtype, bf16 in half of float32's memory with its results where "
-        "the checkpoint was published so, fp8 or int8 (needs torchao) in 8 bits, which draws from a slightly different law "
+        help="how the transformer's matrices are held: full in --dtype, bf16 in half of float32's memory and with its results if "
+        "the checkpoint was published in bf16, fp8 or int8 (needs torchao) in 8 bits, which draws from a slightly different law "
         "(default: %(default)s)",
     )
-    group.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: a GPU where there is one)"
-    )
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     how = group.add_mutually_exclusive_group()
     how.add_argument(
         "--compile",
@@ -49,11 +47,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_const",
         const="compiled",
         default="eager",
-        help="run forward and coupling through torch.compile: worth the minutes that it takes for many pictures in a row",
+        help="run forward and coupling through torch.compile: takes minutes, which pays off for many pictures in a row",
     )
     how.add_argument(
         "--capture", dest="execution", action="store_const", const="captured",
-        help="record them as CUDA graphs and replay those: needs a CUDA device",
+        help="record them as CUDA graphs and replay these: needs a CUDA device",
     )  # fmt: skip
 
 
@@ -151,5 +149,5 @@ def output_file(path: Path, *suffixes: str) -> Path:
     except OSError as error:
         raise InputError(f"{path.parent} cannot be made ({error.strerror}); choose another folder.") from None
     if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise InputError(f"{path} cannot be written: you lack the right to; choose another folder.")
+        raise InputError(f"{path} cannot be written: you lack the permission; choose another folder.")
     return path

@@ -1,4 +1,4 @@
-"""Files that a command writes: whole or not at all, and each of them named."""
+"""Files that a command writes: completely or not at all, and each of them is named."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ..errors import InputError
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside `path`, put it in its place, and say so; a file that was there is said to be replaced.
+    """Let `write` fill a file beside `path`, rename it to `path`, and say so, or that it replaced a file.
 
-    Raises InputError that names the file if the disk is full, say; then nothing of it is left, and the old file stays.
+    Raises InputError that names the file if the disk is full, say; then no part of it is left, and the old file stays.
     """
     target = path.resolve()
     if target.exists() and not target.is_file():  # a device such as /dev/null

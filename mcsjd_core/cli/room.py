@@ -1,4 +1,4 @@
-"""Whether a run fits into the memory of a machine without a GPU, and what to say if it does not."""
+"""Whether a run fits into the memory of a machine without a GPU, and what to do if it does not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person is told about one decode: measured figures, and apart from them what is only estimated."""
+"""The report on one decode: measured figures, and separately what is only estimated."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ WIDEST_ON_CPU = 8  # a fixed window that costs a CPU little even with large mode
 
 
 KEPT = (
-    "The unmasked codes were kept, and forwards went over those between the first and the last new one. Each new code follows "
-    "from the codes before it in reading order; those after it had no part in it."
+    "The unmasked codes were kept; forwards also passed over those between the first and the last new one. Each new code depends "
+    "on the codes before it in reading order, not on those after it."
 )
 
 
@@ -137,7 +137,7 @@ class Report:
     def window_hint(self) -> str:
         """What a CPU user should know of a fixed window, empty where there is nothing to say.
 
-        A forward of a large model takes a CPU about as long as its window is wide, so that a wide one is slower than plain AR
+        A forward of a large model takes a CPU about as long as its window is wide, so a wide one is slower than plain AR
         although it takes fewer forwards.
         """
         window, settings = self.settings.effective_window, self.settings
@@ -145,7 +145,7 @@ class Report:
             return ""
         return (
             f"on a CPU a window of {window} can be slower than plain AR, and is with large models: set the window to 0 (auto), "
-            "which finds the fastest one while it draws, plain AR's among them."
+            "which finds the fastest one while drawing, plain AR's included."
         )
 
     def _picture(self, index: int, trace: RowTrace) -> str:
@@ -182,7 +182,7 @@ class Report:
         seconds = f"{baseline.seconds:.2f} s for {baseline.num_tokens} tokens by {method}, {self.seconds:.2f} s for "
         seconds += f"{self.num_tokens} here"
         others = self._unlike(baseline)
-        return seconds + (f" (the runs differ in {', '.join(others)}: no fair comparison)" if others else "")
+        return seconds + (f" (the runs differ in {', '.join(others)}: not a fair comparison)" if others else "")
 
     def _unlike(self, baseline: Report) -> list[str]:
         """In what two runs differ that should not, where their times are compared."""
@@ -213,8 +213,11 @@ class Report:
     def _exactness(self) -> str:
         """How far the promise of the seed-exact coupling goes in this run's number format."""
         if self.dtype.startswith("float32"):  # whatever the weights are held in
-            return "seed-exact in float32: plain AR draws this picture with this seed, but for a rare tie in rounding"
+            return (
+                "seed-exact in float32: plain AR draws this picture with this seed, except where rounding decides a near tie, "
+                "which is rare"
+            )
         return (
-            f"seed-exact in {self.dtype}: rounding makes some pictures differ from plain AR's, from one token on; the law is "
-            "the same, and fp32 agrees"
+            f"seed-exact in {self.dtype}: rounding makes some pictures differ from plain AR's from some token on; the law is "
+            "the same, and with fp32 they agree"
         )
