@@ -13,7 +13,7 @@ from .decoding.drafts import INITIALISERS
 from .decoding.grid import Grid
 from .decoding.loop import METHODS, Decoded, DecodeSettings, DecodingError, Step, decode
 from .errors import InputError
-from .families.loading import EMBEDDED_MODEL, EMBEDDED_VIDEO_MODEL, detect, load, places
+from .families.loading import EMBEDDED_MODEL, EMBEDDED_VIDEO_MODEL, checkpoint_paths, detect, load
 from .families.registry import FAMILIES
 from .laws.coupling import COUPLINGS
 from .laws.law import LawSettings
@@ -36,12 +36,12 @@ __all__ = [
     "InputError",
     "LawSettings",
     "Step",
+    "checkpoint_paths",
     "decode",
     "detect",
     "encode",
     "load",
     "pictures",
-    "places",
     "read_frames",
     "sample",
     "start_codes",

@@ -91,15 +91,15 @@ def missing(name: str) -> str:
 def identity(path: Path) -> str:
     """Hash that changes when a file is replaced that the checkpoint is read from; opens no weights."""
     digest = hashlib.sha256()
-    for file in sorted(file for place in mcsjd_core.places(path) for file in _files_below(place)):
+    for file in sorted(file for part in mcsjd_core.checkpoint_paths(path) for file in _files_below(part)):
         status = file.stat()
         digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
-def _files_below(place: Path) -> list[Path]:
+def _files_below(path: Path) -> list[Path]:
     """A file itself; of a directory what is not hidden, folders in it included, which may hold a codec or a tokenizer."""
-    if place.is_file():
-        return [place]
+    if path.is_file():
+        return [path]
     patterns = ("[!.]*", "[!.]*/[!.]*")
-    return [file for pattern in patterns for file in place.glob(pattern) if file.is_file()]
+    return [file for pattern in patterns for file in path.glob(pattern) if file.is_file()]

@@ -113,7 +113,7 @@ def sheet(pixels: Tensor) -> Image.Image:
     """An RGB image of pictures [B, 3, H, W] in 0..1, as near to a square of them as can be."""
     count, _, height, width = pixels.shape
     columns = math.ceil(math.sqrt(count))
-    places = pixels.new_full((math.ceil(count / columns) * columns, 3, height, width), BLANK)
-    places[:count] = pixels
-    rows = places.unflatten(0, (-1, columns)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)  # R h, C w, 3
+    cells = pixels.new_full((math.ceil(count / columns) * columns, 3, height, width), BLANK)
+    cells[:count] = pixels
+    rows = cells.unflatten(0, (-1, columns)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)  # R h, C w, 3
     return Image.fromarray((rows * 255).round().byte().cpu().numpy())

@@ -18,7 +18,7 @@ class Repeats:
     def find(self, inputs: dict, looks: dict) -> Any:
         """The result of the same inputs with other looks; None if there is none.
 
-        With the same looks ComfyUI asks again only where it was told to forget, so there is no result then either.
+        With the same looks ComfyUI asks again only after it was told to forget, so then there is no result either.
         """
         for run in self._runs:
             known, seen, result = run

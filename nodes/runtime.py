@@ -18,7 +18,7 @@ from .. import mcsjd_core
 from ..mcsjd_core import Decoded, DecodeSettings, Grid, InputError, Step
 from ..mcsjd_core.families.interface import Clip
 from ..mcsjd_core.families.sizes import choose_size
-from ..mcsjd_core.families.weight_error import logits_moved
+from ..mcsjd_core.families.weight_error import logits_change
 from ..mcsjd_core.nn.weights import stored_bytes
 from ..mcsjd_core.pipeline import video
 from ..mcsjd_core.pipeline.memory import codec_bytes, decode_bytes
@@ -99,10 +99,10 @@ def load_model(
     if weights == "fp8":
         check_fp8(device, dtype)
     layers = casting_operations() if weights in ("fp8", "bf16") else operations()
-    places = {"dtype": dtype, "device": offload_device, "operations": layers, "weights": weights}
+    options = {"dtype": dtype, "device": offload_device, "operations": layers, "weights": weights}
     with memory_freed_on_error():
-        family = mcsjd_core.load(path, **places, before_tensor=check_cancelled)
-        moved = None if weights in ("full", "bf16") else logits_moved(family, path, check_cancelled)
+        family = mcsjd_core.load(path, **options, before_tensor=check_cancelled)
+        change = None if weights in ("full", "bf16") else logits_change(family, path, check_cancelled)
     # The class that keeps weights where they are while a run lasts, not the host's newer one: captured and compiled iterations
     # need that, and it was the faster one where both were measured. The host would count 8-bit weights at their dense size.
     patchers = [
@@ -111,7 +111,7 @@ def load_model(
     ]
     dtype_name = str(dtype).removeprefix("torch.") + (f" with {weights} weights" if weights != "full" else "")
     tokens, codec = patchers
-    return LoadedModel(name, identity(path), family, dtype_name, tokens, codec, execution, moved)
+    return LoadedModel(name, identity(path), family, dtype_name, tokens, codec, execution, change)
 
 
 def describe(model: LoadedModel) -> str:
@@ -123,7 +123,7 @@ def describe(model: LoadedModel) -> str:
     prompt, grid = family.empty_prompt(guided=True), family.grid()
     run = decode_bytes(family, prompt, settings, grid)
     drawn = "picture" if family.clip.is_picture else "video"
-    error = "" if model.logits_moved is None else f", which change its logits by {model.logits_moved:.1%} (rms)"
+    error = "" if model.logits_change is None else f", which change its logits by {model.logits_change:.1%} (rms)"
     return "\n".join(
         (
             f"draws {family.sizes[0]} by default ({family.name} family)",
@@ -208,7 +208,7 @@ def sample(
 def _load_transformer(model: LoadedModel, needed: int) -> None:
     """Put the transformer on its device, with `needed` bytes left for the run.
 
-    In one piece where it cannot be run in parts: weights that stay behind cannot be part of a recorded iteration, and int8 ones
+    In one piece where it cannot be run in parts: weights in system memory cannot be part of a recorded iteration, and int8 ones
     cannot be copied one by one.
     """
     patcher = model.token_patcher
@@ -224,7 +224,7 @@ def _load_transformer(model: LoadedModel, needed: int) -> None:
 
 
 def _follow_weights(patcher: ModelPatcher) -> None:
-    """Tell the model where to compute: ComfyUI may leave some weights behind, so no single weight shows it."""
+    """Tell the model where to compute: ComfyUI may leave some weights in system memory, so no single weight shows it."""
     patcher.model.compute_device = getattr(patcher.model, "device", None)
 
 

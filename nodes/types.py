@@ -44,7 +44,7 @@ class LoadedModel:
     token_patcher: ModelPatcher
     codec_patcher: ModelPatcher
     execution: str = "eager"  # of the iterations, one of the core's EXECUTIONS
-    logits_moved: float | None = None  # by 8-bit weights, see the core's weight_error.py
+    logits_change: float | None = None  # made by 8-bit weights, see the core's weight_error.py
 
     @property
     def patcher(self) -> ModelPatcher:

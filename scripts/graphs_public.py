@@ -67,12 +67,12 @@ goes into *LlamaGen-t2i/flan-t5-xl*; it is loaded only for new captions, runs on
 """
     graph = text_to_image("LlamaGen-c2i/c2i_B_256.pt", {"batch_size": 4}, text, download="LlamaGen-B-256")
     classes = Node(8, "MCSJD_ImageNetClass", (COLUMNS[2], 0), (400, 60))
-    nodes = [moved(node, 160) if node.id in (3, 6) else node for node in graph.nodes]
+    nodes = [lowered(node, 160) if node.id in (3, 6) else node for node in graph.nodes]
     nodes = [replace(node, links=node.links | {"prompt": (8, 0)}) if node.id == 2 else node for node in nodes]
     return Workflow([*nodes, classes], thumbnail=())
 
 
-def moved(node: Node, down: int) -> Node:
+def lowered(node: Node, down: int) -> Node:
     return replace(node, pos=(node.pos[0], node.pos[1] + down))
 
 

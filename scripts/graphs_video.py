@@ -75,8 +75,8 @@ Switch **accept_licence** on in *Get Model* and press **Run**: 8.3 GB are downlo
     load = loader(1, below(get), model=name)
     start = Node(2, "LoadImage", (0, below(load)), (340, 314), {"image": "example.png"}, title="First frame")
     graph = video_graph(load, start, {"prompt": ""}, text, before=(get,))
-    moved = [replace(node, pos=(COLUMNS[2] + 1040, 0)) if node.id == 10 else node for node in graph.nodes]
-    return Workflow(moved, thumbnail=())
+    nodes = [replace(node, pos=(COLUMNS[2] + 1040, 0)) if node.id == 10 else node for node in graph.nodes]
+    return Workflow(nodes, thumbnail=())
 
 
 GRAPHS = {"MC-SJD 11 Video quickstart": quickstart(), "MC-SJD 12 Cosmos video": cosmos()}

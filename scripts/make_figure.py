@@ -37,8 +37,8 @@ LAWS = [
 ]
 
 
-def x_of(place: int) -> int:
-    return LEFT + place * (CELL + GAP)
+def x_of(position: int) -> int:
+    return LEFT + position * (CELL + GAP)
 
 
 def text(
@@ -50,13 +50,13 @@ def text(
     )
 
 
-def token(place: int, y: int, letter: str, style: str) -> str:
+def token(position: int, y: int, letter: str, style: str) -> str:
     fill, border, dash, ink = STYLES[style]
     box = (
-        f'<rect x="{x_of(place)}" y="{y}" width="{CELL}" height="{CELL}" rx="7" fill="{fill}" stroke="{border}" '
+        f'<rect x="{x_of(position)}" y="{y}" width="{CELL}" height="{CELL}" rx="7" fill="{fill}" stroke="{border}" '
         f'stroke-width="1.8"{f" stroke-dasharray={chr(34)}{dash}{chr(34)}" if dash else ""}/>'
     )
-    return box + text(x_of(place) + CELL / 2, y + CELL / 2 + 7, letter, 20, ink, "middle", 600)
+    return box + text(x_of(position) + CELL / 2, y + CELL / 2 + 7, letter, 20, ink, "middle", 600)
 
 
 def tokens(first: int, y: int, letters: str, style: str) -> list[str]:
@@ -70,19 +70,19 @@ def step(y: int, number: str, name: str, *lines: str) -> list[str]:
 
 
 def brace(first: int, last: int, y: int, label: str, colour: str) -> list[str]:
-    """A line under the places first..last, with its meaning under it."""
+    """A line under the positions first..last, with its meaning under it."""
     left, right = x_of(first), x_of(last) + CELL
     line = f'<path d="M{left} {y} v5 h{right - left} v-5" fill="none" stroke="{colour}" stroke-width="1.6"/>'
     return [line, text((left + right) / 2, y + 21, label, 13, colour, "middle")]
 
 
-def law(place: int, y: int, heights: tuple[int, ...]) -> list[str]:
+def law(position: int, y: int, heights: tuple[int, ...]) -> list[str]:
     """Bars of a target law that stand on y."""
     bars = [
-        f'<rect x="{x_of(place) + 4 + 9 * i}" y="{y - height}" width="7" height="{height}" rx="1" fill="#7c3aed"/>'
+        f'<rect x="{x_of(position) + 4 + 9 * i}" y="{y - height}" width="7" height="{height}" rx="1" fill="#7c3aed"/>'
         for i, height in enumerate(heights)
     ]
-    return [*bars, f'<path d="M{x_of(place)} {y} h{CELL}" stroke="#c4b5fd" stroke-width="1.5"/>']
+    return [*bars, f'<path d="M{x_of(position)} {y} h{CELL}" stroke="#c4b5fd" stroke-width="1.5"/>']
 
 
 def figure() -> str:
@@ -92,7 +92,7 @@ def figure() -> str:
         3, 10, 90, "window: drafts, each with the law it was drawn from", GREY
     )
 
-    parts += step(158, "2", "One forward", "the target laws of all places", "in the window at once")
+    parts += step(158, "2", "One forward", "the target laws of all positions", "in the window at once")
     parts += [part for i, heights in enumerate(LAWS) for part in law(3 + i, 184, heights)]
 
     parts += step(

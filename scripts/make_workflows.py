@@ -30,7 +30,7 @@ WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"  # a menu whose choice brings inputs of its own, as newer versions have
 PREFIX = "MCSJD_"  # of the pack's node ids
 VIEW, MARGIN = (1430, 860), (75, 80)  # pixels of a window of 1600 x 1000 that are free, and where they begin
-TITLE, GROWTH = 30, 60  # of a node above its place; of the lowest ones in Nodes 2.0
+TITLE, GROWTH = 30, 60  # of a node above its position; of the lowest ones in Nodes 2.0
 OPTIONAL_SHAPE = 7  # the browser's sign for an input that may stay open
 
 
@@ -52,7 +52,7 @@ class Schema:
         outputs = list(zip(info["output_name"], info["output"], strict=True))
         return cls(inputs, outputs, frozenset(info["input_order"].get("optional", [])))
 
-    def places(self) -> list[str]:
+    def slots(self) -> list[str]:
         """Inputs as the browser saves them: sockets first, then widgets, which can be connected too."""
         return [*(name for name in self.inputs if not self.is_widget(name)), *self.widgets()]
 
@@ -132,8 +132,8 @@ class Graph:
         return extra
 
     def _ui_link(self, source: int, slot: int, target: int, name: str, number: int) -> list:
-        place = self.schemas[target].places().index(name)
-        return [number, source, slot, target, place, self.schemas[source].outputs[slot][1]]
+        input_slot = self.schemas[target].slots().index(name)
+        return [number, source, slot, target, input_slot, self.schemas[source].outputs[slot][1]]
 
     def _ui_node(self, order: int, node: Node) -> dict:
         common = {"id": node.id, "type": node.type, "pos": list(node.pos), "size": list(node.size), "flags": {}}
@@ -155,7 +155,7 @@ class Graph:
         schema = self.schemas[node.id]
         links = {name: self.link_ids.get((*source, node.id, name)) for name, source in node.links.items()}
         entries = []
-        for name in schema.places():
+        for name in schema.slots():
             widget = {"widget": {"name": name}} if schema.is_widget(name) else {}
             shape = {"shape": OPTIONAL_SHAPE} if name in schema.optional else {}
             entries.append({"name": name, "type": schema.inputs[name][0], **shape, **widget, "link": links.get(name)})

@@ -76,24 +76,24 @@ class WideHead(Wrapped):
 
 
 class OneShape(Wrapped):
-    """Every forward goes over the same number of places and cache slots; what is too much is thrown away."""
+    """Every forward goes over the same number of positions and cache slots; what is too much is thrown away."""
 
-    def __init__(self, model, places: int):
+    def __init__(self, model, positions: int):
         super().__init__(model)
-        self.places, self.capacity = places, 0
+        self.positions, self.capacity = positions, 0
 
     def new_cache(self, prompt, capacity):
-        self.capacity = capacity + self.places
+        self.capacity = capacity + self.positions
         return self._model.new_cache(prompt, self.capacity)
 
     def hidden(self, embeddings, slots, cache, extent):
         rows, length, width = embeddings.shape
-        missing = self.places - length
+        missing = self.positions - length
         if missing < 0:  # the prompt, which is read in one shape as it is
             return self._model.hidden(embeddings, slots, cache, extent)
         filled = torch.cat((embeddings, embeddings[:, -1:].expand(rows, missing, width)), 1)
-        behind = slots[:, -1:] + 1 + torch.arange(missing, device=slots.device)
-        hidden = self._model.hidden(filled, torch.cat((slots, behind), 1), cache, self.capacity)
+        after = slots[:, -1:] + 1 + torch.arange(missing, device=slots.device)
+        hidden = self._model.hidden(filled, torch.cat((slots, after), 1), cache, self.capacity)
         return self._model.logits(hidden, None)[:, :length]
 
     def logits(self, hidden, index):

@@ -90,11 +90,11 @@ def shapes(module: nn.Module) -> dict[str, list[int]]:
     return {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
-def edit(file: Path, *place: str, **fields) -> int:
-    """Change fields of the JSON object at `place`; gives its vocab_size."""
+def edit(file: Path, *keys: str, **fields) -> int:
+    """Change fields of the JSON object at `keys`; gives its vocab_size."""
     data = json.loads(file.read_text())
     inner = data
-    for name in place:
+    for name in keys:
         inner = inner[name]
     inner |= fields
     file.write_text(json.dumps(data))

@@ -46,7 +46,7 @@ def random_model(device: torch.device) -> CosmosModel:
 
 
 def draw_from(model: CosmosModel, given: int, settings: DecodeSettings, on_step: Callable[[Step], None]) -> None:
-    """Decode behind `given` tokens until `on_step` has seen enough."""
+    """Decode after `given` tokens until `on_step` has seen enough."""
     embeddings, padding = model.start(1)
     first = torch.arange(given, device=embeddings.device)[None] * 7 % CODES
     with contextlib.suppress(Enough):
@@ -64,7 +64,7 @@ def now(device: torch.device) -> float:
 
 @dataclass(frozen=True)
 class Cost:
-    """Median seconds of an iteration, the bytes that it has alive at most, and what it leaves behind."""
+    """Median seconds of an iteration, the bytes that it has alive at most, and what it leaves allocated."""
 
     seconds: float
     peak: int

@@ -26,7 +26,7 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 
 @dataclass(frozen=True)
-class Moved:
+class Change:
     """Root mean square of the change of the logits relative to them; means over tokens of the guided law's change."""
 
     logits: float
@@ -35,7 +35,7 @@ class Moved:
     same_best: float
 
     @classmethod
-    def of(cls, exact: Tensor, ours: Tensor) -> Moved:
+    def of(cls, exact: Tensor, ours: Tensor) -> Change:
         p, q = (logits.double().log_softmax(-1) for logits in (exact, ours))
         change = (ours - exact).square().mean() / exact.square().mean()
         divergence = (p.exp() * (p - q)).sum(-1).mean()
@@ -46,7 +46,7 @@ class Moved:
 
 @torch.no_grad()
 def guided_logits(model: Family, prompts: list[str], tokens: Tensor, cfg_scale: float) -> Tensor:
-    """[B, N, codebook] behind the prompts and every token but the last, in one forward."""
+    """[B, N, codebook] after the prompts and every token but the last, in one forward."""
     token_model, prompt = model.token_model, model.prompt(prompts, None, True)
     codes = tokens.repeat_interleave(2, 0)
     index = torch.arange(codes.shape[1] - 1).expand(len(codes), -1)
@@ -76,10 +76,10 @@ def main() -> None:
             except InputError as error:
                 print(f"| {dtype} | {weights} | {error} |")
                 continue
-            moved = Moved.of(exact, guided_logits(model, arguments.prompts, tokens, law.cfg_scale))
+            change = Change.of(exact, guided_logits(model, arguments.prompts, tokens, law.cfg_scale))
             name = str(dtype).removeprefix("torch.")
-            print(f"| {name} | {weights} | {moved.logits:.1%} | {moved.divergence:.4f} | {moved.variation:.3f} | "
-                  f"{moved.same_best:.1%} |")  # fmt: skip
+            print(f"| {name} | {weights} | {change.logits:.1%} | {change.divergence:.4f} | {change.variation:.3f} | "
+                  f"{change.same_best:.1%} |")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def test_nine_frames_are_more_of_a_start_than_one(cli, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((), "1 or 9 frames to go on from"),
+        ((), "1 or 9 frames to continue"),
         (("--start-frames", "0.png", "--frames", "10"), "1 + 8 k"),
         (("--start-frames", "0.png", "--frames", "99"), "at most"),
         (("--start-frames", "none.png"), "none.png cannot be read as a picture"),

@@ -198,10 +198,10 @@ def test_a_clip_of_another_shape_is_scaled_and_cropped(families):
 
 def test_start_frames_are_asked_for(families):
     family = families["base, model.pt"]
-    with pytest.raises(InputError, match="continues a video; give it 1 or 9 frames to go on from"):
+    with pytest.raises(InputError, match="continues a video; give it 1 or 9 frames to continue"):
         mcsjd_core.sample(family, [""], DecodeSettings())
     two_only = Clip(frames=17, frame_rate=8, frames_per_code=8, start_frames=(9,))
-    with pytest.raises(InputError, match="goes on from 9 frames, got 4"):
+    with pytest.raises(InputError, match="continues 9 frames, got 4"):
         two_only.start_of(4)
     half = some_tokens(1)[:, :COLUMNS].view(1, 1, COLUMNS)
     with pytest.raises(InputError, match="give it 1 or 9"):

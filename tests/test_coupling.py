@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mcsjd_core import COUPLINGS
-from mcsjd_core.laws.coupling import behind_first_mismatch, draw, gumbel_collision, gumbel_max, modified_rejection
+from mcsjd_core.laws.coupling import after_first_mismatch, draw, gumbel_collision, gumbel_max, modified_rejection
 from mcsjd_core.laws.fixed_point import below, running_sums
 from mcsjd_core.laws.law import Law
 from mcsjd_core.laws.noise import ACCEPT, Noise
@@ -238,7 +238,7 @@ def test_behind_means_strictly_after_the_first_mismatch():
     drafts = torch.zeros(3, 5, dtype=torch.long)
     tokens = torch.tensor([[0, 0, 1, 0, 1], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0]])
     expected = [[False, False, False, True, True], [False, True, True, True, True], [False] * 5]
-    assert behind_first_mismatch(tokens, drafts).tolist() == expected
+    assert after_first_mismatch(tokens, drafts).tolist() == expected
 
 
 @pytest.mark.parametrize("name", COUPLINGS)

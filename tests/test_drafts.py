@@ -1,4 +1,4 @@
-"""Draft initialisers: what each guesses, only from tokens that are known, for rows at different places."""
+"""Draft initialisers: what each guesses, only from tokens that are known, for rows at different positions."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import pytest
 import torch
 
 from mcsjd_core import INITIALISERS, Grid
-from mcsjd_core.decoding.drafts import NO_GUESS, Places
+from mcsjd_core.decoding.drafts import NO_GUESS, DraftInputs
 
 
-def places(grid: Grid, known: list[int], window: int, committed: list[int] | None = None, earlier=None) -> Places:
+def inputs(grid: Grid, known: list[int], window: int, committed: list[int] | None = None, earlier=None) -> DraftInputs:
     """Rows whose token at place i of row b is 1000 b + i; what is not known yet is -99."""
     total = grid.num_tokens + window
     sequence = torch.arange(total) + 1000 * torch.arange(len(known))[:, None]
     known = torch.tensor(known)
     sequence = torch.where(torch.arange(total) < known[:, None], sequence, -99)
     positions = (known if committed is None else torch.tensor(committed))[:, None] + torch.arange(window)
-    return Places(sequence, known, positions, grid, earlier)
+    return DraftInputs(sequence, known, positions, grid, earlier)
 
 
 def naive_guess(name: str, place: int, known: int, grid: Grid) -> int:
@@ -39,7 +39,7 @@ def naive_guess(name: str, place: int, known: int, grid: Grid) -> int:
 @pytest.mark.parametrize("window", [1, 5, 30])
 def test_guesses_step_back_to_the_nearest_known_token(name, grid, window):
     known = list(range(grid.num_tokens))
-    guesses = INITIALISERS[name](places(grid, known, window))
+    guesses = INITIALISERS[name](inputs(grid, known, window))
     for row, count in enumerate(known):
         for offset, guess in enumerate(guesses[row].tolist()):
             source = naive_guess(name, count + offset, count, grid)
@@ -49,23 +49,23 @@ def test_guesses_step_back_to_the_nearest_known_token(name, grid, window):
 @pytest.mark.parametrize("name", INITIALISERS)
 def test_no_guess_uses_a_token_that_is_not_known(name):
     grid = Grid(3, 4)
-    guesses = INITIALISERS[name](places(grid, [0, 3, 8], 6, earlier=torch.arange(12).expand(3, -1)))
+    guesses = INITIALISERS[name](inputs(grid, [0, 3, 8], 6, earlier=torch.arange(12).expand(3, -1)))
     assert (guesses != -99).all() and guesses.shape == (3, 6)
 
 
 def test_survivors_count_as_known_for_the_guesses_behind_them():
     grid = Grid(3, 4)
-    state = places(grid, known=[5], window=6, committed=[2])
+    state = inputs(grid, known=[5], window=6, committed=[2])
     assert INITIALISERS["left"](state)[0, 3:].tolist() == [4, 4, 4]
     assert INITIALISERS["above"](state)[0, 3:].tolist() == [1, 2, 3]
 
 
 def test_random_leaves_the_choice_to_the_noise():
-    assert (INITIALISERS["random"](places(Grid(3, 4), [2], 4)) == NO_GUESS).all()
+    assert (INITIALISERS["random"](inputs(Grid(3, 4), [2], 4)) == NO_GUESS).all()
 
 
 def test_warm_repeats_the_earlier_result_at_its_place():
     earlier = torch.arange(12)[None] + 100 * torch.arange(2)[:, None]
-    guesses = INITIALISERS["warm"](places(Grid(3, 4), [3, 9], 4, earlier=earlier))
+    guesses = INITIALISERS["warm"](inputs(Grid(3, 4), [3, 9], 4, earlier=earlier))
     assert guesses[0].tolist() == [3, 4, 5, 6]
     assert guesses[1, :3].tolist() == [109, 110, 111]

@@ -229,7 +229,7 @@ def test_the_directory_is_not_taken_for_emu3_s_and_a_missing_codec_is_named(dire
     with pytest.raises(InputError, match=r"model.safetensors is missing: .*BAAI/Emu3.5-VisionTokenizer"):
         mcsjd_core.load(path)
     shutil.move(tmp_path / "elsewhere", tmp_path / "Emu3.5-VisionTokenizer")
-    assert mcsjd_core.load(path).sizes[0] == SIZE and mcsjd_core.places(path)[1:] == [
+    assert mcsjd_core.load(path).sizes[0] == SIZE and mcsjd_core.checkpoint_paths(path)[1:] == [
         tmp_path / "Emu3.5-VisionTokenizer"
     ]
 

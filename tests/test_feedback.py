@@ -19,10 +19,8 @@ from mcsjd_core.laws.noise import row_seeds, seeds_given
 from mcsjd_core.pipeline.sampling import encode, pictures
 from mcsjd_core.pipeline.sampling import sample as draw_clips
 from mcsjd_core.pipeline.video import clips, start_codes
-from test_sequence_law import CODES, no_garbage_collection, p_value, sample, table_law
+from test_sequence_law import CODES, p_value, sample, table_law
 from tiny import TableModel
-
-__all__ = ["no_garbage_collection"]
 
 LEVEL = 1e-3 / 60  # Bonferroni over the tests of this file
 ROWS, TOKENS, GIVEN = 20_000, 4, 2

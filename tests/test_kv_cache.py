@@ -165,7 +165,7 @@ def test_writing_touches_the_given_slots_alone():
     cache = KVCache(2, torch.tensor([0, 0]), 3, 6, 2, dtype=torch.float32, device="cpu")
     slots = torch.tensor([[1, 2], [4, 5]])
     keys, values = torch.randn(2, 2, 3, 2, 2).unbind(0)
-    seen_keys, seen_values = cache.write(1, cache.places(slots), keys, values, 6)
+    seen_keys, seen_values = cache.write(1, cache.index_of(slots), keys, values, 6)
     for seen, written in ((seen_keys, keys), (seen_values, values)):
         expected = torch.zeros(2, 3, 6, 2)
         expected[0, :, 1:3], expected[1, :, 4:6] = written[0], written[1]
@@ -186,7 +186,7 @@ def test_kept_rows_take_their_places(order):
     assert cache.positions(slots).flatten().tolist() == [5 - int(padding[row]) for row in order]
     new = torch.full((len(order), 1, 1, 2), 99.0)
     for layer in range(2):
-        keys, values = cache.write(layer, cache.places(slots), new, -new, 6)
+        keys, values = cache.write(layer, cache.index_of(slots), new, -new, 6)
         assert keys[:, 0, 0, 0].tolist() == [row + 10 * layer for row in order]
         assert torch.equal(values, -keys)
         assert (keys[:, :, 5] == 99).all()

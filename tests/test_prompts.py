@@ -25,7 +25,7 @@ def test_white_space_does_not_change_what_is_drawn(model, typed):
 
 @pytest.mark.parametrize(("texts", "negatives"), [(["a \ud83d cat"], None), (["a cat"], ["\udcff"])])
 def test_half_a_character_is_refused_in_a_sentence(model, texts, negatives):
-    with pytest.raises(InputError, match=r"half a character \(U\+D[8C][3F][DF]\) at place [13]"):
+    with pytest.raises(InputError, match=r"half a character \(U\+D[8C][3F][DF]\) at character [13]"):
         mcsjd_core.sample(model, texts, DecodeSettings(), negatives=negatives)
 
 

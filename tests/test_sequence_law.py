@@ -8,7 +8,6 @@ that exactness rests on, all of which the same G-test at the same level and samp
 
 from __future__ import annotations
 
-import gc
 import itertools
 import math
 from dataclasses import replace
@@ -22,7 +21,7 @@ from mcsjd_core.decoding import state as state_module
 from mcsjd_core.decoding.grid import FREE
 from mcsjd_core.decoding.iteration import Iteration
 from mcsjd_core.decoding.state import State
-from mcsjd_core.laws.coupling import Gumbel, Maximal, behind_first_mismatch, draw, gumbel_max
+from mcsjd_core.laws.coupling import Gumbel, Maximal, after_first_mismatch, draw, gumbel_max
 from mcsjd_core.laws.law import Law
 from mcsjd_core.laws.noise import ACCEPT, RESAMPLE, Noise, row_seeds
 from mcsjd_core.nn.kv_cache import KVCache
@@ -33,6 +32,7 @@ FAMILY_ERROR = 1e-3
 OTHERS = 39  # G-tests of a correct core behind the covering design
 TESTS = 103
 LEVEL = FAMILY_ERROR / TESTS
+CHUNK = 40_000  # rows of a decode: a larger batch does not fit into the processor's caches
 SPARSE = 10  # cells with a smaller expected count are pooled
 
 CODES, TOKENS = 3, 5
@@ -70,25 +70,25 @@ def exact_law(logits: list[float], law: LawSettings) -> list[float]:
 
 
 def enumerate_law(
-    logits_of, codes: int, places: int, law: LawSettings, *, given=(), forced=None, forbidden=None
+    logits_of, codes: int, positions: int, law: LawSettings, *, given=(), forced=None, forbidden=None
 ) -> dict:
     """Probability of every whole sequence that begins with `given`.
 
     logits_of(prefix, prompt_row) gives float64 logits, prompt row 1 being unconditional. `forced` and `forbidden` map a
-    place to its token and to the codes cut there.
+    position to its token and to the codes cut there.
     """
     law_of = {tuple(given): 1.0}
-    for place in range(len(given), places):
+    for position in range(len(given), positions):
         longer = {}
         for prefix, probability in law_of.items():
-            if forced and place in forced:
-                longer[(*prefix, forced[place])] = probability
+            if forced and position in forced:
+                longer[(*prefix, forced[position])] = probability
                 continue
             logits = logits_of(prefix, 0)
             if law.cfg_scale != 1:
                 pairs = zip(logits, logits_of(prefix, 1), strict=True)
                 logits = [uncond + law.cfg_scale * (cond - uncond) for cond, uncond in pairs]
-            allowed = [v for v in range(codes) if v not in (forbidden or {}).get(place, ())]
+            allowed = [v for v in range(codes) if v not in (forbidden or {}).get(position, ())]
             for v, p in zip(allowed, exact_law([logits[v] for v in allowed], law), strict=True):
                 longer[(*prefix, v)] = probability * p
         law_of = longer
@@ -103,7 +103,7 @@ def table_law(model: TableModel, law: LawSettings, **rules) -> dict:
 
 
 def p_value(tokens: torch.Tensor, law_of: dict) -> float:
-    """G-test of sequences [samples, places] against the law of whole sequences; 0 if an impossible one occurred."""
+    """G-test of sequences [samples, positions] against the law of whole sequences; 0 if an impossible one occurred."""
     base = int(max(max(sequence) for sequence in law_of)) + 1
     powers = base ** torch.arange(tokens.shape[1])
     counts = torch.bincount((tokens * powers).sum(1), minlength=base ** tokens.shape[1]).double()
@@ -125,21 +125,17 @@ def p_value(tokens: torch.Tensor, law_of: dict) -> float:
 # -- decoding --------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(autouse=True)
-def no_garbage_collection():
-    """A row of the batch is a Python object; the collector would walk over all of them again and again."""
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    yield
-    gc.enable()
-    gc.unfreeze()
-
-
 def sample(model: TableModel, settings: DecodeSettings, grid: Grid, rows: int = SAMPLES, **extra) -> torch.Tensor:
+    """Tokens of `rows` rows, decoded CHUNK at a time: row b has the seed + b, as in a single batch."""
     if settings.initialiser == "warm" and "earlier_tokens" not in extra:
         extra["earlier_tokens"] = torch.arange(grid.num_tokens)[None] % model.codebook_size
-    return decode(model, model.prompt(rows, settings.law.guided), grid, settings, **extra).tokens
+    parts = []
+    for first in range(0, rows, CHUNK):
+        count = min(CHUNK, rows - first)
+        given = {name: t if t is None or len(t) == 1 else t[first : first + count] for name, t in extra.items()}
+        prompt = model.prompt(count, settings.law.guided)
+        parts.append(decode(model, prompt, grid, replace(settings, seed=settings.seed + first), **given).tokens)
+    return torch.cat(parts)
 
 
 def sample_p_value(coupling="maximal", window=4, initialiser="random", law=LawSettings(), seed=0) -> float:
@@ -168,16 +164,16 @@ def covering_design():
 def missing(cases: list[tuple]) -> list[tuple]:
     """Further cases, so that every level of each factor meets every guidance with every truncation."""
     wanted = [{(level, *rule) for level in levels for rule in RULES} for levels in LEVELS]
-    for place, triples in enumerate(wanted):
-        triples -= {(case[place], *case[3:]) for case in cases}
+    for position, triples in enumerate(wanted):
+        triples -= {(case[position], *case[3:]) for case in cases}
     further = []
     while any(wanted):
         rule = next(triple[1:] for triples in wanted for triple in sorted(triples, key=str))
         level = [next((each for each in levels if (each, *rule) in triples), levels[len(further) % len(levels)])
                  for levels, triples in zip(LEVELS, wanted, strict=True)]  # fmt: skip
         further.append((*level, *rule))
-        for place, triples in enumerate(wanted):
-            triples.discard((level[place], *rule))
+        for position, triples in enumerate(wanted):
+            triples.discard((level[position], *rule))
     return further
 
 
@@ -187,9 +183,9 @@ DESIGN = [*CASES, *missing(CASES), *(("autoregressive", 1, "random", *rule) for 
 
 def test_the_design_covers_every_triple_with_guidance_and_truncation():
     cases = [case for case in DESIGN if case[0] in COUPLINGS]
-    for place, levels in enumerate((COUPLINGS, WINDOWS, COLD)):
+    for position, levels in enumerate((COUPLINGS, WINDOWS, COLD)):
         triples = itertools.product(levels, (1.0, 2.0), TRUNCATIONS)
-        assert {(case[place], *case[3:]) for case in cases} >= set(triples)
+        assert {(case[position], *case[3:]) for case in cases} >= set(triples)
     assert len(DESIGN) + OTHERS <= TESTS
 
 
@@ -223,12 +219,12 @@ def test_videos_follow_the_law_given_their_first_frame(coupling, initialiser):
 def test_forced_and_forbidden_tokens_leave_the_law_of_the_others_exact(coupling):
     row_end, cuts = CODES, {0: (0,), 3: (1,), 4: (0, 1)}
     forbidden = torch.tensor([[v in cut for v in range(CODES)] for cut in cuts.values()])
-    forbidden_row = torch.tensor([list(cuts).index(place) if place in cuts else -1 for place in range(6)])
+    forbidden_row = torch.tensor([list(cuts).index(position) if position in cuts else -1 for position in range(6)])
     grid = Grid(2, 2, row_end=row_end, forbidden=forbidden, forbidden_row=forbidden_row)
     model, law = TableModel(CODES, 6, forced=1, seed=3), LawSettings(cfg_scale=1.5)
     tokens = sample(model, DecodeSettings(coupling, 4, law), grid)
-    for place, cut in cuts.items():
-        assert not torch.isin(tokens[:, place], torch.tensor(cut)).any()
+    for position, cut in cuts.items():
+        assert not torch.isin(tokens[:, position], torch.tensor(cut)).any()
     exact = table_law(model, law, forced={2: row_end, 5: row_end}, forbidden=cuts)
     assert p_value(tokens, exact) > LEVEL
 
@@ -275,7 +271,7 @@ def test_the_g_test_rejects_a_cache_that_mixes_rows(monkeypatch):
 
 
 def transformer_p_value(coupling: str) -> float:
-    law, places, rows = LawSettings(cfg_scale=1.5, top_p=0.95), 4, 2000
+    law, positions, rows = LawSettings(cfg_scale=1.5, top_p=0.95), 4, 2000
     model, exact = transformer(CODES), transformer(CODES, dtype=torch.float64)
 
     def logits_of(prefix, prompt_row):
@@ -284,14 +280,14 @@ def transformer_p_value(coupling: str) -> float:
         return exact.lm_head(hidden)[0, -1].tolist()
 
     parts = [
-        run(model, Grid(1, places), rows, True, coupling=coupling, window=3, law=law, seed=part * rows).tokens
+        run(model, Grid(1, positions), rows, True, coupling=coupling, window=3, law=law, seed=part * rows).tokens
         for part in range(SAMPLES // rows)
     ]
-    return p_value(torch.cat(parts), enumerate_law(logits_of, CODES, places, law))
+    return p_value(torch.cat(parts), enumerate_law(logits_of, CODES, positions, law))
 
 
 # -- power: every rule, broken on purpose --------------------------------------------------------------------------------
-# Each function e1_... to e7_... breaks one rule in place and gives the settings in which it shows. The unbroken
+# Each function e1_... to e7_... breaks one rule in position and gives the settings in which it shows. The unbroken
 # core passes in the very same settings (last test but one), so it is the broken rule that is rejected.
 
 
@@ -351,7 +347,7 @@ def e1_accept_with_the_gumbel_noise(patch):
         def couple(self, p, q, drafts, noise):
             accept = torch.exp(-noise.exponentials(drafts[..., None])).squeeze(-1)
             tokens = reject(p, q, drafts, accept, noise.bits(RESAMPLE))
-            return torch.where(behind_first_mismatch(tokens, drafts), gumbel_max(p, noise), tokens)
+            return torch.where(after_first_mismatch(tokens, drafts), gumbel_max(p, noise), tokens)
 
     patch.setitem(COUPLINGS, "gumbel", Broken())
     return {"coupling": "gumbel"}
@@ -361,11 +357,11 @@ def drop_survivors(patch, keep):
     """Throw survivors away from the first on that keep(law at the survivors, tokens, old drafts) does not want."""
     commit = Iteration.commit
 
-    def broken_commit(self, tokens, drafts, positions, p, sound):
-        commit(self, tokens, drafts, positions, p, sound)
+    def broken_commit(self, tokens, drafts, positions, p, usable_logits):
+        commit(self, tokens, drafts, positions, p, usable_logits)
         state, (rows, window) = self.state, positions.shape
-        moved = state.report[1 : rows + 1]
-        wanted = keep(p, tokens, drafts) | (torch.arange(window) < moved[:, None])  # what is committed stays
+        counts = state.report[1 : rows + 1]
+        wanted = keep(p, tokens, drafts) | (torch.arange(window) < counts[:, None])  # what is committed stays
         state.known[:rows] = state.law_start[:rows] + wanted.long().cumprod(-1).sum(-1)
 
     patch.setattr(Iteration, "commit", broken_commit)

@@ -219,7 +219,7 @@ def test_a_picture_is_a_clip_of_one_frame(model, directory, tmp_path, monkeypatc
     write_torchscript_codec(path.parent / "Cosmos-1.0-Tokenizer-DV8x16x16")
     published = mcsjd_core.load(path)
     assert relative(mcsjd_core.pictures(published, codes.flatten(1)), wanted) < 1e-5
-    assert mcsjd_core.places(path) == [path, path.parent / "Cosmos-1.0-Tokenizer-DV8x16x16"]
+    assert mcsjd_core.checkpoint_paths(path) == [path, path.parent / "Cosmos-1.0-Tokenizer-DV8x16x16"]
 
 
 # -- the published sizes ---------------------------------------------------------------------------------------------------

@@ -153,13 +153,13 @@ def test_a_side_trajectory_sees_the_prefix_and_itself():
         return cache
 
     extent = slots_of + window
-    places = torch.arange(slots_of, extent)
+    positions = torch.arange(slots_of, extent)
     cache = TrajectoryCache(prefilled(extent + sides * window), window, sides, extent)
     together = model.hidden(
-        model.embed(drafts.flatten().expand(2, -1), None), places.repeat(3).expand(2, -1), cache, extent
+        model.embed(drafts.flatten().expand(2, -1), None), positions.repeat(3).expand(2, -1), cache, extent
     )
     alone = model.hidden(
-        model.embed(drafts.repeat_interleave(2, 0), None), places.expand(6, -1), prefilled(extent, 3), extent
+        model.embed(drafts.repeat_interleave(2, 0), None), positions.expand(6, -1), prefilled(extent, 3), extent
     )
     torch.testing.assert_close(together, torch.cat(alone.split(2), 1), rtol=0, atol=1e-11)
 
@@ -169,7 +169,7 @@ def test_an_adopted_trajectory_s_keys_lie_where_the_main_one_s_did():
     wrapped = TrajectoryCache(cache, 3, 2, 12)
     slots = torch.tensor([[5, 6, 7], [2, 3, 4]])
     new = torch.randn(2, 2, 9, 3, dtype=torch.float64)
-    wrapped.write(0, wrapped.places(slots.repeat(1, 3)), new, -new, 12)
+    wrapped.write(0, wrapped.index_of(slots.repeat(1, 3)), new, -new, 12)
     wrapped.adopt(torch.tensor([2, 0]), slots)
     assert torch.equal(cache.keys[0][0, :, 5:8], new[0, :, 6:9])
     assert torch.equal(cache.values[0][1, :, 2:5], -new[1, :, :3])

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import mcsjd_core
 from live_bytes import LiveBytes
 from mcsjd_core import DecodeSettings, InputError, LawSettings
-from mcsjd_core.families.weight_error import logits_moved, probe_logits
+from mcsjd_core.families.weight_error import logits_change, probe_logits
 from mcsjd_core.nn.weights import FP8, WEIGHTS, fp8_layers
 from oracle import cached_logits, relative
 from tiny_checkpoint import TRANSFORMER, write_tiny_checkpoint
@@ -69,10 +69,10 @@ def test_logits_move_little(directory, weights, error):
     if weights == "int8":
         pytest.importorskip("torchao", reason="torchao is optional")
     exact, ours = (logits(mcsjd_core.load(directory, weights=w)) for w in ("full", weights))
-    assert 1e-4 < rms_moved(ours, exact) < error
+    assert 1e-4 < rms_change(ours, exact) < error
 
 
-def rms_moved(ours: torch.Tensor, exact: torch.Tensor) -> float:
+def rms_change(ours: torch.Tensor, exact: torch.Tensor) -> float:
     return ((ours - exact).square().mean() / exact.square().mean()).sqrt().item()
 
 
@@ -83,12 +83,12 @@ def test_what_logits_move_by_is_measured_against_the_files(directory, weights, d
     if weights == "int8":
         pytest.importorskip("torchao", reason="torchao is optional")
     model, full = (mcsjd_core.load(directory, dtype=dtype, weights=w) for w in (weights, "full"))
-    moved, between = logits_moved(model, directory), rms_moved(probe_logits(model), probe_logits(full))
-    assert moved == pytest.approx(between, rel=1e-4, abs=1e-7)
-    assert moved < 1e-6 if weights == "full" else 1e-3 < moved < 0.2
-    # A probe of few places, and yet it tells about what the logits of other prompts and codes move by.
+    change, between = logits_change(model, directory), rms_change(probe_logits(model), probe_logits(full))
+    assert change == pytest.approx(between, rel=1e-4, abs=1e-7)
+    assert change < 1e-6 if weights == "full" else 1e-3 < change < 0.2
+    # A probe of few positions, and yet it tells about what the logits of other prompts and codes move by.
     if weights != "full":
-        assert 0.5 < moved / rms_moved(logits(model), logits(full)) < 2
+        assert 0.5 < change / rms_change(logits(model), logits(full)) < 2
 
 
 def test_measuring_reads_a_matrix_at_a_time(tmp_path):
@@ -96,7 +96,7 @@ def test_measuring_reads_a_matrix_at_a_time(tmp_path):
     model = mcsjd_core.load(tmp_path, weights="fp8", dtype=torch.bfloat16)
     wide = 2 * sum(weight.numel() for weight in matrices(model).values())
     with LiveBytes() as memory:
-        logits_moved(model, tmp_path)
+        logits_change(model, tmp_path)
     assert memory.peak < wide / 2
 
 

@@ -27,7 +27,7 @@ def texts(first: int, count: int) -> list[str]:
 
 
 def upper(grid: Grid, rows: int | None) -> Grid:
-    """The upper `rows` of a grid without forced or forbidden places, None for the whole of any grid."""
+    """The upper `rows` of a grid without forced or forbidden positions, None for the whole of any grid."""
     if rows is None or rows >= grid.rows or grid.has_forced or grid.forbidden is not None:
         return grid
     return replace(grid, rows=rows)

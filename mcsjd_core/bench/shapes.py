@@ -55,7 +55,7 @@ SHAPES = {
     ),
 }
 
-# Those that take too long on a CPU. Their bodies are Llama's; places of a video cost what those of a line do.
+# Those that take too long on a CPU. Their bodies are Llama's; positions in a video cost what those in a line do.
 LARGE_SHAPES = {
     "Emu3": ModelShape(
         TransformerConfig(4096, 32, heads=32, kv_heads=8, head_dim=128, ffn_dim=14336), 32768, 8193, _chameleon

@@ -1,4 +1,4 @@
-"""The name that a checkpoint was published under, as far as its place tells it."""
+"""The name that a checkpoint was published under, as far as its path tells."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def own_names(path: Path) -> str:
 
     Folders above say nothing of a checkpoint: they are the user's.
     """
-    return " ".join(dict.fromkeys(_own_name(place).lower() for place in (path.absolute(), path.resolve())))
+    return " ".join(dict.fromkeys(_own_name(each).lower() for each in (path.absolute(), path.resolve())))
 
 
 def _own_name(path: Path) -> str:

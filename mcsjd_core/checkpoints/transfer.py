@@ -85,7 +85,7 @@ def _bring(listed: Listed, name: str, root: Path, bar: type | None) -> None:
 
 def _list(hub, source: Source) -> Listed:
     info = hub.HfApi().model_info(source.repository, files_metadata=True)
-    # Names come from the net; what is left of one behind a folder that we name ourselves has to be plain: it leads nowhere else.
+    # Names come from the net; what follows the folder that we name ourselves has to be plain, so that it leads nowhere else.
     start = f"{source.inside}/" if source.inside else ""
     names = {
         file.rfilename.removeprefix(start): file.size for file in info.siblings if file.rfilename.startswith(start)

@@ -1,4 +1,4 @@
-"""What stands in the place of a codec where another model makes pixels of the codes."""
+"""What stands for a codec where another model makes pixels of the codes."""
 
 from __future__ import annotations
 

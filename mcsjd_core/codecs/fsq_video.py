@@ -26,7 +26,7 @@ class FSQVideoConfig:
     """Shape of one tokenizer; the defaults are DV8x16x16. Levels are counted from the finest (0) to the deepest one.
 
     `local_encoder`: the encoder looks at the pixels of a code's own cell alone (kernels of 1, norms over the channels of
-    a place, no attention), so that equal cells get equal codes wherever they are.
+    a cell, no attention), so that equal cells get equal codes wherever they are.
     """
 
     channels: int = 128
@@ -99,7 +99,7 @@ class CausalConv3d(nn.Module):
 
 
 class CausalNorm(nn.Module):
-    """Group norm in one group: over each frame, or over the channels of each place alone."""
+    """Group norm in one group: over each frame, or over the channels of each cell alone."""
 
     def __init__(self, channels: int, per_place: bool, operations, **factory):
         super().__init__()
@@ -108,8 +108,8 @@ class CausalNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.per_place:
-            places = x.movedim(1, -1)
-            return self.norm(places.flatten(0, 3)).view_as(places).movedim(-1, 1)
+            cells = x.movedim(1, -1)
+            return self.norm(cells.flatten(0, 3)).view_as(cells).movedim(-1, 1)
         frames = x.transpose(1, 2)
         return self.norm(frames.flatten(0, 1)).view_as(frames).transpose(1, 2)
 
@@ -148,7 +148,7 @@ class ResBlock(nn.Module):
 
 
 class AttnBlock(nn.Module):
-    """Single-head attention: over the places of each frame, or `in_time` over the frames up to a place's own."""
+    """Single-head attention: over the cells of each frame, or `in_time` over the frames up to a cell's own."""
 
     def __init__(self, build: _Builder, channels: int, in_time: bool):
         super().__init__()
@@ -192,7 +192,7 @@ class Downsample(nn.Module):
 
     def __init__(self, build: _Builder, channels: int, space: bool, time: bool):
         super().__init__()
-        # A kernel of 3 needs one place more, at the right and the bottom; a local one covers the pooled places exactly.
+        # A kernel of 3 needs one cell more, at the right and the bottom; a local one covers the pooled cells exactly.
         self.margin = 0 if build.local else 1
         kernel = 2 + self.margin
         self.conv1 = build.conv(channels, channels, space=kernel, stride=(1, 2, 2), side=0) if space else None

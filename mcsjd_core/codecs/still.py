@@ -1,4 +1,4 @@
-"""A codec of video in the place of one for pictures: a picture is a clip of one frame (SimpleAR uses Cosmos' tokenizer so)."""
+"""A video codec used for pictures: a picture is a clip of one frame (SimpleAR uses Cosmos' tokenizer so)."""
 
 from __future__ import annotations
 

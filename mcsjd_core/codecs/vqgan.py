@@ -18,7 +18,7 @@ from ..errors import InputError
 NORM_GROUPS = 32
 NORM_EPS = 1e-6
 
-PRODUCTS = 2**25  # of places and codes that are there at once while codes are searched: 128 MiB
+PRODUCTS = 2**25  # of cells and codes that are there at once while codes are searched: 128 MiB
 FEATURE_MAPS = 8  # alive at once, at full resolution
 
 
@@ -111,7 +111,7 @@ class ResBlock(nn.Module):
 
 
 class AttnBlock(nn.Module):
-    """Single-head attention over all places of the feature map."""
+    """Single-head attention over all cells of the feature map."""
 
     def __init__(self, build: _Builder, channels: int):
         super().__init__()
@@ -241,8 +241,8 @@ class Codebook(nn.Module):
         # Where rows have length 1 the models normalise z too; that scales all products alike and moves no minimum.
         rows = self.lookup(torch.arange(self.embedding.num_embeddings, device=z.device))
         lengths = 0 if self.by_product else rows.square().sum(-1)
-        places = z.flatten(0, -2).split(max(PRODUCTS // len(rows), 1))
-        return torch.cat([(lengths - 2 * part @ rows.T).argmin(-1) for part in places]).view(z.shape[:-1])
+        parts = z.flatten(0, -2).split(max(PRODUCTS // len(rows), 1))
+        return torch.cat([(lengths - 2 * part @ rows.T).argmin(-1) for part in parts]).view(z.shape[:-1])
 
 
 class VQGAN(nn.Module):

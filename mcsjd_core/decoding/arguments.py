@@ -34,7 +34,7 @@ def check_prompt(prompt: Prompt, law: LawSettings) -> None:
 
 
 def check_forbidden(grid: Grid, codebook_size: int) -> None:
-    """The grid's forbidden codes, if any, are told for every code of the model."""
+    """The grid's forbidden codes, if any, are given for every code of the model."""
     if grid.forbidden is not None and grid.forbidden.shape[-1] != codebook_size:
         covered = grid.forbidden.shape[-1]
         raise InputError(
@@ -62,7 +62,7 @@ def check_first_tokens(tokens: Tensor | None, batch: int, grid: Grid, codebook_s
 
 
 def check_kept_tokens(tokens: Tensor | None, batch: int, grid: Grid, codebook_size: int, device) -> Tensor:
-    """What has to stand at every place, [batch, num_tokens] on `device`, FREE where the model decides.
+    """What has to stand at every position, [batch, num_tokens] on `device`, FREE where the model decides.
 
     That is what the grid forces, and of `tokens` [1 or batch, num_tokens] all that is not FREE.
     """

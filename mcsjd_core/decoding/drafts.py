@@ -1,7 +1,7 @@
 """Draft initialisers: the first guess for a position that enters the window.
 
 Any rule is legal that does not look at the position's own noise. INITIALISERS choose a token: the draft law is the point mass
-on it. LAW_INITIALISERS choose a place in front, and the draft is drawn from the law stored for that place: this is its law.
+on it. LAW_INITIALISERS choose an earlier position, and the draft is drawn from the law stored for it: this is its law.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from torch import Tensor
 
 from .grid import Grid
 
-NO_GUESS = -1  # no token, or no place
+NO_GUESS = -1  # no token, or no position
 
 
 @dataclass(frozen=True)
-class Places:
-    """The places of the window, and what stands before them.
+class DraftInputs:
+    """What an initialiser may look at: the positions of the window, and what stands before them.
 
     sequence [B, T] holds the committed tokens and surviving drafts; the first `known` [B] of each row are valid. positions
     [B, L] are grid indices; guesses for those below `known` are not used. `earlier` [B, num_tokens] is a previous result.
-    Laws are stored for the places from `law_start` [B] to `known`, if any.
+    Laws are stored for the positions from `law_start` [B] to `known`, if any.
     """
 
     sequence: Tensor
@@ -38,67 +38,67 @@ class Places:
         return torch.where((index >= 0) & (index < self.known[:, None]), tokens, NO_GUESS)
 
     def back_by(self, distance: int | Tensor) -> Tensor:
-        """Places [B, L] a multiple of `distance` back, the nearest that is known; below 0 for none."""
+        """Positions [B, L] a multiple of `distance` back, the nearest that is known; below 0 for none."""
         missing = self.positions - self.known[:, None]
         multiples = torch.div(missing, distance, rounding_mode="floor").clamp_min(0) + 1
         return self.positions - multiples * distance
 
     def one_row_up(self) -> Tensor:
-        """Places [B, L] one or more rows up, the nearest that is known; below 0 for none."""
+        """Positions [B, L] one or more rows up, the nearest that is known; below 0 for none."""
         grid = self.grid
         if grid.preview is None:
             return self.back_by(grid.stride)
         return self.back_by(torch.where(self.positions < grid.start, grid.preview[1], grid.stride))
 
     def last(self) -> Tensor:
-        """The last place [B, L] that is known."""
+        """The last position [B, L] that is known."""
         return (self.known - 1)[:, None].expand_as(self.positions)
 
     def with_law(self, index: Tensor) -> Tensor:
-        """Places [B, L], NO_GUESS where no law is stored for them."""
+        """The positions `index` [B, L], NO_GUESS where no law is stored for them."""
         assert self.law_start is not None
         return torch.where(index >= self.law_start[:, None], index, NO_GUESS)
 
 
-def random(places: Places) -> Tensor:
+def random(inputs: DraftInputs) -> Tensor:
     """Uniform over the codebook (the caller's noise decides)."""
-    return torch.full_like(places.positions, NO_GUESS)
+    return torch.full_like(inputs.positions, NO_GUESS)
 
 
-def left(places: Places) -> Tensor:
+def left(inputs: DraftInputs) -> Tensor:
     """The token before."""
-    return places.tokens_at(places.last())
+    return inputs.tokens_at(inputs.last())
 
 
-def above(places: Places) -> Tensor:
+def above(inputs: DraftInputs) -> Tensor:
     """The token one row up; in the first row, the token before."""
-    return _else(places.tokens_at(places.one_row_up()), left(places))
+    return _else(inputs.tokens_at(inputs.one_row_up()), left(inputs))
 
 
-def previous_frame(places: Places) -> Tensor:
-    """The token at the same place of the frame before; in the first frame, the token above."""
-    return _else(places.tokens_at(places.back_by(places.grid.frame_tokens)), above(places))
+def previous_frame(inputs: DraftInputs) -> Tensor:
+    """The token in the same cell of the previous frame; in the first frame, the token above."""
+    return _else(inputs.tokens_at(inputs.back_by(inputs.grid.frame_tokens)), above(inputs))
 
 
-def warm(places: Places) -> Tensor:
-    """The token of an earlier result at the same place."""
-    assert places.earlier is not None  # see `arguments.check_earlier_tokens`
-    return places.earlier.gather(1, places.positions.clamp_max(places.earlier.shape[1] - 1))
+def warm(inputs: DraftInputs) -> Tensor:
+    """The token of an earlier result at the same position."""
+    assert inputs.earlier is not None  # see `arguments.check_earlier_tokens`
+    return inputs.earlier.gather(1, inputs.positions.clamp_max(inputs.earlier.shape[1] - 1))
 
 
-def left_law(places: Places) -> Tensor:
-    """The place before."""
-    return places.with_law(places.last())
+def left_law(inputs: DraftInputs) -> Tensor:
+    """The position before."""
+    return inputs.with_law(inputs.last())
 
 
-def above_law(places: Places) -> Tensor:
-    """The place one row up; where it has no law, the place before."""
-    return _else(places.with_law(places.one_row_up()), left_law(places))
+def above_law(inputs: DraftInputs) -> Tensor:
+    """The position one row up; where it has no law, the position before."""
+    return _else(inputs.with_law(inputs.one_row_up()), left_law(inputs))
 
 
-def previous_frame_law(places: Places) -> Tensor:
-    """The same place of the frame before; where it has no law, as `above_law`."""
-    return _else(places.with_law(places.back_by(places.grid.frame_tokens)), above_law(places))
+def previous_frame_law(inputs: DraftInputs) -> Tensor:
+    """The same cell of the previous frame; where it has no law, as `above_law`."""
+    return _else(inputs.with_law(inputs.back_by(inputs.grid.frame_tokens)), above_law(inputs))
 
 
 def _else(guess: Tensor, fallback: Tensor) -> Tensor:

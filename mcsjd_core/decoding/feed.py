@@ -52,17 +52,17 @@ def decode_feed(
     ledger, prefilled = Ledger(prompt.batch, 0, grid.num_tokens), time.perf_counter()
     ledger.active = ledger.active[:rows]
     tokens = torch.zeros(prompt.batch, grid.num_tokens, dtype=torch.long, device=prompt.embeddings.device)
-    waiting, told = rows, set()
+    waiting, reported = rows, set()
     while not ledger.is_complete:
         advance(ledger, schedule, iteration, run, prefilled)
-        for place, row in enumerate(ledger.active.tolist()):
-            if ledger.done[row] == ledger.total and row not in told:
-                told.add(row)
-                tokens[row] = iteration.state.sequence[place * iteration.state.chains, : grid.num_tokens]
+        for lane, row in enumerate(ledger.active.tolist()):
+            if ledger.done[row] == ledger.total and row not in reported:
+                reported.add(row)
+                tokens[row] = iteration.state.sequence[lane * iteration.state.chains, : grid.num_tokens]
                 if on_row is not None:
                     on_row(row, tokens[row])
-        for place, row in ledger.replace_finished(waiting):
-            begin(model, iteration, place, prompt.of_pictures(row, row + 1), row)
+        for lane, row in ledger.replace_finished(waiting):
+            begin(model, iteration, lane, prompt.of_pictures(row, row + 1), row)
             waiting += 1
         if waiting == prompt.batch:
             drop_finished(ledger, iteration, run)
@@ -70,9 +70,9 @@ def decode_feed(
     return Decoded(tokens, ledger.traces(), prefilled - started, finished - started, ledger.iteration)
 
 
-def begin(model: TokenModel, iteration: Iteration, place: int, prompt: Prompt, row: int) -> None:
-    """Begin with picture number `row`, whose prompt this is, at a place of the state and the cache."""
+def begin(model: TokenModel, iteration: Iteration, lane: int, prompt: Prompt, row: int) -> None:
+    """Begin with picture number `row`, whose prompt this is, in a lane of the state and the cache."""
     settings = replace(iteration.settings, seed=(iteration.settings.seed + row) % 2**64)
     _, single, _ = prepare(model, prompt, iteration.grid, settings)
-    iteration.state.put(place, single.state)
-    iteration.cache.put_rows(place * iteration.state.start.shape[1], single.cache)
+    iteration.state.put(lane, single.state)
+    iteration.cache.put_rows(lane * iteration.state.start.shape[1], single.cache)

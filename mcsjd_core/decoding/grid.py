@@ -1,4 +1,4 @@
-"""The token grid: how a picture's (or video's) codes lie in the sequence, and what each place may hold."""
+"""The token grid: how a picture's (or video's) codes lie in the sequence, and what each position may hold."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Grid:
     """`frames` x `rows` x `columns` codes in raster order, with an optional forced token after every row and at the end.
 
     Forced tokens are ids at or above the codebook size, which the model family embeds itself; they have probability 1.
-    Behind the very last row stands `last_end` in place of `row_end`, if it is given.
-    `preview` are rows and columns of a raster that is drawn in front and is no part of the picture; it has no forced tokens.
-    `forbidden` [R, codebook_size] bool and `forbidden_row` [num_tokens] (row of `forbidden` in force at a place, -1 for
-    none) cut codes per place.
+    After the very last row comes `last_end` instead of `row_end`, if it is given.
+    `preview` are rows and columns of a raster that is drawn first and is no part of the picture; it has no forced tokens.
+    `forbidden` [R, codebook_size] bool and `forbidden_row` [num_tokens] (row of `forbidden` in force at a position, -1 for
+    none) cut codes per position.
     """
 
     rows: int
@@ -58,7 +58,7 @@ class Grid:
 
     @property
     def start(self) -> int:
-        """Tokens in front of the picture's own."""
+        """Tokens before the picture's own."""
         return 0 if self.preview is None else self.preview[0] * self.preview[1]
 
     @property
@@ -75,7 +75,7 @@ class Grid:
         return self.row_end is not None or bool(self.end)
 
     def forced(self) -> Tensor:
-        """Forced token of every place, [num_tokens], FREE where the model decides."""
+        """Forced token of every position, [num_tokens], FREE where the model decides."""
         forced = torch.full((self.num_tokens,), FREE)
         if self.row_end is not None:
             body = forced[self.start : self.start + self.frames * self.frame_tokens]
@@ -129,6 +129,6 @@ class Grid:
     def _refuse_preview(self) -> None:
         if self.preview is not None:
             raise InputError(
-                "This model draws a small preview before the picture, which a part of the picture does not tell; it cannot go "
-                "on with one."
+                "This model draws a small preview before the picture, which cannot be told from a part of the picture; it cannot "
+                "continue one."
             )

@@ -58,7 +58,7 @@ class TokenModel(Protocol):
     codebook_size: int
 
     def embed(self, tokens: Tensor, index: Tensor) -> Tensor:
-        """Embeddings [rows, L, dim] of codes or forced tokens [rows, L] at grid places `index` [rows, L]."""
+        """Embeddings [rows, L, dim] of codes or forced tokens [rows, L] at grid positions `index` [rows, L]."""
         ...
 
     def new_cache(self, prompt: Prompt, capacity: int) -> KVCache:
@@ -74,7 +74,7 @@ class TokenModel(Protocol):
         ...
 
     def logits(self, hidden: Tensor, index: Tensor) -> Tensor:
-        """Logits [rows, L, codebook_size] for the token after each place; `index` as in `embed`, one further on."""
+        """Logits [rows, L, codebook_size] for the token after each position; `index` as in `embed`, one further on."""
         ...
 
 

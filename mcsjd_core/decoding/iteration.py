@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..laws.law import Law, guide, target_law, usable
-from .drafts import INITIALISERS, LAW_INITIALISERS, NO_GUESS, READS_TOKENS, Places
+from .drafts import INITIALISERS, LAW_INITIALISERS, NO_GUESS, READS_TOKENS, DraftInputs
 from .grid import FREE, Grid
 from .interface import Prompt, TokenModel
 from .settings import DecodeSettings, coupling_of
@@ -25,7 +25,7 @@ from .trace import window_details
 
 @dataclass(frozen=True)
 class Shape:
-    """What an iteration is made for: the first `rows` rows of the state, `window` places each, cache slots below `extent`."""
+    """What an iteration is made for: the first `rows` rows of the state, `window` positions each, cache slots below `extent`."""
 
     rows: int
     window: int
@@ -55,12 +55,12 @@ class Iteration:
         positions = state.committed[:rows, None] + self.offsets[: shape.window]
         drafts, source = self.draft(positions)
         logits = self.forward(self.tokens_before(positions), positions, shape.extent, self.cache)
-        p, sound = self.target(logits, positions)
+        p, usable_logits = self.target(logits, positions)
         tokens = self.couple(p, drafts, source, positions)
-        self.commit(tokens, drafts, positions, p, sound)
+        self.commit(tokens, drafts, positions, p, usable_logits)
 
     def read(self, shape: Shape) -> np.ndarray:
-        """The state's report, [1 + A]; the one place where a run reads from the device, called once an iteration.
+        """The state's report, [1 + A]; the only read from the device, called once an iteration.
 
         A copy, since the device goes on writing.
         """
@@ -69,37 +69,37 @@ class Iteration:
     def draft(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Drafts [A, L] of the window, written to the sequence: survivors stay, guesses follow.
 
-        With them the places [A, L] whose stored laws they follow, NO_GUESS for chosen ones. `positions` has a row for every
+        With them the positions [A, L] whose stored laws they follow, NO_GUESS for chosen ones. `positions` has a row for every
         chain.
         """
         state, rows, name = self.state, len(positions), self.settings.initialiser
         known = state.known[:rows]
         fresh = positions >= known[:, None]
-        places = Places(state.sequence[:rows], known, positions, self.grid, None, state.law_start[:rows])
-        drafts = torch.where(fresh, self.guess(places), places.sequence.gather(1, positions))
-        source = torch.where(fresh, NO_GUESS, positions)  # the place whose law a draft follows, if any
+        inputs = DraftInputs(state.sequence[:rows], known, positions, self.grid, None, state.law_start[:rows])
+        drafts = torch.where(fresh, self.guess(inputs), inputs.sequence.gather(1, positions))
+        source = torch.where(fresh, NO_GUESS, positions)  # the position whose law a draft follows, if any
         if name in LAW_INITIALISERS and state.law is not None:
-            source = torch.where(fresh & self.may_differ(positions), LAW_INITIALISERS[name](places), source)
+            source = torch.where(fresh & self.may_differ(positions), LAW_INITIALISERS[name](inputs), source)
             drawn = self.coupling.first_draft(state.laws_of(state.law, source), state.noise(positions))
             drafts = torch.where(fresh & (source != NO_GUESS), drawn, drafts)
         state.sequence[:rows].scatter_(1, positions, drafts)
         return drafts, source
 
-    def guess(self, places: Places) -> Tensor:
+    def guess(self, inputs: DraftInputs) -> Tensor:
         """Tokens [A, L] chosen for first drafts."""
-        guess = self.state.guesses[: len(places.positions)].gather(1, places.positions)
+        guess = self.state.guesses[: len(inputs.positions)].gather(1, inputs.positions)
         if self.settings.initialiser not in READS_TOKENS:
             return guess
-        own = INITIALISERS[self.settings.initialiser](places)
-        fits = (own >= 0) & (own < self.model.codebook_size) & self.may_differ(places.positions)
+        own = INITIALISERS[self.settings.initialiser](inputs)
+        fits = (own >= 0) & (own < self.model.codebook_size) & self.may_differ(inputs.positions)
         return torch.where(fits, own, guess)
 
     def may_differ(self, positions: Tensor) -> Tensor:
-        """Whether an initialiser that looks at what stands before has a say at `positions` [A, L]: at none that is forced."""
+        """Whether an initialiser that looks at what stands before may choose at `positions` [A, L]: at none that is forced."""
         return self.state.forced_at(positions) == FREE
 
     def tokens_before(self, positions: Tensor) -> Tensor:
-        """The token in front of every place, [A, L]; in front of the first it is not used."""
+        """The token before every position, [A, L]; before the first it is not used."""
         return self.state.sequence[: len(positions)].gather(1, (positions - 1).clamp_min(0))
 
     def forward(self, tokens: Tensor, positions: Tensor, extent: int, cache) -> Tensor:
@@ -122,11 +122,11 @@ class Iteration:
 
     def target(self, logits: Tensor, positions: Tensor) -> tuple[Law, Tensor]:
         """Target law [A, L], a point where a token is forced, and whether the logits were usable, bool scalar."""
-        law, sound = target_law(logits, self.settings.law), usable(logits)
+        law, usable_logits = target_law(logits, self.settings.law), usable(logits)
         if self.has_forced:
             forced = self.state.forced_at(positions)
             law = law.with_points(forced != FREE, self.codes(forced))
-        return law, sound
+        return law, usable_logits
 
     def couple(self, p: Law, drafts: Tensor, source: Tensor, positions: Tensor) -> Tensor:
         """New tokens [A, L] of the window; `source` as `draft` gives it."""
@@ -146,24 +146,24 @@ class Iteration:
             return None
         return self.state.laws_of(self.state.law, source).add_points(source == NO_GUESS, self.codes(drafts))
 
-    def commit(self, tokens: Tensor, drafts: Tensor, positions: Tensor, p: Law, sound: Tensor) -> None:
+    def commit(self, tokens: Tensor, drafts: Tensor, positions: Tensor, p: Law, usable_logits: Tensor) -> None:
         """Accept the leading drafts that stayed and one more token; what comes after them survives as drafts that follow p."""
-        self.keep(tokens, leading(tokens == drafts), positions, p, sound)
+        self.keep(tokens, leading(tokens == drafts), positions, p, usable_logits)
 
-    def keep(self, tokens: Tensor, accepted: Tensor, positions: Tensor, p: Law, sound: Tensor) -> None:
+    def keep(self, tokens: Tensor, accepted: Tensor, positions: Tensor, p: Law, usable_logits: Tensor) -> None:
         """Commit tokens after `accepted` [A] drafts; `tokens` and `positions` have a row for every chain."""
         state, (rows, window) = self.state, tokens.shape
         committed = state.committed[: len(accepted)]
-        moved = torch.minimum(accepted + 1, self.total - committed)
+        counts = torch.minimum(accepted + 1, self.total - committed)
         state.sequence[:rows].scatter_(1, positions, tokens)
         # Not `committed`, though it is the same: torch's compiler takes a mere copy after what is added to it below.
         state.law_start[:rows] = positions[:, 0]
         state.known[:rows] = positions[:, 0] + window
         if state.law is not None:
             state.keep_law(state.law, p)
-        committed.add_(moved)
+        committed.add_(counts)
         state.step.add_(1)
-        state.report[: len(accepted) + 1] = torch.cat((sound.long()[None], moved))
+        state.report[: len(accepted) + 1] = torch.cat((usable_logits.long()[None], counts))
 
     def with_forced(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """`tokens` [A, L], a forced one where there is one."""
@@ -178,17 +178,17 @@ class Iteration:
 
 
 def leading(kept: Tensor) -> Tensor:
-    """Length [...] of the leading run of `kept` [..., L] drafts; the last place commits with or without one."""
+    """Length [...] of the leading run of `kept` [..., L] drafts; the last position commits with or without one."""
     return kept[..., :-1].long().cumprod(-1).sum(-1)
 
 
 class Cuts:
     """The grid's forbidden codes."""
 
-    def __init__(self, grid: Grid, places: int, device):
+    def __init__(self, grid: Grid, length: int, device):
         assert grid.forbidden is not None and grid.forbidden_row is not None
         self.forbidden = grid.forbidden.to(device)
-        missing = places - grid.num_tokens
+        missing = length - grid.num_tokens
         self.rule = torch.nn.functional.pad(grid.forbidden_row, (0, missing), value=-1).to(device)
 
     def __call__(self, logits: Tensor, positions: Tensor) -> Tensor:

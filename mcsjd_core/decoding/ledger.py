@@ -23,7 +23,7 @@ class Entry(NamedTuple):
 
 
 class Ledger:
-    """`active` [A]: the batch row in each of the state's first places. done, drafted [B]: tokens of a row that are final,
+    """`active` [A]: the batch row in each of the state's first lanes. done, drafted [B]: tokens of a row that are final,
     that are drafted.
 
     A runner may carry rows along that are complete; they commit nothing.
@@ -61,25 +61,25 @@ class Ledger:
         self.done[rows] = starts + np.where(starts < self.total, committed, 0)
 
     def replace_finished(self, waiting: int) -> list[tuple[int, int]]:
-        """Give places of complete rows to the rows from number `waiting` on: (place, row) of each."""
-        (places,) = (self.done[self.active] == self.total).nonzero()
-        taken = list(zip(places.tolist(), range(waiting, len(self.done)), strict=False))
+        """Give the lanes of complete rows to the rows from number `waiting` on: (lane, row) of each."""
+        (lanes,) = (self.done[self.active] == self.total).nonzero()
+        taken = list(zip(lanes.tolist(), range(waiting, len(self.done)), strict=False))
         self.active = self.active.copy()  # the entries so far hold the old one
-        for place, row in taken:
-            self.active[place] = row
+        for lane, row in taken:
+            self.active[lane] = row
         return taken
 
-    def drop_finished(self, carried: Callable[[int], int]) -> np.ndarray:
-        """Take complete rows off until `carried(at work)` are left; the old places of those, in their new order.
+    def drop_finished(self, rows_to_keep: Callable[[int], int]) -> np.ndarray:
+        """Take complete rows off until `rows_to_keep(at work)` are left; the old lanes of those, in their new order.
 
         Empty if all stay where they are.
         """
         at_work = self.done[self.active] < self.total
-        count = carried(int(at_work.sum())) if at_work.any() else len(self.active)
+        count = rows_to_keep(int(at_work.sum())) if at_work.any() else len(self.active)
         if count >= len(self.active):
             return np.empty(0, dtype=int)
-        (places,), (complete,) = at_work.nonzero(), (~at_work).nonzero()
-        order = fill_holes(np.sort(np.concatenate((places, complete[: count - len(places)]))))
+        (lanes,), (complete,) = at_work.nonzero(), (~at_work).nonzero()
+        order = fill_holes(np.sort(np.concatenate((lanes, complete[: count - len(lanes)]))))
         self.active = self.active[order]
         return order
 
@@ -127,7 +127,7 @@ class Traces(Sequence[RowTrace]):
         parts = details.split([shape.numel() for shape in self._shapes])
         for entry, part, shape in zip(self._entries, parts, self._shapes, strict=True):
             for values, row, start in zip(part.view(shape).unbind(1), entry.rows, entry.starts, strict=True):
-                # The window of a row that is ahead reaches past the end, and its places there are no tokens.
+                # The window of a row that is ahead reaches past the end, and its positions there hold no tokens.
                 inside = values[:, : max(self._total - int(start), 0)]
                 for name, value in zip(DETAILS, inside, strict=True):
                     if len(value):
@@ -135,7 +135,7 @@ class Traces(Sequence[RowTrace]):
 
 
 def fill_holes(kept: np.ndarray) -> np.ndarray:
-    """The ascending places `kept`, reordered so that only the last of them move, into the gaps in front of them."""
+    """The ascending lanes `kept`, reordered so that only the last of them move, into the gaps before them."""
     order = np.arange(len(kept))
     stay = kept < len(kept)
     holes = np.ones(len(kept), dtype=bool)

@@ -98,13 +98,13 @@ def decode(
 
 
 def step_of(ledger: Ledger, tokens: Tensor) -> Step:
-    """How the run stands. What is kept after the last token to draw counts once that is drawn."""
+    """The state of the run. What is kept after the last token to draw counts once that is drawn."""
     ends = (np.where(count == ledger.total, tokens.shape[1], count) for count in (ledger.done, ledger.drafted))
     return Step(ledger.iteration, tokens, *(end.tolist() for end in ends))
 
 
 def kept_on_the_way(kept: Tensor | None, tokens: Tensor, grid: Grid, ledger: Ledger) -> tuple[int, ...]:
-    """Codes of each row that forwards went over without drawing them."""
+    """Codes of each row that forwards passed without drawing them."""
     if kept is None:
         return (0,) * len(tokens)
     codes = (kept != FREE) & (grid.forced() == FREE).to(kept.device)
@@ -118,14 +118,14 @@ def advance(ledger: Ledger, schedule: Schedule, iteration: Iteration, run: Eager
     began = time.perf_counter()
     run(iteration, shape)
     report = iteration.read(shape)
-    ended, moved = time.perf_counter(), report[1:]
-    ledger.add(shape.window, moved, ended - since, iteration.state.details)
+    ended, counts = time.perf_counter(), report[1:]
+    ledger.add(shape.window, counts, ended - since, iteration.state.details)
     if not report[0]:
         raise DecodingError(
             f"The model gave NaN or infinite logits at forward {ledger.iteration}; "
             "its weights are damaged or its dtype is too narrow: load it as float32 or bfloat16."
         )
-    schedule.observe(shape.window, moved[moved > 0].tolist(), ended - began)
+    schedule.observe(shape.window, counts[counts > 0].tolist(), ended - began)
 
 
 def prepare(
@@ -169,7 +169,7 @@ def prepare(
 
 
 def known_ends(forced: Tensor, first_tokens: Tensor) -> tuple[Tensor, int]:
-    """The tokens [B, n] in front of the first place that any row has to draw, and the end of the last one.
+    """The tokens [B, n] before the first position that any row has to draw, and the end of the last one.
 
     `forced` [B, num_tokens] as `check_kept_tokens` gives it; what is given twice is refused.
     """
@@ -188,7 +188,7 @@ PREFILL = 512  # tokens that are read at once: what a forward needs does not gro
 
 
 def prefill(model: TokenModel, prompt: Prompt, first_tokens: Tensor, cache) -> None:
-    """Cache everything before the last token in front of the first window."""
+    """Cache everything before the last token ahead of the first window."""
     embeddings, given = prompt.embeddings, first_tokens.shape[1]
     if given:
         index = torch.arange(given, device=embeddings.device).expand(len(embeddings), -1)
@@ -211,10 +211,10 @@ def next_shape(ledger: Ledger, wanted: int, iteration: Iteration, run: Eager) ->
 
 
 def drop_finished(ledger: Ledger, iteration: Iteration, run: Eager) -> None:
-    """Go on without the rows that are complete: they cost nothing more."""
+    """Drop the rows that are complete: they cost nothing more."""
     order = ledger.drop_finished(run.rows)
     if len(order):
-        (moved,) = (order != np.arange(len(order))).nonzero()
-        iteration.state.swap_rows(moved, order[moved])
+        (changed,) = (order != np.arange(len(order))).nonzero()
+        iteration.state.swap_rows(changed, order[changed])
         branches = np.arange(iteration.state.start.shape[1])
         iteration.cache.keep_rows((len(branches) * order[:, None] + branches).ravel().tolist())

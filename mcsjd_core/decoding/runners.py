@@ -19,14 +19,14 @@ SMALLEST_EXTENT = 256  # cache slots that a compiled iteration looks at as the l
 
 
 class Eager:
-    """Operation by operation, over no more rows, places and slots than there is need for."""
+    """Operation by operation, over no more rows, positions and slots than are needed."""
 
     def rows(self, at_work: int) -> int:
         """Rows to carry on with when `at_work` of them are not complete."""
         return at_work
 
     def window(self, wanted: int, remaining: int) -> int:
-        """Window to run where the schedule wants `wanted` and the row furthest behind has `remaining` places left."""
+        """Window to run where the schedule wants `wanted` and the row furthest behind has `remaining` positions left."""
         return min(wanted, remaining)
 
     def extent(self, needed: int, capacity: int) -> int:

@@ -1,6 +1,6 @@
 """Which window the next forward looks at.
 
-A schedule is told counts of committed tokens and measured seconds, and nothing else: in the couplings that verify by
+A schedule is given counts of committed tokens and measured seconds, and nothing else: in the couplings that verify by
 modified rejection, a window that depended on drafts or their probabilities would bias the result.
 """
 

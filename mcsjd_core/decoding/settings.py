@@ -27,13 +27,13 @@ class DecodeSettings:
     same tokens under it; the other couplings follow the law just as exactly, but a seed repeats its tokens only if the
     windows repeat, which the clock decides.
 
-    `trajectories` chains of drafts share every forward, each a window wide: more is committed, by a dearer forward. Under
+    `trajectories` chains of drafts share every forward, each a window wide: more is committed, by a costlier forward. Under
     `gumbel_exact` the tokens stay the same, under the other couplings their law.
 
     `execution` is one of EXECUTIONS: how iterations are run, which changes what they cost and nothing else.
 
-    `part` counts the runs by which one result goes on from its own tokens: each then has noise of its own, even where a run
-    is given the very tokens that an earlier one was given.
+    `part` counts the runs by which one result is continued from its own tokens: each then has noise of its own, even where a
+    run is given the very tokens that an earlier one was given.
 
     `row_seeds` is one of ROW_SEEDS: "counted" gives row b of a batch the seed + b, so that it equals a single run; under "own"
     batches of other seeds have no row in common with it.
@@ -75,10 +75,10 @@ class DecodeSettings:
             raise InputError(f"part must be a whole number of at least 0, got {self.part!r}.")
 
     def _check_warm(self) -> None:
-        """The earlier tokens may have been drawn from the very numbers that would judge them now (E5 of docs/algorithm.md)."""
+        """The earlier tokens may have been drawn from the very numbers that would now judge them (E5 of docs/algorithm.md)."""
         if self.initialiser == "warm" and self.coupling != "gumbel_exact":
             raise InputError(
-                f"Warm first drafts go with gumbel_exact alone, got {self.coupling}: choose that coupling, or another "
+                f"Warm first drafts work with gumbel_exact alone, got {self.coupling}: choose that coupling, or another "
                 "initialiser."
             )
 

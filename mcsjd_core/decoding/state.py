@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..laws.law import Law, empty_law
 from ..laws.noise import Noise, own_row_seeds, row_seeds, seeds_given
-from .drafts import INITIALISERS, NO_GUESS, READS_TOKENS, Places
+from .drafts import INITIALISERS, NO_GUESS, READS_TOKENS, DraftInputs
 from .grid import FREE, Grid
 from .interface import Prompt
 from .settings import OWN, DecodeSettings, coupling_of
@@ -16,14 +16,14 @@ from .trace import DETAILS
 
 
 class State:
-    """Rows of a batch B, those at work in the first places; N tokens are to be drawn, W is the widest window, M chains of
-    drafts share it (see `trajectories`). Chain m of row b has row b M + m of what every chain has its own of.
+    """Rows of a batch B in as many lanes, those at work in the first ones; N tokens are to be drawn, W is the widest window,
+    M chains of drafts share it (see `trajectories`). Chain m of row b has row b M + m of what every chain has its own of.
 
     committed [B]: tokens that are final. sequence [B M, N + W]: committed tokens, then drafts; windows reach past the end
-    for rows that are ahead, and what is drawn there is never used. known [B M]: first place without a draft of its own; its
+    for rows that are ahead, and what is drawn there is never used. known [B M]: first position without a draft of its own; its
     draft will be that of guesses [B M, N + W], or what an initialiser makes of what stands before it. law [B M, W + 1, ...]:
-    the laws that the drafts follow, the first being that of place law_start [B M]; the last of them is empty (all zero).
-    forced [B M, N + W]: the token that a place has to hold, FREE where the model decides.
+    the laws that the drafts follow, the first being that of position law_start [B M]; the last of them is empty (all zero).
+    forced [B M, N + W]: the token that a position has to hold, FREE where the model decides.
     keys [B M, purposes, N + W] and codes [V]: for the noise. step [B M]: a row's iterations so far. report [1 + B]: what the
     host reads after an iteration, whether the logits were usable and how many tokens each row committed. details [5, B, W]:
     see `window_details`.
@@ -33,16 +33,16 @@ class State:
                  first_tokens: Tensor, forced: Tensor, earlier: Tensor | None, keeps_law: bool):  # fmt: skip
         (batch, given), device = first_tokens.shape, first_tokens.device
         self.chains = settings.trajectories
-        rows, places = batch * self.chains, grid.num_tokens + window
-        # What the grid forces tells nothing of any noise, so it does not count as given.
-        told = forced.clone()
-        told[:, :given] = first_tokens
-        told = told.where(grid.forced().to(device) == FREE, FREE)
+        rows, length = batch * self.chains, grid.num_tokens + window
+        # What the grid forces carries no information about any noise, so it does not count as given.
+        given_tokens = forced.clone()
+        given_tokens[:, :given] = first_tokens
+        given_tokens = given_tokens.where(grid.forced().to(device) == FREE, FREE)
         seeds = own_row_seeds if settings.row_seeds == OWN else row_seeds
-        self.seeds = seeds_given(seeds(settings.seed, batch, device), told, settings.part)
+        self.seeds = seeds_given(seeds(settings.seed, batch, device), given_tokens, settings.part)
         self.codes = torch.arange(codebook_size, device=device)
-        every_place = torch.arange(places, device=device).expand(batch, -1)
-        noise = [Noise(self.seeds, every_place, 0, chain=chain) for chain in range(self.chains)]
+        every_position = torch.arange(length, device=device).expand(batch, -1)
+        noise = [Noise(self.seeds, every_position, 0, chain=chain) for chain in range(self.chains)]
         own = coupling_of(settings).uses_draft_law
         self.keys = _interleaved([(each if own else noise[0]).position_keys() for each in noise])
         self.start = prompt.embeddings[:, -1:].reshape(batch, -1, 1, prompt.embeddings.shape[-1]).clone()
@@ -56,22 +56,22 @@ class State:
         self.report = torch.zeros(1 + batch, dtype=torch.long, device=device)
         self.law = empty_law((rows, window + 1), codebook_size, settings.law, device) if keeps_law else None
         self.details = torch.zeros(len(DETAILS), batch, window, device=device) if settings.trace_detail else None
-        self.place = np.arange(batch)  # where row b of the batch stands now
+        self.lane = np.arange(batch)  # the lane that holds row b of the batch now
 
     def _first_guesses(self, grid: Grid, settings: DecodeSettings, codebook_size: int, noise: list[Noise], earlier):
-        """A code [B M, places] for every place: a random one, in the main chain that of an initialiser that knows it now."""
+        """A code [B M, N + W] for every position: a random one, in the main chain that of an initialiser that knows it now."""
         guesses = [each.random_codes(codebook_size) for each in noise]
         positions = noise[0].positions
         if settings.initialiser in INITIALISERS and settings.initialiser not in READS_TOKENS:
-            own = INITIALISERS[settings.initialiser](Places(guesses[0], positions[:, 0], positions, grid, earlier))
+            own = INITIALISERS[settings.initialiser](DraftInputs(guesses[0], positions[:, 0], positions, grid, earlier))
             guesses[0] = torch.where((own >= 0) & (own < codebook_size), own, guesses[0])
         return torch.where(self.forced == FREE, _interleaved(guesses), self.forced)
 
     def tokens(self, count: int) -> Tensor:
-        """The first `count` places of every row, in the batch's order; drafts are those of the main chain."""
+        """The first `count` tokens of every row, in the batch's order; drafts are those of the main chain."""
         tokens = self.sequence[:: self.chains, :count]
-        moved = (self.place[1:] < self.place[:-1]).any()
-        return tokens[torch.from_numpy(self.place).to(tokens.device)] if moved else tokens
+        is_permuted = (self.lane[1:] < self.lane[:-1]).any()
+        return tokens[torch.from_numpy(self.lane).to(tokens.device)] if is_permuted else tokens
 
     def forced_at(self, positions: Tensor) -> Tensor:
         """What has to stand at `positions` [A, L], FREE where the model decides."""
@@ -82,10 +82,10 @@ class State:
         rows = len(positions)
         return Noise(self.seeds, positions, self.step[:rows], self.keys[:rows], self.codes)
 
-    def laws_of(self, kept: Law, places: Tensor) -> Law:
-        """A copy of the laws [A M, L] stored for `places`, empty ones where that is NO_GUESS."""
-        rows, spare = len(places), kept.probs.shape[1] - 1
-        offsets = torch.where(places == NO_GUESS, spare, places - self.law_start[:rows, None])
+    def laws_of(self, kept: Law, positions: Tensor) -> Law:
+        """A copy of the laws [A M, L] stored for `positions`, empty ones where that is NO_GUESS."""
+        rows, spare = len(positions), kept.probs.shape[1] - 1
+        offsets = torch.where(positions == NO_GUESS, spare, positions - self.law_start[:rows, None])
         return kept.take_positions(offsets)
 
     def keep_law(self, kept: Law, law: Law) -> None:
@@ -96,20 +96,20 @@ class State:
             kept.codes[:rows, :window] = law.codes
 
     def swap_rows(self, here: np.ndarray, there: np.ndarray) -> None:
-        """Exchange the contents of the places `here` with those of `there`; a place occurs once."""
+        """Exchange the contents of the lanes `here` with those of `there`; a lane occurs once."""
         if not len(here):
             return
         to, origin = np.concatenate((here, there)), np.concatenate((there, here))
-        holds = np.argsort(self.place)
-        self.place[holds[to]] = origin
+        holds = np.argsort(self.lane)
+        self.lane[holds[to]] = origin
         to, origin = torch.from_numpy(np.stack((to, origin))).to(self.seeds.device).unbind(0)
         for tensor in self._by_row():
             tensor[to] = tensor[origin]
 
-    def put(self, place: int, row: State) -> None:
-        """Begin anew at `place` with what a state of one row holds, made for the same grid, window and settings."""
+    def put(self, lane: int, row: State) -> None:
+        """Begin anew in `lane` with what a state of one row holds, made for the same grid, window and settings."""
         for tensor, other in zip(self._by_row(), row._by_row(), strict=True):
-            tensor[place] = other[0]
+            tensor[lane] = other[0]
 
     def _by_row(self) -> list[Tensor]:
         """Everything that belongs to a row, seen as [B, ...]."""

@@ -1,4 +1,4 @@
-"""What one decode cost, and how its drafts moved."""
+"""What one decode cost, and how its drafts changed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DETAILS = ("acceptance", "tv", "changed", "collision", "entropy")
 class RowTrace:
     """One picture's iterations, in order: window starts (grid index), committed counts, seconds since prefill, window widths.
 
-    With detail, every entry of `details` is a list of [L] float tensors, one an iteration, for the window's places in the
+    With detail, every entry of `details` is a list of [L] float tensors, one an iteration, for the window's positions in the
     picture: `acceptance` sum_v min(p, q), `tv` the total variation between p and q, `changed` whether the token changed,
     `collision` the probability that the coupling in use gives the same token again, and `entropy` of p in nats.
     """

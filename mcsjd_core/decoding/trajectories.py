@@ -21,10 +21,10 @@ from .iteration import Iteration, Shape, leading
 
 @dataclass(frozen=True)
 class TrajectoryCache:
-    """A `KVCache` as one forward sees it that goes over `window` places and, after them, over those of `sides` others.
+    """A `KVCache` as one forward sees it that goes over `window` positions and, after them, over those of `sides` others.
 
     These lie in the slots from `extent` on, which no window has reached yet. `adopt` moves what one of them wrote to the slots
-    of the places that it stood for.
+    of the positions that it stood for.
     """
 
     cache: KVCache
@@ -43,12 +43,12 @@ class TrajectoryCache:
         side = torch.arange(self.extent, self.extent + self.sides * self.window, device=slots.device)
         return torch.cat((slots[:, : self.window], side.expand(len(slots), -1)), 1)
 
-    def places(self, slots: Tensor) -> Tensor:
-        """As `KVCache.places`."""
-        return self.cache.places(self.written(slots))
+    def index_of(self, slots: Tensor) -> Tensor:
+        """As `KVCache.index_of`."""
+        return self.cache.index_of(self.written(slots))
 
-    def write(self, layer: int, places: Tensor, keys: Tensor, values: Tensor, extent: int) -> tuple[Tensor, Tensor]:
-        return self.cache.write(layer, places, keys, values, extent + self.sides * self.window)
+    def write(self, layer: int, index: Tensor, keys: Tensor, values: Tensor, extent: int) -> tuple[Tensor, Tensor]:
+        return self.cache.write(layer, index, keys, values, extent + self.sides * self.window)
 
     def visible(self, slots: Tensor, extent: int) -> Tensor:
         """Mask [rows, M L, extent + (M - 1) L]: the main trajectory as ever, a side one over the prefix and itself."""
@@ -70,10 +70,10 @@ class TrajectoryCache:
 
 
 class TrajectoryIteration(Iteration):
-    """An iteration of M chains over A rows of L places.
+    """An iteration of M chains over A rows of L positions.
 
-    The chains stand in the order in which they are verified, which never changes. Only the committed tokens become common to
-    all of them; after these each goes on with its own drafts, from where it stands.
+    The chains are in the order in which they are verified, which never changes. Only the committed tokens become common to
+    all of them; after these each keeps its own drafts.
     """
 
     @torch.no_grad()
@@ -85,7 +85,7 @@ class TrajectoryIteration(Iteration):
         before, everywhere = self.tokens_before(of_chains).view(rows, -1), positions.repeat(1, chains)
         cache = TrajectoryCache(self.cache, window, chains - 1, shape.extent)
         logits = self.forward(before, everywhere, shape.extent, cache)
-        p, sound = self.target(logits.view(rows * chains, window, -1), of_chains)
+        p, usable_logits = self.target(logits.view(rows * chains, window, -1), of_chains)
         tokens, kept = self.couple_all(p, source, drafts, of_chains)
         run, tokens = leading(kept), tokens.view(rows, chains, window)
         winner = run.argmax(-1)
@@ -95,7 +95,7 @@ class TrajectoryIteration(Iteration):
         accepted = run.amax(-1)
         is_committed = self.offsets[:window] <= accepted[:, None, None]
         tokens = torch.where(is_committed, _of(tokens, winner)[:, None], tokens)
-        self.keep(tokens.flatten(0, 1), accepted, of_chains, p, sound)
+        self.keep(tokens.flatten(0, 1), accepted, of_chains, p, usable_logits)
 
     def couple_all(self, p: Law, source: Tensor, drafts: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """New tokens [A M, L] of all chains, and which drafts [A, M, L] they keep: the longest run of a row is committed."""

@@ -148,9 +148,9 @@ class AutoWindow:
         self.ladder = [window for window in LADDER if window <= largest]
         self.probes = [window for window in PROBES if window <= largest]
         self.window = 0
-        # Of each place, the window under which its draft has been refined since it entered.
+        # For each position, the window under which its draft has been refined since it entered.
         self.refined: list[int] = []
-        self.moved = 0
+        self.last_commit = 0
 
     def next(self, rows: int) -> int:
         self.probes = [window for window in self.probes if self._worth_a_probe(rows, window)]
@@ -175,8 +175,8 @@ class AutoWindow:
         mean = sum(counts) / len(counts)
         self.times.add(len(committed), window, seconds)
         del self.refined[window:]
-        # In a first window, and while a window grows, drafts in front have been refined less than its width says.
-        self.refined += [min(place + self.moved, window) for place in range(len(self.refined) + 1, window + 1)]
+        # In a first window, and while a window grows, the first drafts have been refined less than its width suggests.
+        self.refined += [min(offset + self.last_commit, window) for offset in range(len(self.refined) + 1, window + 1)]
         self.commits.observe(min(self.refined[0], window), mean, len(counts))
-        self.moved = max(round(mean), 1)
-        del self.refined[: self.moved]
+        self.last_commit = max(round(mean), 1)
+        del self.refined[: self.last_commit]

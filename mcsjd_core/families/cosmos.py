@@ -61,14 +61,14 @@ class CosmosModel(TransformerTokenModel):
 
 
 class Cosmos:
-    """A loaded checkpoint. `text_places` are directories where its T5 encoder may lie, read when a prompt asks for it."""
+    """A loaded checkpoint. `text_folders` are directories where its T5 encoder may lie, read when a prompt asks for it."""
 
     name = "cosmos"
 
     def __init__(self, token_model: CosmosModel, codec: VideoCodec, grid: Grid, clip: Clip, defaults: SamplingDefaults,
-                 text_places: list[Path], context_tokens: int):  # fmt: skip
+                 text_folders: list[Path], context_tokens: int):  # fmt: skip
         self.token_model, self.codec, self.clip, self.defaults = token_model, codec, clip, defaults
-        self.text_places, self.context_tokens = text_places, context_tokens
+        self.text_folders, self.context_tokens = text_folders, context_tokens
         self._grid, self._captions = grid, None
         self.sizes = (size_name(grid.columns * codec.pixels_per_code, grid.rows * codec.pixels_per_code),)
 
@@ -123,9 +123,9 @@ class Cosmos:
     def captions(self) -> T5Captions:
         """The text encoder, which a host that has its own does without; raises InputError if it is not there."""
         if self._captions is None:
-            places = self.text_places
-            place = next((place for place in places if place.is_dir()), places[0])
-            self._captions = T5Captions(place, self.context_tokens)
+            folders = self.text_folders
+            folder = next((folder for folder in folders if folder.is_dir()), folders[0])
+            self._captions = T5Captions(folder, self.context_tokens)
         return self._captions
 
 
@@ -139,8 +139,8 @@ def detect(path: Path) -> bool:
         return read_json(config).keys() >= FIELDS
     if not (path / MODEL_FILE).is_file():
         return False
-    codecs = [place / name for place in (path, path.parent) for name in (FIRST_CODEC, SECOND_CODEC)]
-    return "cosmos" in own_names(path) or any(place.is_dir() for place in codecs)
+    codecs = [folder / name for folder in (path, path.parent) for name in (FIRST_CODEC, SECOND_CODEC)]
+    return "cosmos" in own_names(path) or any(codec.is_dir() for codec in codecs)
 
 
 def load(path: Path, *, dtype: torch.dtype, device, operations) -> Cosmos:
@@ -156,7 +156,7 @@ def load(path: Path, *, dtype: torch.dtype, device, operations) -> Cosmos:
         rows, columns, int(vocab_size > codebook_size), shape.head_dim, shape.dim,
         config.number("rope_theta", 500_000.0), _yarn(config, shape.dim),
     )  # fmt: skip
-    # The codec comes first: what is missing is told before gigabytes are read.
+    # The codec comes first: what is missing is reported before gigabytes are read.
     codec = open_cosmos_codec(path, _codec_names(path), frames, device, operations)
     if codec.config.codebook_size != codebook_size:
         raise InputError(f"{path} draws {codebook_size} codes, its video tokenizer has {codec.config.codebook_size}.")
@@ -174,9 +174,9 @@ def load(path: Path, *, dtype: torch.dtype, device, operations) -> Cosmos:
     )
     published = SamplingDefaults(LawSettings(top_p=TOP_P.get((shape.dim, reads_text), 1.0)))
     defaults = sampling_defaults(generation_fields(path), published)
-    text_places = [parent / name for parent in (path, path.parent) for name in T5_DIRECTORIES]
+    text_folders = [parent / name for parent in (path, path.parent) for name in T5_DIRECTORIES]
     context_tokens = config.count("context_tokens", 512)
-    return Cosmos(token_model, codec, Grid(rows, columns, frames), clip, defaults, text_places, context_tokens)
+    return Cosmos(token_model, codec, Grid(rows, columns, frames), clip, defaults, text_folders, context_tokens)
 
 
 def _codec_names(path: Path) -> tuple[str, str]:

@@ -27,9 +27,9 @@ def open_cosmos_codec(path: Path, names: tuple[str, ...], code_frames: int, devi
     """
     if (path / PLAIN_CODEC / "config.json").is_file():
         return _plain_codec(path / PLAIN_CODEC, device, operations)
-    for place in (path, path / names[0], path.parent / names[0], *(path / name for name in names[1:])):
-        if (place / ENCODER).is_file() and (place / DECODER).is_file():
-            return _codec_of_archives(place, code_frames, device, operations)
+    for folder in (path, path / names[0], path.parent / names[0], *(path / name for name in names[1:])):
+        if (folder / ENCODER).is_file() and (folder / DECODER).is_file():
+            return _codec_of_archives(folder, code_frames, device, operations)
     raise InputError(
         f"{path / names[0]} lacks {ENCODER} and {DECODER}: the video tokenizer that turns this model's tokens into pixels is "
         f"published as nvidia/{names[0]}; download these two files to there."

@@ -106,8 +106,8 @@ def detect(path: Path) -> bool:
     return config.get("model_type") == "Emu3" and (large or "emu3.5" in own_names(path))
 
 
-def _codec_places(path: Path) -> list[Path]:
-    return [place / CODEC_DIRECTORY / name for place in (path, path.parent) for name in CODEC_FILES]
+def _codec_files(path: Path) -> list[Path]:
+    return [folder / CODEC_DIRECTORY / name for folder in (path, path.parent) for name in CODEC_FILES]
 
 
 def companions(path: Path) -> list[Path]:
@@ -122,7 +122,7 @@ def load(path: Path, *, dtype: torch.dtype, device, operations) -> Emu35:
     config = Fields(BODY | {name: value for name, value in config.data.items() if value is not None}, config.where)
     tokenizer, ids = read_vocabulary(path)
     vocabulary = Vocabulary.of_ids(ids, CODEC.codebook_size)
-    # All files are opened before any is read: a missing codec is told at once, not after gigabytes of transformer.
+    # All files are opened before any is read: a missing codec is reported at once, not after gigabytes of transformer.
     checkpoint, codec_file = Checkpoint.of_directory(path), _codec_file(path)
     codec_checkpoint = Checkpoint([codec_file])
     vocab_size = checkpoint.shape("model.embed_tokens.weight")[0]
@@ -152,11 +152,11 @@ def model_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
 
 
 def _codec_file(path: Path) -> Path:
-    places = _codec_places(path)
-    file = next((place for place in places if place.is_file()), None)
+    files = _codec_files(path)
+    file = next((file for file in files if file.is_file()), None)
     if file is None:
         raise InputError(
-            f"{places[0]} is missing: the codec that turns this model's tokens into pictures is published as "
+            f"{files[0]} is missing: the codec that turns this model's tokens into pictures is published as "
             f"BAAI/{CODEC_DIRECTORY}; download it to there."
         )
     return file

@@ -21,7 +21,7 @@ def read_vocabulary(path: Path) -> tuple[RankTokenizer, dict[str, int]]:
     """Text tokenizer, and ids of special tokens and codes by name, of a published directory."""
     tokenizer = RankTokenizer.of_file(path / RANKS)
     names = (*SPECIAL, *_vision_names(path / VISION_TOKENS))
-    return tokenizer, {name: len(tokenizer.ranks) + place for place, name in enumerate(names)}
+    return tokenizer, {name: len(tokenizer.ranks) + index for index, name in enumerate(names)}
 
 
 def _vision_names(file: Path) -> list[str]:

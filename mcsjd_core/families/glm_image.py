@@ -61,8 +61,8 @@ def planes_of(grid: Grid) -> Tensor:
     rows, columns = grid.preview
     parts, start = [], 0
     for height, width in ((rows, columns), (grid.rows, grid.columns)):
-        place = torch.arange(height * width)
-        axes = torch.stack((torch.zeros_like(place), place // width, place % width), -1)
+        cell = torch.arange(height * width)
+        axes = torch.stack((torch.zeros_like(cell), cell // width, cell % width), -1)
         parts.append(axes + start)
         start += max(height, width)
     return torch.cat((*parts, torch.full((len(grid.end), 3), start)))
@@ -123,15 +123,15 @@ def detect(path: Path) -> bool:
 
 def companions(path: Path) -> list[Path]:
     """Weights and tokenizer in folders of the repository; the tokenizer beside the model's own folder."""
-    return [place for place in (path / MODEL, path / PROCESSOR, path.parent / PROCESSOR) if place.is_dir()]
+    return [folder for folder in (path / MODEL, path / PROCESSOR, path.parent / PROCESSOR) if folder.is_dir()]
 
 
 def load(path: Path, *, dtype: torch.dtype, device, operations) -> GlmImage:
     """Load a repository, or the folder of its autoregressive model with the tokenizer in it or in `processor` beside it."""
     folder = _folder(path)
     config = Fields.of_file(folder / "config.json")
-    places = [place / "tokenizer.json" for place in (folder, folder.parent / PROCESSOR)]
-    tokenizer = read_tokenizer(next((file for file in places if file.is_file()), places[-1]))
+    files = [each / "tokenizer.json" for each in (folder, folder.parent / PROCESSOR)]
+    tokenizer = read_tokenizer(next((file for file in files if file.is_file()), files[-1]))
     missing = [name for name in (BEGIN_OF_SIZE, END_OF_SIZE) if tokenizer.token_to_id(name) is None]
     if missing:
         raise InputError(f"The vocabulary lacks {', '.join(missing)}; this is not GLM-Image's tokenizer.")

@@ -87,7 +87,7 @@ class Clip:
             raise InputError("This model draws pictures and takes no start frames; give them to a video model.")
         allowed = [number for number in self.start_frames if 0 < number <= count]
         if not allowed:
-            raise InputError(f"This model goes on from {self.start_name}, got {count}; give it more.")
+            raise InputError(f"This model continues {self.start_name}, got {count}; give it more.")
         return max(allowed)
 
 

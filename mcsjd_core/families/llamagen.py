@@ -65,15 +65,15 @@ FUSED = ".attention.wqkv.weight"
 
 
 def raster_angles(positions: Tensor, head_dim: int, theta: float, first: int, columns: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [rows, 1, L, head_dim / 2] of position ids [rows, L]; position `first` is the raster's first place.
+    """Cosines and sines [rows, 1, L, head_dim / 2] of position ids [rows, L]; position `first` is the raster's first cell.
 
     The lower half of a head's pairs turns with the row, the upper with the column. Positions before `first` get 0 for both,
     not the identity: queries and keys of the condition vanish, and attention to it is even.
     """
     half = head_dim // 2
     frequencies = theta ** (-torch.arange(0, half, 2, device=positions.device, dtype=torch.float32) / half)
-    place = (positions - first).clamp_min(0)
-    row_and_column = torch.stack((place // columns, place % columns), -1)
+    cell = (positions - first).clamp_min(0)
+    row_and_column = torch.stack((cell // columns, cell % columns), -1)
     angles = (row_and_column[..., None].float() * frequencies).flatten(-2)[:, None]
     in_raster = (positions >= first)[:, None, :, None]
     return angles.cos() * in_raster, angles.sin() * in_raster
@@ -191,9 +191,9 @@ class LlamaGen(PictureFamily):
         return Prompt(model.cls_embedding(classes).to(model.compute_dtype), torch.zeros_like(classes), guided)
 
     def _caption_prompt(self, texts: list[str], negatives: list[str], guided: bool) -> Prompt:
-        """A caption's states come last of 120, so the places in front are padding.
+        """A caption's states come last of 120, so the positions before are padding.
 
-        Without a negative prompt the unconditional row hides as many places as its caption leaves empty.
+        Without a negative prompt the unconditional row hides as many positions as its caption leaves empty.
         """
         captions = [text if text is None else clean_caption(text) for text in alternating(texts, negatives, guided)]
         wanted = [caption for caption in captions if caption is not None]
@@ -216,7 +216,7 @@ class LlamaGen(PictureFamily):
 
     @torch.no_grad()
     def _prompt_of(self, states: list[Tensor | None], empty: list[int], guided: bool) -> Prompt:
-        """Of the hidden states of every row, None for no caption, and how many places in front are hidden."""
+        """Of the hidden states of every row, None for no caption, and how many of the first positions are hidden."""
         model, device = self.token_model, self.token_model.prompt_device
         nothing = model.cls_embedding.no_caption(device)
         rows = [_left_padded(nothing if row is None else row).to(device, model.compute_dtype) for row in states]
@@ -257,7 +257,7 @@ def load(path: Path, *, dtype: torch.dtype, device, operations) -> LlamaGen:
     published = PUBLISHED.fullmatch(file.name)
     assert published is not None  # or it would not be a model file
     kind, side = published["kind"], int(published["side"])
-    # Everything is opened before anything is read: what is missing is told at once.
+    # Everything is opened before anything is read: what is missing is reported at once.
     codec_file, codec_config = _codec(file.parent, kind)
     checkpoint, codec_checkpoint = Checkpoint([file]), Checkpoint([codec_file])
     captions = _captions(file.parent) if kind == "t2i" else None
@@ -287,9 +287,9 @@ def _with_codebook(config: VQGANConfig, checkpoint: Checkpoint) -> VQGANConfig:
 def _columns(checkpoint: Checkpoint, kind: str, side: int, codec: VQGANConfig, file: Path) -> int:
     """Columns of the raster: what the table of angles tells, if the file has one, else the side in its name."""
     angles = checkpoint.shape(ANGLES) if ANGLES in checkpoint else []
-    places = angles[0] - CONDITIONS[kind].length if len(angles) == 3 else 0
-    if places > 0 and isqrt(places) ** 2 == places:
-        return isqrt(places)
+    cells = angles[0] - CONDITIONS[kind].length if len(angles) == 3 else 0
+    if cells > 0 and isqrt(cells) ** 2 == cells:
+        return isqrt(cells)
     if side % codec.downsampling:
         raise InputError(f"{file.name} names a side of {side} px, no multiple of the codec's {codec.downsampling}.")
     return side // codec.downsampling
@@ -299,7 +299,7 @@ def companions(path: Path) -> list[Path]:
     """What lies beside a file of weights: the codec, and the text encoder of captions."""
     directory = path if path.is_dir() else path.parent
     codecs = [directory / f"{name}_{kind}{suffix}" for name in CODECS for kind in DEFAULTS for suffix in CODEC_SUFFIXES]
-    return [place for place in (*codecs, *_caption_directories(directory)) if place.exists()]
+    return [path for path in (*codecs, *_caption_directories(directory)) if path.exists()]
 
 
 def _codec(directory: Path, kind: str) -> tuple[Path, VQGANConfig]:
@@ -320,4 +320,4 @@ def _caption_directories(directory: Path) -> tuple[Path, Path]:
 
 def _captions(directory: Path) -> T5Captions:
     beside = _caption_directories(directory)
-    return T5Captions(next((place for place in beside if place.is_dir()), beside[0]), CAPTION_TOKENS)
+    return T5Captions(next((path for path in beside if path.is_dir()), beside[0]), CAPTION_TOKENS)

@@ -17,7 +17,9 @@ from .registry import FAMILIES
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # In a wheel they lie inside of the package, in a clone beside it.
-EMBEDDED = next((place for place in (_PACKAGE / "embedded", _PACKAGE.parent / "embedded") if place.is_dir()), _PACKAGE)
+EMBEDDED = next(
+    (folder for folder in (_PACKAGE / "embedded", _PACKAGE.parent / "embedded") if folder.is_dir()), _PACKAGE
+)
 EMBEDDED_MODEL = EMBEDDED / "emoji-256"
 EMBEDDED_VIDEO_MODEL = EMBEDDED / "emoji-motion"
 
@@ -30,7 +32,7 @@ def detect(path: Path | str) -> str | None:
         return None
 
 
-def places(path: Path) -> list[Path]:
+def checkpoint_paths(path: Path) -> list[Path]:
     """`path`, and the files and directories outside of it that its checkpoint is read from, such as a codec for several."""
     name = detect(path)
     companions = getattr(FAMILIES[name], "companions", None) if name else None

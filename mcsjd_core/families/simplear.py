@@ -109,7 +109,7 @@ def load(path: Path, *, dtype: torch.dtype, device, operations) -> SimpleAR:
     config = Fields.of_file(path / "config.json")
     added = read_json(path / ADDED) if (path / ADDED).is_file() else {}
     tokenizer = read_qwen_tokenizer(path, added)
-    # The codec comes first: what is missing is told before gigabytes are read.
+    # The codec comes first: what is missing is reported before gigabytes are read.
     codec = StillCodec(open_cosmos_codec(path, (FIRST_CODEC,), 1, device, operations))
     checkpoint, codes = Checkpoint.of_directory(path), codec.config.codebook_size
     vocab_size, first_code = checkpoint.shape("model.embed_tokens.weight")[0], Vocabulary.of(tokenizer).first_code

@@ -1,4 +1,4 @@
-"""How far 8-bit weights move the logits of a model: measured on the model itself, against the weights in its files."""
+"""How much 8-bit weights change the logits of a model: measured on the model itself, against the weights in its files."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ..nn.weights import mapped_layers
 from .interface import Family
 from .loading import load
 
-PROBED = 16  # places whose logits are compared: thousands of numbers each
+PROBED = 16  # positions whose logits are compared: thousands of numbers each
 
 
-def logits_moved(model: Family, path: Path, before_tensor: Callable[[], None] = lambda: None) -> float:
+def logits_change(model: Family, path: Path, before_tensor: Callable[[], None] = lambda: None) -> float:
     """Root mean square of the change of `model`'s logits, as a share of that of the logits; `path` is where it was read from.
 
     The exact weights are taken from the files one matrix at a time, and rounded to the dtype that the model computes in. So

@@ -1,8 +1,8 @@
-"""Several drafts for every place: M chains of drafts for one window, verified by recursive rejection.
+"""Several drafts for every position: M chains of drafts for one window, verified by recursive rejection.
 
-Every draft was drawn from its own law with its own noise, so those of a place are independent; then a token that a place
-takes follows the target, whichever chain offered it (Miao et al., arXiv 2305.09781; Jeon et al., arXiv 2402.14160). The order
-of the chains is fixed beforehand: nothing is ever chosen for its acceptance.
+Every draft was drawn from its own law with its own noise, so those of a position are independent; then the token that a
+position takes follows the target, whichever chain offered it (Miao et al., arXiv 2305.09781; Jeon et al., arXiv 2402.14160).
+The order of the chains is fixed beforehand: nothing is ever chosen for its acceptance.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ UNDECIDED = -1
 
 
 def same_prefix(drafts: Tensor) -> Tensor:
-    """Whether two chains agree in front of a place, [A, M, M, L] bool of drafts [A, M, L]."""
+    """Whether two chains agree before a position, [A, M, M, L] bool of drafts [A, M, L]."""
     equal = (drafts[:, :, None] == drafts[:, None])[..., :-1].long().cumprod(-1).bool()
     return torch.nn.functional.pad(equal, (1, 0), value=True)
 
 
 def recursive_rejection(p: Law, q: Law, drafts: Tensor, noise: Noise) -> Tensor:
-    """Tokens [A, M, L] of drafts [A, M, L] ~ q: at every place one for all chains that agree in front of it.
+    """Tokens [A, M, L] of drafts [A, M, L] ~ q: at every position one for all chains that agree before it.
 
     Rows of the laws and of the noise are chains, [A M, L, K]. The chains that agree are offered in turn: each is taken with
     probability min(1, r(x) / q(x)), r being what the earlier ones have left of p; after the last, r itself is drawn from.
@@ -72,11 +72,11 @@ def _at_leaders(p: Law, q: Law, chain: int, chains: int) -> Tensor:
 def couple_chains(rule, p: Law, q: Law, drafts: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
     """New tokens [A, M, L] of every chain, and whether its draft was kept: the longest leading run of kept ones is committed.
 
-    Laws and noise have a row for every chain, as in `recursive_rejection`. Behind its run a chain goes on by itself, by the
+    Laws and noise have a row for every chain, as in `recursive_rejection`. After its run a chain continues on its own, by the
     rule of the coupling for drafts after a mismatch.
     """
     tokens = recursive_rejection(p, q, drafts, noise)
     kept = tokens == drafts
     run = kept.long().cumprod(-1).sum(-1, keepdim=True)
-    behind = torch.arange(drafts.shape[-1], device=drafts.device) > run
-    return torch.where(behind, rule.renew(p, q, drafts.flatten(0, 1), noise).view_as(drafts), tokens), kept
+    after_run = torch.arange(drafts.shape[-1], device=drafts.device) > run
+    return torch.where(after_run, rule.renew(p, q, drafts.flatten(0, 1), noise).view_as(drafts), tokens), kept

@@ -20,7 +20,7 @@ _SMALLEST = 2.0**-126  # of float32's normal numbers
 def draw(weights: Tensor, bits: Tensor) -> Tensor:
     """Place [B, L] drawn in proportion to weights float32 [B, L, K] by 64 random bits int64 [B, L] each (inverse CDF).
 
-    A place's probability differs from float64's by at most 2^-39 and 2^-22 of itself.
+    A position's probability differs from float64's by at most 2^-39 and 2^-22 of itself.
     """
     cumulative = running_sums(weights)
     threshold = below(cumulative[..., -1:], bits[..., None])
@@ -50,7 +50,7 @@ def gumbel_max(p: Law, noise: Noise) -> Tensor:
     return p.pick(times.argmin(-1))
 
 
-def behind_first_mismatch(tokens: Tensor, drafts: Tensor) -> Tensor:
+def after_first_mismatch(tokens: Tensor, drafts: Tensor) -> Tensor:
     """Whether an earlier position of the window lost its draft, [B, L] bool."""
     mismatches = (tokens != drafts).cumsum(-1)
     return mismatches - (tokens != drafts).long() > 0
@@ -81,7 +81,7 @@ class Independent(ByRejection):
 
     def couple(self, p: Law, q: Law, drafts: Tensor, noise: Noise) -> Tensor:
         tokens = modified_rejection(p, q, drafts, noise)
-        return torch.where(behind_first_mismatch(tokens, drafts), self.renew(p, q, drafts, noise), tokens)
+        return torch.where(after_first_mismatch(tokens, drafts), self.renew(p, q, drafts, noise), tokens)
 
     def renew(self, p: Law, q: Law, drafts: Tensor, noise: Noise) -> Tensor:
         # A position takes either road by what happened in front of it, so both may use its one resampling number.
@@ -113,7 +113,7 @@ class Gumbel(ByGumbel):
 
     def couple(self, p: Law, q: Law, drafts: Tensor, noise: Noise) -> Tensor:
         tokens = modified_rejection(p, q, drafts, noise)
-        return torch.where(behind_first_mismatch(tokens, drafts), self.renew(p, q, drafts, noise), tokens)
+        return torch.where(after_first_mismatch(tokens, drafts), self.renew(p, q, drafts, noise), tokens)
 
     def renew(self, p: Law, q: Law, drafts: Tensor, noise: Noise) -> Tensor:
         return gumbel_max(p, noise)

@@ -54,7 +54,7 @@ class Law:
     """A distribution for every position: `probs` [B, L, K] float32 over `codes` [B, L, K], or over 0..K-1 if codes is None.
 
     After top-k only the survivors are kept, so that a window of laws stays small for large codebooks: top-k 2048 of 32,768
-    codes takes 30,720 bytes a position (2560 places of a float32 and an int64, a fifth of them for ties), dense 131,072.
+    codes takes 30,720 bytes a position (2560 entries of a float32 and an int64, a fifth of them for ties), dense 131,072.
     """
 
     probs: Tensor
@@ -80,7 +80,7 @@ class Law:
         return self.dense() if other.codes is None else self.dense().gather(-1, other.codes)
 
     def pick(self, choice: Tensor) -> Tensor:
-        """Tokens [B, L] of places [B, L] among the K stored codes."""
+        """Tokens [B, L] of indices [B, L] into the K stored codes."""
         return choice if self.codes is None else self.codes.gather(-1, choice[..., None]).squeeze(-1)
 
     def first(self, count: int) -> Law:
@@ -114,12 +114,12 @@ class Law:
 
     def with_points(self, where: Tensor, tokens: Tensor) -> Law:
         """The same, with the point mass on tokens [B, L] wherever `where` [B, L]."""
-        place = tokens if self.codes is None else torch.zeros_like(tokens)
+        index = tokens if self.codes is None else torch.zeros_like(tokens)
         codes = self.codes
         if codes is not None:
             codes = codes.clone()
             codes[..., 0] = torch.where(where, tokens, codes[..., 0])
-        point = torch.zeros_like(self.probs).scatter_(-1, place[..., None], 1.0)
+        point = torch.zeros_like(self.probs).scatter_(-1, index[..., None], 1.0)
         return Law(torch.where(where[..., None], point, self.probs), codes, self.codebook_size)
 
 

@@ -73,9 +73,9 @@ def own_row_seeds(seed: int, batch: int, device) -> Tensor:
 
 
 def seeds_given(seeds: Tensor, tokens: Tensor, part: int = 0) -> Tensor:
-    """Seeds [B] for rows in which tokens [B, n] are given at the first n places; a negative one is not given, but drawn.
+    """Seeds [B] for rows in which tokens [B, n] are given at the first n positions; a negative one is not given, but drawn.
 
-    They differ for other tokens at other places, and for another `part` of a result that goes on from itself. Where nothing is
+    They differ for other tokens, other positions, and another `part` of a result that is continued from itself. Where nothing is
     given they are the seeds themselves. Nothing is read from the device.
     """
     key = torch.full_like(tokens, GIVEN)

@@ -1,6 +1,6 @@
-"""Positions that are places in a video's grid: rotary angles and absolute embeddings by frame, row and column.
+"""Positions as cells of a video's grid: rotary angles and absolute embeddings by frame, row and column.
 
-As in NVIDIA's Cosmos (arXiv 2501.03575). A place is three whole numbers; the channels are shared out among the axes, time
+As in NVIDIA's Cosmos (arXiv 2501.03575). A cell is three whole numbers; the channels are divided among the axes, time
 first. Everything is computed anew for the positions asked for, so there is no table as long as the sequence.
 """
 
@@ -15,10 +15,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Yarn:
-    """YaRN (arXiv 2309.00071) for a model that went on from a smaller grid: slow turns are made slower by `scale`.
+    """YaRN (arXiv 2309.00071) for a model that was extended from a smaller grid: low frequencies are divided by `scale`.
 
-    `original` is the length of every axis before, (frames, rows, columns). What turns more often than `beta_fast` times
-    over that length stays as it is, what turns less than `beta_slow` times is divided by `scale`; linear in between.
+    `original` is the length of every axis before, (frames, rows, columns). Pairs of channels that rotate more often than
+    `beta_fast` times over that length stay as they are, those that rotate less than `beta_slow` times are divided by `scale`;
+    linear in between.
     Attention is not made sharper.
     """
 
@@ -35,9 +36,9 @@ class Yarn:
 
 @dataclass(frozen=True)
 class GridPositions:
-    """Position ids to places of a grid of `rows` x `columns` a frame; position `first` is the grid's first place.
+    """Position ids to cells of a grid of `rows` x `columns` a frame; position `first` is the grid's first cell.
 
-    Positions before `first` turn like the first place, and have no absolute embedding.
+    Positions before `first` rotate like the first cell, and have no absolute embedding.
     """
 
     rows: int
@@ -48,7 +49,7 @@ class GridPositions:
     theta: float = 500_000.0
     yarn: Yarn | None = None
 
-    def places(self, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def cells(self, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Frame, row and column, each [...], of position ids [...]."""
         index = (positions - self.first).clamp_min(0)
         frame, rest = index // (self.rows * self.columns), index % (self.rows * self.columns)
@@ -56,12 +57,12 @@ class GridPositions:
 
     def angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines [rows, 1, L, head_dim / 2] float32 of position ids [rows, L]; time, height, width in order."""
-        turns = [
-            place[..., None] * self._frequencies(axis, positions.device)
-            for axis, place in enumerate(self.places(positions))
+        angles = [
+            coordinate[..., None] * self._frequencies(axis, positions.device)
+            for axis, coordinate in enumerate(self.cells(positions))
         ]
-        angles = torch.cat(turns, -1)[:, None]
-        return angles.cos(), angles.sin()
+        joined = torch.cat(angles, -1)[:, None]
+        return joined.cos(), joined.sin()
 
     def _frequencies(self, axis: int, device) -> Tensor:
         width = _shares(self.head_dim)[axis]
@@ -72,10 +73,10 @@ class GridPositions:
     def embeddings(self, positions: Tensor) -> Tensor:
         """Absolute embeddings [rows, L, dim] float32 of position ids [rows, L]: sines, then cosines, for every axis."""
         parts = []
-        for width, place in zip(_shares(self.dim), self.places(positions), strict=True):
+        for width, coordinate in zip(_shares(self.dim), self.cells(positions), strict=True):
             half = width // 2
             frequencies = 10_000.0 ** (-torch.arange(half, device=positions.device, dtype=torch.float32) / half)
-            angles = place[..., None] * frequencies
+            angles = coordinate[..., None] * frequencies
             parts += [angles.sin(), angles.cos()]
         return torch.cat(parts, -1) * (positions >= self.first)[..., None]
 

@@ -17,7 +17,7 @@ COPIES_ROWS = ("cpu", "cuda")  # where index_copy_ is known to be there, and qui
 
 @dataclass(frozen=True)
 class Planes:
-    """Positions on several axes: `table` [N, axes] of a grid's places, the first of which lies in slot `first`.
+    """Positions on several axes: `table` [N, axes] of a grid's tokens, the first of which is in slot `first`.
 
     They count from the grid's start, so that one table serves rows of all lengths: what stands before it has negative ones,
     the same on every axis. Rotary embedding looks at differences alone.
@@ -28,13 +28,13 @@ class Planes:
 
     def of(self, slots: Tensor) -> Tensor:
         """Positions [rows, L, axes] of slots [rows, L]."""
-        place = slots - self.first
-        inside = self.table[place.clamp(0, len(self.table) - 1)]
-        return torch.where(place[..., None] < 0, place[..., None], inside)
+        index = slots - self.first
+        inside = self.table[index.clamp(0, len(self.table) - 1)]
+        return torch.where(index[..., None] < 0, index[..., None], inside)
 
 
 def put_rows(table: Tensor, index: Tensor, rows: Tensor, device_type: str) -> None:
-    """Write rows [n, size] to the places index [n] of a table [N, size], in place."""
+    """Write rows [n, size] to rows `index` [n] of a table [N, size], in place."""
     if device_type in COPIES_ROWS:
         table.index_copy_(0, index, rows)
     else:
@@ -68,22 +68,22 @@ class KVCache:
     def nbytes(self) -> int:
         return sum(t.numel() * t.element_size() for t in self._tensors())
 
-    def places(self, slots: Tensor) -> Tensor:
-        """Where slots [rows, L] of every head lie in a layer, counted in vectors: [rows, L, kv_heads]; for `write`."""
+    def index_of(self, slots: Tensor) -> Tensor:
+        """Index of slots [rows, L] of every head among a layer's vectors: [rows, L, kv_heads]; for `write`."""
         heads = self.keys[0].shape[1]
-        lane = torch.arange(self.rows * heads, device=slots.device).view(self.rows, 1, heads)
-        return lane * self.capacity + slots[..., None]
+        head_of_row = torch.arange(self.rows * heads, device=slots.device).view(self.rows, 1, heads)
+        return head_of_row * self.capacity + slots[..., None]
 
-    def write(self, layer: int, places: Tensor, keys: Tensor, values: Tensor, extent: int) -> tuple[Tensor, Tensor]:
-        """Store keys and values [rows, kv_heads, L, head_dim] at `places` of their slots; give both up to slot `extent`."""
-        index, size = places.flatten(), keys.shape[-1]
+    def write(self, layer: int, index: Tensor, keys: Tensor, values: Tensor, extent: int) -> tuple[Tensor, Tensor]:
+        """Store keys and values [rows, kv_heads, L, head_dim] at the `index_of` their slots; give both up to slot `extent`."""
+        index, size = index.flatten(), keys.shape[-1]
         for held, new in ((self.keys[layer], keys), (self.values[layer], values)):
             put_rows(held.view(-1, size), index, new.transpose(1, 2).reshape(-1, size), held.device.type)
         return self.keys[layer][: self.rows, :, :extent], self.values[layer][: self.rows, :, :extent]
 
     def copy_slots(self, to: Tensor, origin: Tensor) -> None:
         """Let slots `to` [rows, L] hold what slots `origin` [rows, L] hold."""
-        to, origin = self.places(to).flatten(), self.places(origin).flatten()
+        to, origin = self.index_of(to).flatten(), self.index_of(origin).flatten()
         for held in (*self.keys, *self.values):
             flat = held.view(-1, held.shape[-1])
             put_rows(flat, to, flat.index_select(0, origin), flat.device.type)
@@ -118,8 +118,8 @@ class KVCache:
             tensor[first:last] = new
 
     def keep_rows(self, order: list[int]) -> None:
-        """Go on with len(order) rows, place p holding what row order[p] held; only rows that change their place are copied."""
-        moves = [(place, row) for place, row in enumerate(order) if place != row]
+        """Keep len(order) rows, row p holding what row order[p] held; only rows that change are copied."""
+        moves = [(to, origin) for to, origin in enumerate(order) if to != origin]
         if moves:
             to, origin = torch.tensor(moves, device=self.padding.device).unbind(1)
             for tensor in (*self._tensors(), self.padding):

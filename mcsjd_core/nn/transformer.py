@@ -46,7 +46,7 @@ class TransformerConfig:
             raise InputError(f"Every size of a transformer has to be at least 1, got {self}.")
         if self.head_dim % 2:
             raise InputError(
-                f"Rotary embedding turns pairs of channels, got {self.head_dim} channels a head; it has to be even."
+                f"Rotary embedding rotates pairs of channels, got {self.head_dim} channels a head; it has to be even."
             )
         if self.heads % self.kv_heads:
             raise InputError(
@@ -89,17 +89,17 @@ class Attention(Projections):
     def __init__(self, config: TransformerConfig, operations, **factory):
         super().__init__(config, config.dim, operations, **factory)
 
-    def forward(self, x: Tensor, turns, mask: Tensor | None, store) -> Tensor:
+    def forward(self, x: Tensor, rotary, mask: Tensor | None, store) -> Tensor:
         q, k, v = (_heads(proj(x), self.config) for proj in (self.q_proj, self.k_proj, self.v_proj))
         if self.config.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k = (rotate(t, turns, self.config.rope_interleaved) for t in (q, k))
+        q, k = (rotate(t, rotary, self.config.rope_interleaved) for t in (q, k))
         k, v = store(k, v)
         return self.o_proj(grouped_attention(q, k, v, mask).transpose(1, 2).flatten(2))
 
 
 class CrossAttention(Projections):
-    """Grouped-query attention over all of a context, which has no places: nothing is turned, nothing masked."""
+    """Grouped-query attention over all of a context, which has no positions: nothing is rotated, nothing masked."""
 
     def __init__(self, config: TransformerConfig, operations, **factory):
         assert config.context_dim is not None
@@ -189,11 +189,11 @@ class Block(nn.Module):
             self.cross_attn = CrossAttention(config, operations, **factory)
             self.cross_attn_layernorm = operations.RMSNorm(config.dim, eps=config.norm_eps, **factory)
 
-    def forward(self, x: Tensor, turns, mask: Tensor | None, store, context) -> Tensor:
+    def forward(self, x: Tensor, rotary, mask: Tensor | None, store, context) -> Tensor:
         if self.norm_after:
-            x = x + self.input_layernorm(self.self_attn(x, turns, mask, store))
+            x = x + self.input_layernorm(self.self_attn(x, rotary, mask, store))
             return x + self.post_attention_layernorm(self.mlp(x))
-        attended = self.self_attn(self.input_layernorm(x), turns, mask, store)
+        attended = self.self_attn(self.input_layernorm(x), rotary, mask, store)
         x = x + (self.post_self_attn_layernorm(attended) if self.norm_both else attended)
         if context is not None:
             x = x + self.cross_attn(self.cross_attn_layernorm(x), *context)
@@ -205,7 +205,7 @@ class Transformer(nn.Module):
     """Embeddings in, final hidden states out (after the last norm).
 
     `angles` gives the cosines and sines [rows, 1, L, head_dim / 2] of position ids [rows, L], or [rows, L, axes] where a
-    prompt has `planes`, in float32; by default those of the position's number alone. A family whose positions are places in a
+    prompt has `planes`, in float32; by default those of the position's number alone. A family whose positions are cells of a
     grid brings its own. `offsets`, if given, tells
     what is added to the hidden states before every layer, [rows, L, dim] of position ids.
     """
@@ -262,18 +262,18 @@ class Transformer(nn.Module):
         """
         groups = self.config.heads // self.config.kv_heads
         mask = group_mask(cache.visible(slots, extent)[:, None], groups, embeddings.dtype)
-        places = cache.places(slots)
+        index = cache.index_of(slots)
 
         def store(layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-            return cache.write(layer, places, k, v, extent)
+            return cache.write(layer, index, k, v, extent)
 
         positions = slots if self.config.count_padding else cache.positions(slots)
         return self._run(embeddings, positions, mask, store, cache.context_of)
 
     def _run(self, x: Tensor, positions: Tensor, mask: Tensor | None, store, context) -> Tensor:
-        turns = rotation(self.angles(positions), x.dtype, self.config.rope_interleaved)
+        rotary = rotation(self.angles(positions), x.dtype, self.config.rope_interleaved)
         offsets = None if self.offsets is None else self.offsets(positions).to(x.dtype)
         for i, layer in enumerate(self.layers):
             x = x if offsets is None else x + offsets
-            x = layer(x, turns, mask, lambda k, v, i=i: store(i, k, v), context(i))
+            x = layer(x, rotary, mask, lambda k, v, i=i: store(i, k, v), context(i))
         return self.norm(x)

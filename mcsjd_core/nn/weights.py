@@ -1,6 +1,6 @@
 """How a transformer's matrices are held in memory: as they are computed with, or in fewer bits.
 
-Each form is a `Linear` that is put in place of the given layers' own. Its `pack` is told the public weight while a
+Each form is a `Linear` that is put in place of the given layers' own. Its `pack` gets the public weight while a
 checkpoint is read, one matrix after the other, so that the whole model is never there in its wide form.
 """
 

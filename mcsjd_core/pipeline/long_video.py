@@ -1,4 +1,4 @@
-"""Videos longer than a model's clip: every further part goes on from the last frames of what is there.
+"""Videos longer than a model's clip: every further part continues the last frames of what is there.
 
 Within a part the law is the model's, given its start; parts are drawn one after the other, each with noise of its own
 (`DecodeSettings.part`). The first code frame of a clip holds a single frame, a later one several, so a part's last codes

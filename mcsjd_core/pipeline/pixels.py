@@ -22,7 +22,7 @@ def fit(pictures: Tensor, width: int, height: int) -> Tensor:
 
 
 def fit_frames(frames: Tensor, width: int, height: int) -> Tensor:
-    """As `fit`, scaled as NVIDIA's code prepares the frames that a video goes on from: bilinear to sides rounded up, then cut
+    """As `fit`, scaled as NVIDIA's code prepares the frames that a video continues: bilinear to sides rounded up, then cut
     in the middle."""
     frames = _checked(frames)
     scale = max(width / frames.shape[3], height / frames.shape[2])

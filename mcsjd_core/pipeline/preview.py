@@ -15,7 +15,7 @@ from ..decoding.grid import Grid
 from ..decoding.loop import Step
 from ..families.interface import Family
 
-BLANK = 0.15  # grey of a place that holds nothing yet
+BLANK = 0.15  # grey of a cell that holds nothing yet
 DRAFT_OPACITY = 0.4
 
 
@@ -72,9 +72,9 @@ def step_of(step: Step, rows: Sequence[int]) -> Step:
 
 def _opacity(step: Step, grid: Grid, count: int) -> Tensor:
     """[count, num_tokens] on the CPU: 1 where a token is committed, less where it is a draft, 0 where there is none."""
-    place = torch.arange(grid.num_tokens)
+    position = torch.arange(grid.num_tokens)
     done, drafted = (torch.tensor(ends[:count])[:, None] for ends in (step.done, step.drafted))
-    return torch.where(place < done, 1.0, torch.where(place < drafted, DRAFT_OPACITY, 0.0))
+    return torch.where(position < done, 1.0, torch.where(position < drafted, DRAFT_OPACITY, 0.0))
 
 
 class Budget:

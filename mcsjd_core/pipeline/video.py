@@ -17,12 +17,12 @@ from .pixels import fit_frames
 def check_start(clip: Clip, grid: Grid, first_tokens: Tensor | None) -> None:
     """Raise InputError if a model that continues videos got nothing to continue.
 
-    More code frames than the model was trained to be given are fine: a video may be drawn anew from any place on.
+    More code frames than the model was trained to be given are fine: a video may be redrawn from any frame on.
     """
     given = 0 if first_tokens is None else first_tokens.shape[1]
     needed = min(clip.start_frames)
     if needed and given < clip.code_frames(needed) * grid.frame_tokens:
-        raise InputError(f"This model continues a video; give it {clip.start_name} to go on from.")
+        raise InputError(f"This model continues a video; give it {clip.start_name} to continue.")
 
 
 @torch.no_grad()

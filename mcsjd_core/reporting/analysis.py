@@ -1,7 +1,7 @@
 """What the traces of decodes show: the quantities behind the figures of the MC-SJD paper (arXiv 2510.24211).
 
 A draft's *age* counts the forwards that have looked at it: 0 for the one that meets it fresh, when it follows a point mass; from
-age 1 on the place's draft follows the model's own law of the forward before.
+age 1 on the position's draft follows the model's own law of the forward before.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ NO_DETAILS = "This run recorded no details of its drafts; turn on record_details
 def by_age(trace: RowTrace, name: str) -> Tensor:
     """A detail of the trace as [drafts, ages] float32; NaN from the age on at which a draft was committed or given up.
 
-    A place has one draft, and one more each time that a window which had become narrower comes back to it; its drafts are next
+    A position has one draft, and one more each time that a window which had become narrower comes back to it; its drafts are next
     to one another. Raises InputError if the trace was recorded without details.
     """
     if name not in trace.details:
         raise InputError(NO_DETAILS)
     first, total = trace.starts[0], trace.num_tokens
     draft, age = torch.full((total,), -1), torch.zeros(total, dtype=torch.long)
-    places_of, entries, known = [], [], 0
+    positions_of, entries, known = [], [], 0
     for start, window, values in zip(trace.starts, trace.windows, trace.details[name], strict=True):
         begin = start - first
-        places = torch.arange(begin, min(begin + len(values), total))  # windows may reach past the end
-        fresh = places >= known  # what lies after the previous window has been given up
-        age[places] = torch.where(fresh, 0, age[places] + 1)
-        draft[places[fresh]] = sum(map(len, places_of)) + torch.arange(int(fresh.sum()))
-        places_of.append(places[fresh])
-        entries.append((draft[places], age[places], values[: len(places)]))
+        positions = torch.arange(begin, min(begin + len(values), total))  # windows may reach past the end
+        fresh = positions >= known  # what lies after the previous window has been given up
+        age[positions] = torch.where(fresh, 0, age[positions] + 1)
+        draft[positions[fresh]] = sum(map(len, positions_of)) + torch.arange(int(fresh.sum()))
+        positions_of.append(positions[fresh])
+        entries.append((draft[positions], age[positions], values[: len(positions)]))
         known = begin + window
     drafts, ages, values = (torch.cat(column) for column in zip(*entries, strict=True))
     table = torch.full((int(drafts.max()) + 1, int(ages.max()) + 1), NAN)
     table[drafts, ages] = values
-    return table[torch.cat(places_of).argsort(stable=True)]
+    return table[torch.cat(positions_of).argsort(stable=True)]
 
 
 def mean_and_variance(table: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,7 +65,7 @@ def mean_token_difference(trace: RowTrace) -> float:
 
 
 def committed_together(trace: RowTrace, total: int) -> Tensor:
-    """For every place [total] how many tokens its forward committed; 0 for the places that were given."""
+    """For every position [total] how many tokens its forward committed; 0 for the positions that were given."""
     counts = torch.tensor(trace.committed)
     drawn = counts.repeat_interleave(counts)
     return F.pad(drawn, (trace.starts[0], total - trace.starts[0] - len(drawn)))

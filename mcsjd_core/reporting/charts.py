@@ -80,7 +80,7 @@ def _has_details(report: Report) -> bool:
 
 
 def _card(text: str) -> Tensor:
-    """A chart's place with a sentence in it, [HEIGHT, WIDTH, 3]."""
+    """A chart-sized picture with a sentence in it, [HEIGHT, WIDTH, 3]."""
 
     return _draw(_write(textwrap.fill(text, 44)), WIDTH, HEIGHT)
 
@@ -130,27 +130,27 @@ def _tokens_per_forward(axes: Axes, report: Report, baseline: Report | None) -> 
 
 
 def _trajectories(axes: Axes, report: Report, baseline: Report | None) -> None:
-    """The paper's figure 3: acceptance of a place's draft from forward to forward, mean and variance over all places."""
+    """The paper's figure 3: acceptance of a position's draft from forward to forward, mean and variance over all positions."""
     table = _acceptance(report)
     mean, variance = mean_and_variance(table)
     old = table[table.isfinite().sum(1) > 1]
     for row in old[:: max(1, len(old) // LINES)]:
         axes.plot(row[: len(mean)], color=GREY, linewidth=0.7, alpha=0.5)
     ages = range(len(mean))
-    axes.plot(ages, mean, color=BLUE, linewidth=2.5, label="mean of all places")
+    axes.plot(ages, mean, color=BLUE, linewidth=2.5, label="mean of all positions")
     low, high = ((mean + sign * variance).clamp(0, 1) for sign in (-1, 1))
     axes.fill_between(ages, low, high, color=BLUE, alpha=0.25, label="mean ± variance")
     if baseline is not None and _has_details(baseline):
         other, _ = mean_and_variance(_acceptance(baseline))
         name = METHOD_LABELS[baseline.settings.coupling]
         axes.plot(other, color=ORANGE, linewidth=2, linestyle="--", label=f"mean of the baseline ({name})")
-    axes.set(xlabel="forwards since the place was drafted", ylabel="acceptance probability", ylim=(0, 1.02))
+    axes.set(xlabel="forwards since the position was drafted", ylabel="acceptance probability", ylim=(0, 1.02))
     axes.set_title(f"Acceptance: {_label(report)}")
     axes.legend(loc="lower right")
 
 
 def _acceptance(report: Report) -> Tensor:
-    """Acceptance [places, ages] of all pictures, up to the last age that enough places reached."""
+    """Acceptance [positions, ages] of all pictures, up to the last age that enough positions reached."""
     table = torch.cat(_padded([by_age(trace, "acceptance") for trace in report.traces]))
     reached = table.isfinite().sum(0) >= min(LEAST_PLACES, len(table))
     return table[:, : max(1, int(reached.sum()))]
@@ -204,8 +204,8 @@ def _compression_by_frame(axes: Axes, report: Report, baseline: Report | None) -
             continue
         numbers, means = zip(*run.compression_by_frame(), strict=True)
         name = METHOD_LABELS[run.settings.coupling]
-        places = [number + offset for number in numbers]
-        axes.bar(places, means, width=0.4, color=colour, alpha=0.8, label=f"{name}, {run.step_compression:.2f} in all")
+        centres = [number + offset for number in numbers]
+        axes.bar(centres, means, width=0.4, color=colour, alpha=0.8, label=f"{name}, {run.step_compression:.2f} in all")
     axes.set(xlabel="code frame", ylabel="tokens per forward", title=f"By frame: {_label(report)}")
     axes.locator_params(axis="x", integer=True)
     axes.set_ylim(0, 1.25 * axes.get_ylim()[1])  # room for the legend
@@ -233,7 +233,7 @@ def _padded(tables: list[Tensor]) -> list[Tensor]:
 
 
 def acceptance_map(report: Report, pictures: Tensor | None = None) -> Tensor:
-    """[B, H, W, 3] float32: every place of the pictures [B, h, w, 3] coloured by how many tokens its forward committed.
+    """[B, H, W, 3] float32: every cell of the pictures [B, h, w, 3] coloured by how many tokens its forward committed.
 
     Without pictures the colours lie on grey. A legend is put below; small pictures are enlarged. Of videos, B counts the
     frames of all, each coloured by its code frame.
@@ -278,7 +278,7 @@ def _enlarged(pictures: Tensor) -> Tensor:
 
 
 def _tint(pictures: Tensor, counts: Tensor, most: int) -> Tensor:
-    """Grey pictures under the colours of counts [B, rows, columns]; given places (0) keep the picture as it is."""
+    """Grey pictures under the colours of counts [B, rows, columns]; given cells (0) keep the picture as it is."""
     import matplotlib
 
     share = counts.clamp_min(1).float().log2() / torch.tensor(float(most)).log2()

@@ -29,6 +29,6 @@ def _mean_entropy(trace: RowTrace, free: list[bool]) -> float:
     return fmean(
         value
         for start, count, entropies in zip(trace.starts, trace.committed, trace.details["entropy"], strict=True)
-        for place, value in enumerate(entropies[:count].tolist(), start)
-        if free[place]
+        for position, value in enumerate(entropies[:count].tolist(), start)
+        if free[position]
     )

@@ -56,8 +56,8 @@ def _system_fonts() -> tuple[str, ...]:
     from matplotlib import font_manager  # heavy: only when Pillow's own font does not do
 
     def rank(file: str) -> tuple[int, bool, str]:
-        place = next((place for place, name in enumerate(PREFERRED) if name in file), len(PREFERRED))
-        return place, "Regular" not in file, file
+        rank = next((rank for rank, name in enumerate(PREFERRED) if name in file), len(PREFERRED))
+        return rank, "Regular" not in file, file
 
     return tuple(sorted(font_manager.findSystemFonts(), key=rank))
 

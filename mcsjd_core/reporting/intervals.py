@@ -6,7 +6,7 @@ import math
 from statistics import fmean, stdev
 from typing import NamedTuple
 
-# Two-sided 95 % quantiles of Student's t by degrees of freedom, from 1 on; those behind are taken from the last one before.
+# Two-sided 95 % quantiles of Student's t by degrees of freedom, from 1 on; those not listed are taken from the last one before.
 _T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
         2.110, 2.101, 2.093, 2.086)  # fmt: skip
 _T95_BEYOND = ((120, 1.980), (60, 2.000), (40, 2.021), (30, 2.042), (21, 2.080))

@@ -37,12 +37,12 @@ def wrapped(text: str) -> str:
 def aligned(header: list[str], rows: list[list[str]], left: tuple[int, ...] = (0,)) -> str:
     """Columns of equal width; those in `left` (negative ones count from the end) to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    to_left = {place % len(header) for place in left}
+    to_left = {column % len(header) for column in left}
 
     def fit(cells: list[str]) -> str:
         sides = [
-            cell.ljust(width) if place in to_left else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
+            cell.ljust(width) if column in to_left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
         ]
         return "  ".join(sides).rstrip()
 

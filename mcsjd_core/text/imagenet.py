@@ -1,4 +1,4 @@
-"""The classes of ImageNet by name: what models that draw a class instead of a text are told."""
+"""The classes of ImageNet by name: the prompts of models that draw a class instead of a text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LISTED = 6  # names shown where several would do
 
 @cache
 def class_names() -> tuple[tuple[str, ...], ...]:
-    """The names of every class, most usual first; a class's place is its number."""
+    """The names of every class, most usual first; a class's index is its number."""
     lines = _FILE.read_text(encoding="utf-8").splitlines()
     return tuple(tuple(line.split(", ")) for line in lines if not line.startswith("#"))
 

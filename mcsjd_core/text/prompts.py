@@ -15,6 +15,6 @@ def clean_prompt(text: str) -> str:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise InputError(
-            f"The prompt holds half a character (U+{ord(text[error.start]):04X}) at place {error.start + 1}: type it again."
+            f"The prompt holds half a character (U+{ord(text[error.start]):04X}) at character {error.start + 1}: type it again."
         ) from None
     return " ".join(text.split())

@@ -55,8 +55,8 @@ class RankTokenizer:
         parts = [bytes([byte]) for byte in piece]
         while len(parts) > 1:
             unions = [self.ranks.get(a + b, len(self.ranks)) for a, b in pairwise(parts)]
-            place = min(range(len(unions)), key=unions.__getitem__)
-            if unions[place] == len(self.ranks):
+            index = min(range(len(unions)), key=unions.__getitem__)
+            if unions[index] == len(self.ranks):
                 break
-            parts[place : place + 2] = [parts[place] + parts[place + 1]]
+            parts[index : index + 2] = [parts[index] + parts[index + 1]]
         return [self.ranks[part] for part in parts]

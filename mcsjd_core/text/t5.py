@@ -35,12 +35,12 @@ ACTIVATIONS = {"relu": F.relu, "gelu": lambda x: F.gelu(x, approximate="tanh"), 
 
 
 def distance_buckets(length: int, buckets: int, max_distance: int) -> Tensor:
-    """Bucket [length, length] of the distance from a query (row) to a key: half are for keys behind, half in front.
+    """Bucket [length, length] of the distance from a query (row) to a key: half are for later keys, half for earlier ones.
 
     Of a half, the first 50 % are for one distance each, the others for ranges that grow as the logarithm does.
     """
-    places = torch.arange(length)
-    distance = places[None] - places[:, None]
+    positions = torch.arange(length)
+    distance = positions[None] - positions[:, None]
     half = buckets // 2
     single, far = half // 2, distance.abs()
     steps = (far.clamp_min(1).float() / single).log() / math.log(max_distance / single) * (half - single)
