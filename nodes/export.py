@@ -1,4 +1,4 @@
-"""Tokens for packs other than this one."""
+"""Tokens for other packs."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class ExportTokens(io.ComfyNode):
             node_id="MCSJD_ExportTokens",
             display_name="MC-SJD Export Tokens",
             category=CATEGORY,
-            description="Hands tokens to other packs. GLM-Image's become a picture in its diffusion transformer alone: of "
-            "these it gives prior_token_ids, as diffusers' GlmImagePipeline takes them. Of other models it gives the codes.",
+            description="Hands tokens to other packs. For GLM-Image, whose diffusion transformer makes the picture, it gives "
+            "prior_token_ids, as diffusers' GlmImagePipeline takes them. For other models it gives the codes.",
             inputs=[
                 ModelSocket.Input("model", tooltip="The model that drew the tokens; another one is refused."),
                 TokensSocket.Input("tokens", tooltip="Whole pictures, from the sampler."),
@@ -24,8 +24,8 @@ class ExportTokens(io.ComfyNode):
             outputs=[
                 io.AnyType.Output(
                     display_name="tensor",
-                    tooltip="Whole numbers on the CPU: GLM-Image's prior_token_ids [batch, tokens], or codes [batch, rows, "
-                    "columns] of other models, [batch, frames, rows, columns] of videos.",
+                    tooltip="Whole numbers on the CPU: GLM-Image's prior_token_ids [batch, tokens], or the codes of other "
+                    "models: [batch, rows, columns], for videos [batch, frames, rows, columns].",
                 ),
                 io.String.Output(display_name="name", tooltip="What the tensor is: prior_token_ids, or codes."),
             ],

@@ -191,8 +191,8 @@ class Sampler(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     round=0.001,
-                    tooltip="Tokens less likely than this share of the likeliest cannot be drawn. Higher: cleaner and more "
-                    "alike; 0 is off, -1 the model's own.",
+                    tooltip="Tokens whose probability is below this share of the likeliest token's cannot be drawn; -1 is the "
+                    "model's own setting. Higher: cleaner pictures, more alike. 0 is off.",
                 ),
             ],
             outputs=[

@@ -83,8 +83,8 @@ def emu3() -> Workflow:
 Switch **accept_licence** on in *Get Model* and press **Run**: 35.1 GB are downloaded, once. Then press \
 **R**, and the graph draws. In bf16 the weights take 15.7 GB of memory.
 
-A picture of 720x720 is 90 rows of 90 codes, each row with a separator that needs no guess: 8193 tokens. Guidance, top-k and the \
-ending of the prompt are the authors'; the request for the negative prompt names the same size.
+A picture of 720x720 is 90 rows of 90 codes, each row with a separator that needs no guess: 8193 tokens. Guidance, top-k and \
+the ending of the prompt are the authors'; the request for the negative prompt names the same size.
 
 **Try**
 - **size** 832x624, 624x832, 880x584, 584x880, 960x544 or 544x960.
@@ -110,15 +110,15 @@ def simplear() -> Workflow:
     text = f"""\
 ## SimpleAR: 1024 px from a small model
 
-Accept NVIDIA's licence of the codec on its page at huggingface.co and log in. {first_run("about 1.5 GB and the codec")}
+Accept NVIDIA's licence for the codec on its page at huggingface.co and log in. {first_run("about 1.5 GB and the codec")}
 
-A picture of 1024x1024 is 64 rows of 64 codes of Cosmos' video tokenizer, one frame: 4096 tokens. Guidance is the authors'; with \
-an empty negative prompt it leads away from the list of defects in their script.
+A picture of 1024x1024 is one frame of Cosmos' video tokenizer, 64 rows of 64 codes: 4096 tokens. Guidance is the authors'; \
+with an empty negative prompt it leads away from the list of defects in their script.
 
 **Try**
 - **SimpleAR-1.5B-RL** (3.9 GB), or the *-SFT* models, in the menus of Get Model and Load Model.
 - **window** 16 to 128.
-- **coupling** *plain AR*: the yardstick, 4096 forwards.
+- **coupling** *plain AR*: the baseline, 4096 forwards.
 """
     return text_to_image("SimpleAR-0.5B-RL", {"prompt": "a red fox in the snow, golden hour"}, text)
 
@@ -127,10 +127,11 @@ def lumina2() -> Workflow:
     text = f"""\
 ## Lumina-mGPT 2.0: 768 px from text
 
-{first_run("16.8 GB")} In bf16 the weights take 14.5 GB of memory, as fp8 weights 8.0; a guided picture's KV cache takes 10.
+{first_run("16.8 GB")} The weights take 14.5 GB of memory in bf16 and 8.0 GB as fp8 weights; the KV cache of one picture \
+with guidance takes 10 GB.
 
-A picture of 768x768 is 96 rows of 96 codes; the separator after each row and the end are certain, so they cost no guess: 9313 \
-tokens. Guidance and top-k are the authors'.
+A picture of 768x768 is 96 rows of 96 codes. With a separator after each row and an end token, which are certain and need no \
+guess, that makes 9313 tokens. Guidance and top-k are the authors'.
 
 **Try**
 - **size** 1152x512, 512x1152, 864x672 and the others that Load Model shows.
@@ -143,11 +144,11 @@ def emu3_5() -> Workflow:
     text = f"""\
 ## Emu3.5-Image: 34 billion parameters
 
-{first_run("70 GB")} In bf16 the weights take 67 GB of memory, as fp8 weights 35; what does not fit on the card is offloaded, \
-which is slow.
+{first_run("70 GB")} The weights take 67 GB of memory in bf16 and 35 GB as fp8 weights; what does not fit on the card is \
+offloaded, which is slow.
 
-A picture of 1168x880 is 55 rows of 73 codes: 4070 tokens. It begins at once; the text that the published model may write before \
-a picture is left out. Guidance and top-k are the authors'.
+A picture of 1168x880 is 55 rows of 73 codes: 4070 tokens. The picture begins at once: the text that the published model may \
+write before it is left out. Guidance and top-k are the authors'.
 
 **Try**
 - **size** 1024x1024, 880x1168, 1248x832, 832x1248, 1360x752, 752x1360 or 1552x656.
@@ -161,15 +162,15 @@ def glm_image() -> Workflow:
     text = f"""\
 ## GLM-Image: its autoregressive stage
 
-{first_run("20.2 GB")} In bf16 the weights take 17.8 GB of memory, as fp8 weights 9.6.
+{first_run("20.2 GB")} The weights take 17.8 GB of memory in bf16 and 9.6 GB as fp8 weights.
 
 This stage draws a plan of the picture: a preview of about 16x16 codes, then 32x32 for 1024x1024, 1281 tokens with the end. \
-**The picture is the work of GLM-Image's diffusion transformer**, which is no part of this pack: *Export Tokens* gives the \
+**The picture itself is made by GLM-Image's diffusion transformer**, which is not part of this pack: *Export Tokens* gives the \
 prior_token_ids that diffusers' GlmImagePipeline takes. Temperature, top-k and top-p are diffusers'; there is no guidance.
 
 **Try**
 - **size** 512x512 to 2048x2048; Load Model shows them.
-- text to be written in the picture stands in quotation marks.
+- quotation marks around text that the picture should show.
 """
     graph = text_to_image("GLM-Image", {"prompt": 'a poster of a red fox with the words "first snow"'}, text)
     kept = [node for node in graph.nodes if node.id not in (3, 4, 6)]
