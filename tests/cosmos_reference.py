@@ -15,7 +15,7 @@ def rms(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 def place_angles(n: int, yarn: bool) -> list[float]:
-    place, angles = (n // FRAME, n // COLUMNS % ROWS, n % COLUMNS), []
+    cell, angles = (n // FRAME, n // COLUMNS % ROWS, n % COLUMNS), []
     for axis, width in enumerate(
         (8, 4, 4)
     ):  # 16 channels: a third in whole pairs for height and width, the rest for time
@@ -26,14 +26,14 @@ def place_angles(n: int, yarn: bool) -> list[float]:
                 fast, slow = YARN["yarn_beta_fast"], YARN["yarn_beta_slow"]
                 kept = min(max((turns - slow) / (fast - slow), 0), 1)
                 turn *= kept + (1 - kept) / YARN["yarn_scale"]
-            angles.append(place[axis] * turn)
+            angles.append(cell[axis] * turn)
     return angles
 
 
 def absolute(n: int) -> list[float]:
-    place, row = (n // FRAME, n // COLUMNS % ROWS, n % COLUMNS), []
+    cell, row = (n // FRAME, n // COLUMNS % ROWS, n % COLUMNS), []
     for axis, width in enumerate((16, 12, 12)):
-        turns = [place[axis] * 10000 ** (-2 * j / width) for j in range(width // 2)]
+        turns = [cell[axis] * 10000 ** (-2 * j / width) for j in range(width // 2)]
         row += [math.sin(turn) for turn in turns] + [math.cos(turn) for turn in turns]
     return row
 
@@ -64,7 +64,7 @@ def attention(x, source, state, name, angles=None) -> torch.Tensor:
 
 
 def reference_logits(codes: torch.Tensor, context: torch.Tensor | None, yarn: bool) -> torch.Tensor:
-    """Logits [.., CODES] float64 behind every token but the last of codes [N]; with a context, also in front of the first."""
+    """Logits [.., CODES] float64 after every token but the last of codes [N]; with a context, also before the first."""
     state = {n.removeprefix("model."): t.double() for n, t in random_state(context is not None).items()}
     ids = [CODES, *codes[:-1].tolist()] if context is not None else codes[:-1].tolist()
     cells = [max(i - (context is not None), 0) for i in range(len(ids))]

@@ -9,7 +9,7 @@ from mcsjd_core.decoding.interface import Prompt
 
 
 def cached_logits(token_model, prompt: Prompt, tokens: Tensor, window: int) -> Tensor:
-    """Logits [rows, N, codebook] behind the prompt and every token but the last, `window` positions a forward.
+    """Logits [rows, N, codebook] after the prompt and every token but the last, `window` positions a forward.
 
     tokens [B, N] are those of every picture; with guidance both rows of a picture get them.
     """

@@ -32,13 +32,13 @@ def hand_made() -> RowTrace:
     )
 
 
-def test_every_place_has_its_values_in_the_order_of_the_forwards():
+def test_every_position_has_its_values_in_the_order_of_the_forwards():
     expected = torch.tensor([[0.1, NAN], [0.2, 0.4], [0.3, 0.5], [0.6, NAN], [0.7, NAN]])
     torch.testing.assert_close(by_age(hand_made(), "acceptance"), expected, equal_nan=True)
 
 
 def test_what_a_narrow_window_gave_up_is_drafted_afresh_when_a_wide_one_comes_back():
-    """Four places; windows 4, 2, 3 commit 1, 1, 2: the last two places are given up in between."""
+    """Four positions; windows 4, 2, 3 commit 1, 1, 2: the last two positions are given up in between."""
     details = [torch.tensor(row) for row in ([0.1, 0.2, 0.3, 0.4], [0.5, 0.6], [0.7, 0.8])]
     counts = {"starts": [0, 1, 2], "committed": [1, 1, 2], "windows": [4, 2, 3], "seconds": [1, 2, 3]}
     trace = RowTrace(**counts, details={"acceptance": details})
@@ -47,7 +47,7 @@ def test_what_a_narrow_window_gave_up_is_drafted_afresh_when_a_wide_one_comes_ba
     assert sorted(of_drafted_laws((trace,), "acceptance").tolist()) == pytest.approx([0.5, 0.6, 0.7])
 
 
-def test_mean_and_variance_count_only_places_that_are_there():
+def test_mean_and_variance_count_only_positions_that_are_there():
     mean, variance = mean_and_variance(torch.tensor([[1.0, NAN], [3.0, 0.5], [NAN, 1.5]]))
     assert mean.tolist() == [2.0, 1.0] and variance.tolist() == [1.0, 0.25]
 
@@ -95,7 +95,7 @@ def test_changed_drafts_of_a_decode_are_counted(widths, monkeypatch):
         survivors = range(
             done, min(end, next_end, 16)
         )  # both forwards looked at them, and the first did not commit them
-        changed += [bool(before[place] != after[place]) for place in survivors]
+        changed += [bool(before[position] != after[position]) for position in survivors]
     assert changed and mean_token_difference(trace) == pytest.approx(sum(changed) / len(changed))
 
 

@@ -177,7 +177,7 @@ def test_the_cost_of_a_window_is_in_forwards_of_ar(result):
         assert forward.predicted_speedup(found, "4", result["forward_cost"][name]["4"]) == pytest.approx(1)
 
 
-def test_trajectories_cost_the_places_that_they_add():
+def test_trajectories_cost_the_positions_that_they_add():
     found = {"seconds": {str(w): {"median": 1.0 + w} for w in (1, 16, 32, 64)}}
     assert forward.trajectory_cost(found, 16, 2) == pytest.approx(33 / 17)
     assert forward.trajectory_cost(found, 16, 3) == pytest.approx(49 / 17)
@@ -266,7 +266,7 @@ def test_ar_draws_the_greedy_tokens_of_transformers_and_the_ratio_follows_from_t
     assert "same greedy tokens" in peer.tables(data)[0].text()
 
 
-def test_greedy_tokens_of_the_random_model_differ_from_place_to_place(tiny, tmp_path):
+def test_greedy_tokens_of_the_random_model_differ_from_position_to_position(tiny, tmp_path):
     """A model that draws one code everywhere would make any two samplers look alike."""
     pytest.importorskip("transformers", reason="transformers writes the checkpoint")
     size = replace(TINY_JANUS, side=6)

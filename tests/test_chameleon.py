@@ -47,7 +47,7 @@ def model(directory) -> Chameleon:
 
 
 def logits_by_window(model: Chameleon, codes: torch.Tensor, window: int = 3) -> torch.Tensor:
-    """Logits [B, N, codebook] behind the prompt and every code but the last, through the cache as decoding does it."""
+    """Logits [B, N, codebook] after the prompt and every code but the last, through the cache as decoding does it."""
     token_model, prompt = model.token_model, model.prompt(["red", "a much longer one"][: len(codes)], None, False)
     x = torch.cat((prompt.embeddings, token_model.embed(codes[:, :-1], None)), 1)
     slots = torch.arange(x.shape[1]).expand(len(codes), -1)
@@ -186,7 +186,7 @@ def test_unconditional_rows_alternate_and_hold_no_text(model):
 
 
 def test_an_empty_prompt_of_anole_keeps_its_form(directory, tmp_path):
-    """`[0, 8710, 8197]` there; the embedded models were trained without the turn's end in front of a picture without text."""
+    """`[0, 8710, 8197]` there; the embedded models were trained without the turn's end before a picture without text."""
     shutil.copytree(directory, tmp_path, dirs_exist_ok=True)
     settings = json.loads((tmp_path / "generation_config.json").read_text())
     (tmp_path / "generation_config.json").write_text(

@@ -1,4 +1,4 @@
-"""Charts and the acceptance map: they are drawn of every kind of run, and the map colours the right places."""
+"""Charts and the acceptance map: they are drawn of every kind of run, and the map colours the right cells."""
 
 from __future__ import annotations
 
@@ -124,13 +124,13 @@ def with_commits(committed: list[int], given: int = 0, grid: Grid = Grid(4, 4)) 
 
 
 def cells(picture: torch.Tensor, grid: Grid) -> torch.Tensor:
-    """Colour [rows, columns, 3] in the middle of every place of the map's first picture."""
+    """Colour [rows, columns, 3] in the middle of every cell of the map's first picture."""
     picture = picture[0, :-LEGEND_HEIGHT]
     height, width = picture.shape[0] // grid.rows, picture.shape[1] // grid.columns
     return picture[height // 2 :: height, width // 2 :: width]
 
 
-def test_places_of_one_forward_have_one_colour_and_others_another():
+def test_cells_of_one_forward_have_one_colour_and_others_another():
     colours = cells(acceptance_map(with_commits([1, 7, 8])), Grid(4, 4)).reshape(16, 3)
     groups = [colours[:1], colours[1:8], colours[8:]]
     assert all((group == group[0]).all() for group in groups)
@@ -139,7 +139,7 @@ def test_places_of_one_forward_have_one_colour_and_others_another():
     assert brightness == sorted(brightness)  # more tokens at once are brighter
 
 
-def test_places_that_were_given_keep_the_picture():
+def test_cells_that_were_given_keep_the_picture():
     picture = torch.rand(1, 64, 64, 3)
     shown = acceptance_map(with_commits([4, 4], given=8), picture)[0, :-LEGEND_HEIGHT]
     times = shown.shape[0] // 64

@@ -77,7 +77,7 @@ def some_tokens(batch: int = 2, seed: int = 0) -> torch.Tensor:
 
 
 def t5_states(directory, text: str) -> torch.Tensor:
-    """Context [CONTEXT_TOKENS, CONTEXT_DIM] float64 as NVIDIA's code makes it: padded, masked, zero behind the text."""
+    """Context [CONTEXT_TOKENS, CONTEXT_DIM] float64 as NVIDIA's code makes it: padded, masked, zero after the text."""
     import transformers
     from tokenizers import Tokenizer
 
@@ -144,7 +144,7 @@ def test_cross_attention_s_keys_leave_with_their_rows(families):
 @pytest.mark.parametrize("start", [1, 2])
 @pytest.mark.parametrize("initialiser", ["random", "above", "previous_frame"])
 @pytest.mark.parametrize("kind", ["base, model.pt", "text, YaRN, safetensors"])
-def test_gumbel_exact_equals_autoregressive_behind_start_frames(kind, initialiser, start, families):
+def test_gumbel_exact_equals_autoregressive_after_start_frames(kind, initialiser, start, families):
     family, batch = families[kind], 12
     texts = [texts_for(family)[0]] * batch
     law = LawSettings(temperature=0.7, top_p=0.9)
@@ -447,10 +447,10 @@ def test_the_newest_frame_is_shown_while_a_video_is_drawn(families):
     codes = grid.codes(tokens)[0, :2].clone()
     codes[1].view(-1)[4:] = codes[0].view(-1)[4:]
     frame = family.codec.decode(codes[None])[0, :, -1]
-    for place in range(FRAME):
-        y, x = place // COLUMNS * 16, place % COLUMNS * 16
+    for position in range(FRAME):
+        y, x = position // COLUMNS * 16, position % COLUMNS * 16
         cell, expected = shown[0, :, y : y + 16, x : x + 16], frame[:, y : y + 16, x : x + 16]
-        opacity = 1.0 if place < 2 else DRAFT_OPACITY if place < 4 else 0.0
+        opacity = 1.0 if position < 2 else DRAFT_OPACITY if position < 4 else 0.0
         torch.testing.assert_close(cell, BLANK + (expected - BLANK) * opacity)
     whole = unfinished_frames(family, grid, Step(1, tokens, [TOKENS] * 2, [TOKENS] * 2), 2, FRAMES)
     torch.testing.assert_close(whole, mcsjd_core.videos(family, tokens)[:, -1])

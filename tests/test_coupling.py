@@ -154,8 +154,8 @@ def test_accept_noise_decides_nothing_about_the_correction():
 @pytest.mark.parametrize("weights", [[0, 1, 0, 2, 0], [0, 0, 3, 0, 0], [1e-30, 0, 1, 0, 1e-30], [1, 1, 1, 1, 0]])
 @pytest.mark.parametrize("bits", [0, 2**63 - 1, -(2**63), -1])
 def test_draw_never_gives_a_code_of_weight_zero(weights, bits):
-    place = draw(torch.tensor([[weights]]).float(), torch.tensor([[bits]]))
-    assert weights[place.item()] > 0
+    code = draw(torch.tensor([[weights]]).float(), torch.tensor([[bits]]))
+    assert weights[code.item()] > 0
 
 
 def bits_of(uniforms: torch.Tensor) -> torch.Tensor:
@@ -164,19 +164,19 @@ def bits_of(uniforms: torch.Tensor) -> torch.Tensor:
     return (upper - 2**53 * (upper >= 2**52).long()) << 11
 
 
-def test_draw_finds_its_place_among_64000_codes():
-    """Near the edges of places, which a float32 running sum would miss."""
+def test_draw_finds_its_code_among_64000_codes():
+    """Near the edges of codes' shares, which a float32 running sum would miss."""
     codes = 64_000
-    places = torch.arange(0, codes, 640)[None]
-    weights = torch.full((1, 1, codes), 1e-5).expand(1, places.shape[1], -1)
-    assert torch.equal(draw(weights, bits_of((places.double() + 5e-4) / codes)), places)
-    assert torch.equal(draw(weights, bits_of((places.double() + 1 - 5e-4) / codes)), places)
+    codes_at = torch.arange(0, codes, 640)[None]
+    weights = torch.full((1, 1, codes), 1e-5).expand(1, codes_at.shape[1], -1)
+    assert torch.equal(draw(weights, bits_of((codes_at.double() + 5e-4) / codes)), codes_at)
+    assert torch.equal(draw(weights, bits_of((codes_at.double() + 1 - 5e-4) / codes)), codes_at)
 
 
 @pytest.mark.parametrize("sharpness", [0.0, 1.0, 8.0, 30.0])
 @pytest.mark.parametrize("codes", [2, 1000, 65_536])
-def test_draw_gives_every_place_the_share_that_float64_gives_it(codes, sharpness):
-    """The edges between places, as threshold and running sums put them, against a float64 sum of the same weights."""
+def test_draw_gives_every_code_the_share_that_float64_gives_it(codes, sharpness):
+    """The edges between codes, as threshold and running sums put them, against a float64 sum of the same weights."""
     logits = torch.randn(1, 3, codes, generator=torch.Generator().manual_seed(1)) * sharpness
     for weights in (logits.softmax(-1), logits.softmax(-1) * 2.0**-60):  # a residual may be tiny
         sums, exact = running_sums(weights), weights.double() / weights.double().sum(-1, keepdim=True)
@@ -234,7 +234,7 @@ def test_gumbel_maxima_do_not_depend_on_how_the_law_is_stored():
 # -- the couplings -------------------------------------------------------------------------------------------------------
 
 
-def test_behind_means_strictly_after_the_first_mismatch():
+def test_after_means_strictly_after_the_first_mismatch():
     drafts = torch.zeros(3, 5, dtype=torch.long)
     tokens = torch.tensor([[0, 0, 1, 0, 1], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0]])
     expected = [[False, False, False, True, True], [False, True, True, True, True], [False] * 5]
@@ -252,8 +252,8 @@ def test_every_coupling_preserves_the_marginals_of_the_whole_window(name, storag
 
 @pytest.mark.parametrize("name", COUPLINGS)
 @every_law
-def test_collision_is_how_often_a_token_behind_the_mismatch_stays(name, p, q):
-    """Two steps of the coupling: a draft drawn by it from q, then its new token from p, both behind a lost draft."""
+def test_collision_is_how_often_a_token_after_the_mismatch_stays(name, p, q):
+    """Two steps of the coupling: a draft drawn by it from q, then its new token from p, both after a lost draft."""
     rows = ROWS if p.shape[-1] < 100 else ROWS // 4
     length = p.shape[1]
     lost_p, lost_q = (laws([[1] + [0] * (p.shape[-1] - 1), [0] * (p.shape[-1] - 1) + [1]][side]) for side in (0, 1))

@@ -149,7 +149,7 @@ def test_a_window_of_one_costs_one_forward_a_token(coupling, law):
 @pytest.mark.parametrize("coupling", COUPLINGS)
 @pytest.mark.parametrize("law", [LawSettings(), LawSettings(top_k=4), LawSettings(temperature=0.0)], ids=str)
 def test_forced_tokens_are_accepted_wherever_they_stand(coupling, law):
-    """Forced places cost a window no forward: all but the first code of a row of one are forced."""
+    """Forced positions cost a window no forward: all but the first code of a row of one are forced."""
     grid = Grid(1, 1, row_end=CODES, end=tuple(CODES + i % FORCED_IDS for i in range(11)))
     result = picture(3, grid=grid, coupling=coupling, window=13, law=law)
     assert torch.equal(result.tokens[:, 1:], grid.forced()[None, 1:].expand(3, -1))
@@ -171,7 +171,7 @@ def test_row_ends_stand_where_the_grid_puts_them(coupling):
 @pytest.mark.parametrize("coupling", COUPLINGS)
 @pytest.mark.parametrize("law", [LawSettings(), LawSettings(top_k=4), LawSettings(temperature=0.0)], ids=str)
 def test_a_coupling_sees_certainty_where_a_token_is_forced(coupling, law, monkeypatch):
-    """Else a forced place would count as a lost draft, and what stands behind it would be drawn afresh."""
+    """Else a forced position would count as a lost draft, and what stands after it would be drawn afresh."""
     seen, couple = [], COUPLINGS[coupling].couple
 
     class Watched(type(COUPLINGS[coupling])):
@@ -185,8 +185,8 @@ def test_a_coupling_sees_certainty_where_a_token_is_forced(coupling, law, monkey
     picture(2, grid=grid, coupling=coupling, window=5, law=law)
     forced = grid.forced() == CODES
     for probability, kept, positions in seen:
-        places = forced[positions.clamp_max(grid.num_tokens - 1)] & (positions < grid.num_tokens)
-        assert (probability[places] == 1).all() and kept[places].all()
+        checked = forced[positions.clamp_max(grid.num_tokens - 1)] & (positions < grid.num_tokens)
+        assert (probability[checked] == 1).all() and kept[checked].all()
 
 
 def test_windows_commit_more_than_one_token_a_forward():
@@ -333,7 +333,7 @@ def test_details_end_with_the_picture():
 
 
 def independent_collision(coupling: str, p, q):
-    """Chance that a draft from q, coupled by `coupling` to p behind the first mismatch, stays the same; [B, L, V] float64."""
+    """Chance that a draft from q, coupled by `coupling` to p after the first mismatch, stays the same; [B, L, V] float64."""
     if coupling == "independent":
         return (p * q).sum(-1)
     if coupling == "maximal":

@@ -10,7 +10,7 @@ from mcsjd_core.decoding.drafts import NO_GUESS, DraftInputs
 
 
 def inputs(grid: Grid, known: list[int], window: int, committed: list[int] | None = None, earlier=None) -> DraftInputs:
-    """Rows whose token at place i of row b is 1000 b + i; what is not known yet is -99."""
+    """Rows whose token at position i of row b is 1000 b + i; what is not known yet is -99."""
     total = grid.num_tokens + window
     sequence = torch.arange(total) + 1000 * torch.arange(len(known))[:, None]
     known = torch.tensor(known)
@@ -19,17 +19,17 @@ def inputs(grid: Grid, known: list[int], window: int, committed: list[int] | Non
     return DraftInputs(sequence, known, positions, grid, earlier)
 
 
-def naive_guess(name: str, place: int, known: int, grid: Grid) -> int:
-    """The place whose token is guessed for `place`, -1 for none: step back until something known is met."""
+def naive_guess(name: str, position: int, known: int, grid: Grid) -> int:
+    """The position whose token is guessed for `position`, -1 for none: step back until something known is met."""
     if name == "left":
         return known - 1
     distance = {"above": grid.stride, "previous_frame": grid.stride * grid.rows}[name]
-    back = place - distance
+    back = position - distance
     while back >= known:
         back -= distance
     if back >= 0:
         return back
-    return naive_guess({"above": "left", "previous_frame": "above"}[name], place, known, grid)
+    return naive_guess({"above": "left", "previous_frame": "above"}[name], position, known, grid)
 
 
 @pytest.mark.parametrize("name", ["left", "above", "previous_frame"])
@@ -53,7 +53,7 @@ def test_no_guess_uses_a_token_that_is_not_known(name):
     assert (guesses != -99).all() and guesses.shape == (3, 6)
 
 
-def test_survivors_count_as_known_for_the_guesses_behind_them():
+def test_survivors_count_as_known_for_the_guesses_after_them():
     grid = Grid(3, 4)
     state = inputs(grid, known=[5], window=6, committed=[2])
     assert INITIALISERS["left"](state)[0, 3:].tolist() == [4, 4, 4]

@@ -28,7 +28,7 @@ CODES = 48
 CODEC = {"ch": 32, "ch_mult": [1, 2], "attn_resolutions": [1], "codebook_size": CODES}
 TEXT_TOKENS = 256 + len(WORDS)
 VISION_NAMES = ["<|image token|>", "<|image start|>", "<|image end|>", *(code_name(code) for code in range(CODES))]
-SPECIAL = TEXT_TOKENS + 3 + 205  # the id behind all the extra tokens
+SPECIAL = TEXT_TOKENS + 3 + 205  # the id after all the extra tokens
 BOS, EOS, EOL, EOF = (TEXT_TOKENS + 3 + number for number in (203, 204, 200, 201))
 IMG, BOI, EOI, FIRST = SPECIAL, SPECIAL + 1, SPECIAL + 2, SPECIAL + 3
 CONFIG = {
@@ -94,7 +94,7 @@ def prompt_ids(model: Emu3, text: str, height: int, width: int) -> list[int]:
 
 
 def vocabulary_ids(tokens: torch.Tensor) -> torch.Tensor:
-    """Ids of the published vocabulary for our tokens: codes count from FIRST, forced tokens are ids behind the codes."""
+    """Ids of the published vocabulary for our tokens: codes count from FIRST, forced tokens are ids after the codes."""
     return torch.where(tokens < CODES, tokens + FIRST, tokens - CODES)
 
 
@@ -129,16 +129,16 @@ def test_tokens_equal_sampling_with_transformers_and_the_same_noise(model, refer
     ours = mcsjd_core.sample(model, ["the cat"], settings, size=size, negatives=["in"]).tokens[0]
     heads = [prompt_ids(model, text, grid.rows, grid.columns) for text in ("the cat", "in")]
     drawn: list[int] = []
-    for place in range(len(ours)):
+    for position in range(len(ours)):
         with torch.no_grad():
             cond, uncond = (reference(input_ids=torch.tensor([head + drawn])).logits[0, -1] for head in heads)
         guided = uncond.log_softmax(-1) + law.cfg_scale * (cond.log_softmax(-1) - uncond.log_softmax(-1))
-        allowed = allowed_ids(place + 1, grid.rows, grid.columns)
+        allowed = allowed_ids(position + 1, grid.rows, grid.columns)
         masked = torch.full_like(guided, -torch.inf)
         masked[allowed] = guided[allowed]
         if len(allowed) > law.top_k:
             masked[masked < masked.topk(law.top_k).values[-1]] = -torch.inf
-        noise = Noise(row_seeds(seed, 1, "cpu"), torch.tensor([[place]]), 0)
+        noise = Noise(row_seeds(seed, 1, "cpu"), torch.tensor([[position]]), 0)
         gumbel = -noise.exponentials(torch.arange(CODES))[0, 0].log()
         scores = masked.clone()
         scores[FIRST:] += gumbel
@@ -157,12 +157,12 @@ def allowed_ids(count: int, height: int, width: int) -> list[int]:
     return [EOL] if count % (width + 1) == 0 else list(range(FIRST, FIRST + CODES))
 
 
-def test_every_place_allows_what_the_authors_allow(model):
+def test_every_position_allows_what_the_authors_allow(model):
     for size in model.sizes:
         grid = model.grid(size)
         assert grid.num_tokens == grid.rows * (grid.columns + 1) + 3
-        for place, forced in enumerate(grid.forced().tolist()):
-            allowed = allowed_ids(place + 1, grid.rows, grid.columns)
+        for position, forced in enumerate(grid.forced().tolist()):
+            allowed = allowed_ids(position + 1, grid.rows, grid.columns)
             assert [forced] == [allowed[0] + CODES] if len(allowed) == 1 else forced == mcsjd_core.decoding.grid.FREE
 
 
@@ -219,7 +219,7 @@ def vision_names(codes: int) -> list[str]:
 
 
 def ids_of(vision_names: list[str], text_tokens: int) -> dict[str, int]:
-    return {name: text_tokens + place for place, name in enumerate((*SPECIAL_NAMES, *vision_names))}
+    return {name: text_tokens + position for position, name in enumerate((*SPECIAL_NAMES, *vision_names))}
 
 
 def test_ids_of_the_published_vocabulary():

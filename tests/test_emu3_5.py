@@ -35,7 +35,7 @@ CODEC = VQGANConfig(
 )  # fmt: skip
 TEXT_TOKENS = 256 + len(WORDS)
 VISION_NAMES = ["<|image token|>", "<|image start|>", "<|image end|>", *(code_name(code) for code in range(CODES))]
-ID = {name: TEXT_TOKENS + place for place, name in enumerate((*SPECIAL, *VISION_NAMES))}
+ID = {name: TEXT_TOKENS + position for position, name in enumerate((*SPECIAL, *VISION_NAMES))}
 BOS, BSS, EOL = (ID[f"<|extra_{number}|>"] for number in (203, 100, 200))
 IMG, BOI, EOI, FIRST = (ID[name] for name in VISION_NAMES[:4])
 CONFIG = {
@@ -151,12 +151,12 @@ def test_greedy_tokens_equal_the_authors_rules_with_transformers(model, referenc
         assert vocabulary_ids(ours) == drawn and ours.unique().numel() > 4
 
 
-def test_every_place_of_every_size_allows_what_the_authors_allow(model):
+def test_every_position_of_every_size_allows_what_the_authors_allow(model):
     for size in PUBLISHED_SIZES:
         grid = model.picture_grid(size)
         assert grid.num_tokens == grid.rows * (grid.columns + 1)
-        for place, forced in enumerate(grid.forced().tolist()):
-            allowed = allowed_ids(place + 1, grid.rows, grid.columns)
+        for position, forced in enumerate(grid.forced().tolist()):
+            allowed = allowed_ids(position + 1, grid.rows, grid.columns)
             assert [forced] == [allowed[0] + CODES] if len(allowed) == 1 else forced == FREE
     assert PUBLISHED_SIZES == (
         "1168x880",
@@ -242,7 +242,7 @@ def test_ids_of_the_published_vocabulary():
         "<|image end|>",
         *(code_name(code) for code in range(131072)),
     )
-    ids = {name: 151643 + place for place, name in enumerate(names)}
+    ids = {name: 151643 + position for position, name in enumerate(names)}
     assert Vocabulary.of_ids(ids, 131072) == Vocabulary(151849, 151746, 151852, 151851, 151846, 151853, 151854)
     assert len(names) + 151643 == 282926
 

@@ -32,7 +32,7 @@ def random_codec() -> Emu3VQ:
         values = torch.rand(buffer.shape, generator=generator)
         buffer.copy_(values + 0.5 if name.endswith("var") else values - 0.5)
     codec.double()
-    # Codes amid what pictures come to: with random ones all places of a picture are nearest to the same.
+    # Codes amid what pictures come to: with random ones all cells of a picture are nearest to the same.
     pixels = torch.rand(1, 3, 16, 16, generator=generator, dtype=torch.float64)
     with torch.no_grad():
         codec.quantize.embedding.weight.copy_(codec.latents(pixels).flatten(0, -2))
@@ -81,7 +81,7 @@ def test_codes_equal_those_of_transformers(codec, reference):
     with torch.no_grad():
         theirs = reference.encode(pixels * 2 - 1, image_sizes=torch.tensor([[8, 12]] * 2)).image_tokens
     assert torch.equal(codec.encode(pixels), torch.stack(theirs))
-    assert codec.encode(pixels).unique().numel() > 8  # of 48 places
+    assert codec.encode(pixels).unique().numel() > 8  # of 48 cells
 
 
 def test_batch_norm_keeps_to_the_stored_statistics(codec):

@@ -29,7 +29,7 @@ MODEL = TableModel(CODES, TOKENS, seed=21)
 
 ROUTES = {
     "its end": lambda tokens: tokens[:, -GIVEN:],
-    "another place": lambda tokens: tokens[:, 1 : 1 + GIVEN],
+    "another position": lambda tokens: tokens[:, 1 : 1 + GIVEN],
     "its own start": lambda tokens: tokens[:, :GIVEN],
     "a codec that looks around": lambda tokens: (tokens[:, :GIVEN] + tokens[:, -GIVEN:]) % CODES,
 }
@@ -40,7 +40,7 @@ def settings(method: str, **more) -> DecodeSettings:
 
 
 def pairs(method: str, route, first_tokens=None, part: int = 0) -> torch.Tensor:
-    """[ROWS, 2 TOKENS]: results, and what the same seeds draw behind route(result)."""
+    """[ROWS, 2 TOKENS]: results, and what the same seeds draw after route(result)."""
     first = sample(MODEL, settings(method), GRID, ROWS, first_tokens=first_tokens)
     second = sample(
         MODEL, settings(method, part=part) if part else settings(method), GRID, ROWS, first_tokens=route(first)
@@ -54,8 +54,8 @@ def pair_law(route, given=(), skip=None) -> dict:
     for first, probability in table_law(MODEL, LAW, given=given).items():
         begins = tuple(route(torch.tensor([first]))[0].tolist())
         if begins != skip:
-            behind = table_law(MODEL, LAW, given=begins)
-            law_of |= {(*first, *second): probability * share for second, share in behind.items()}
+            after = table_law(MODEL, LAW, given=begins)
+            law_of |= {(*first, *second): probability * share for second, share in after.items()}
     total = sum(law_of.values())
     return {pair: probability / total for pair, probability in law_of.items()}
 
@@ -96,7 +96,7 @@ def test_the_g_test_rejects_noise_that_does_not_know_what_was_given(monkeypatch)
 class Toy(PictureFamily):
     """A family around the table: 2 x 2 codes a picture, or clips of two frames of 1 x 2 codes of which one is given.
 
-    Its codec loses something: what it reads at a place depends on the other places of the picture.
+    Its codec loses something: what it reads at a position depends on the other positions of the picture.
     """
 
     name, defaults = "toy", SamplingDefaults()
@@ -201,7 +201,7 @@ def test_where_nothing_is_given_a_row_has_its_own_seed():
         assert torch.equal(seeds_given(SEEDS, tokens), SEEDS)
 
 
-def test_seeds_differ_with_every_token_place_row_and_part():
+def test_seeds_differ_with_every_token_position_row_and_part():
     base = torch.tensor([3, FREE, 0, 5, FREE])
     others = [base.roll(1), base[:4] + torch.tensor([0, 0, 1, 0]), base[:3], torch.tensor([3, 3, 0, 5, FREE]), base * 0]
     seeds = [*SEEDS.tolist()]
@@ -213,7 +213,7 @@ def test_seeds_differ_with_every_token_place_row_and_part():
     assert len(set(seeds)) == len(seeds) == 2 + 3 * 6 * 2 + 2 * 2
 
 
-def test_places_that_are_drawn_do_not_count_wherever_the_row_ends():
+def test_positions_that_are_drawn_do_not_count_wherever_the_row_ends():
     tokens = torch.tensor([[1, 4], [2, 2]])
     longer = torch.nn.functional.pad(tokens, (0, 3), value=FREE)
     assert torch.equal(seeds_given(SEEDS, tokens), seeds_given(SEEDS, longer))

@@ -22,7 +22,7 @@ LOCAL = FSQVideoConfig(
 
 
 def codec(config: FSQVideoConfig) -> FSQVideoCodec:
-    """Random float64 weights, the latents spread so that codes differ from place to place."""
+    """Random float64 weights, the latents spread so that codes differ from cell to cell."""
     torch.manual_seed(0)
     model = FSQVideoCodec(config, dtype=torch.float64).eval().requires_grad_(False)
     for name, parameter in model.named_parameters():

@@ -79,7 +79,7 @@ def some_codes(batch: int, count: int) -> torch.Tensor:
 
 
 def their_logits(reference, ids: list[int], codes: torch.Tensor) -> torch.Tensor:
-    """Logits [N, codebook] behind the prompt and all but the last of codes [N], in one forward of transformers."""
+    """Logits [N, codebook] after the prompt and all but the last of codes [N], in one forward of transformers."""
     with torch.no_grad():
         text = reference.get_input_embeddings()(torch.tensor([ids]))
         image = reference.prepare_embeddings_for_image_generation(codes[None, :-1])
@@ -124,13 +124,13 @@ def sample_with_transformers(reference, rows, settings: DecodeSettings, count: i
     with torch.no_grad():
         embeddings = reference.get_input_embeddings()(torch.cat((cond, uncond)))
         cache, tokens = transformers.DynamicCache(), []
-        for place in range(count):
+        for position in range(count):
             output = reference.model.language_model(inputs_embeds=embeddings, past_key_values=cache, use_cache=True)
             logits = reference.model.generation_head(output.last_hidden_state[:, -1]).double()
             guided = logits[1] + settings.law.cfg_scale * (logits[0] - logits[1])
             kept = guided.topk(settings.law.top_k or CODES).values[-1]
             log_probs = guided.masked_fill(guided < kept, float("-inf")).div(settings.law.temperature).log_softmax(-1)
-            noise = Noise(row_seeds(settings.seed, 1, "cpu"), torch.tensor([[place]]), 0)
+            noise = Noise(row_seeds(settings.seed, 1, "cpu"), torch.tensor([[position]]), 0)
             gumbel = -noise.exponentials(torch.arange(CODES))[0, 0].double().log()
             tokens.append((log_probs + gumbel).argmax())
             embeddings = reference.prepare_embeddings_for_image_generation(tokens[-1].expand(2, 1))

@@ -59,7 +59,7 @@ def prefill(model: Transformer, rows: list[torch.Tensor], longest: int = LONGEST
 
 
 def decode_in_windows(model, rows, window: int, seed: int, spare_extent: int = 0, longest: int = LONGEST):
-    """Hidden states of every true token behind the prefill, as windowed decoding computes them.
+    """Hidden states of every true token after the prefill, as windowed decoding computes them.
 
     Every step feeds each row the last committed token and drafts; a random number of drafts is true, the others are
     garbage and are overwritten by the next step. Rows move at their own pace and leave the cache when they are through.
@@ -67,24 +67,24 @@ def decode_in_windows(model, rows, window: int, seed: int, spare_extent: int = 0
     cache, prefilled = prefill(model, rows, longest)
     generator = torch.Generator().manual_seed(seed)
     result = [[*prefilled[b, cache.padding[b] :]] for b in range(len(rows))]
-    padding, active, place = cache.padding.tolist(), list(range(len(rows))), [longest - 1] * len(rows)
+    padding, active, slot = cache.padding.tolist(), list(range(len(rows))), [longest - 1] * len(rows)
     end = longest + CODES
     while active:
-        starts = torch.tensor([place[b] for b in active])
+        starts = torch.tensor([slot[b] for b in active])
         slots = starts[:, None] + torch.arange(window)
         x = torch.randn(len(active), window, CONFIG.dim, generator=generator).double() * 3
         true = torch.randint(1, window + 1, (len(active),), generator=generator).tolist()
         for a, b in enumerate(active):
-            true[a] = min(true[a], end - place[b])
-            first = place[b] - padding[b]
+            true[a] = min(true[a], end - slot[b])
+            first = slot[b] - padding[b]
             x[a, : true[a]] = rows[b][first : first + true[a]]
         extent = int(slots.max()) + 1 + spare_extent
         with torch.no_grad():
             hidden = model.forward_cached(x, slots, cache, extent)
         for a, b in enumerate(active):
             result[b] += list(hidden[a, : true[a]])
-            place[b] += true[a]
-        kept = [a for a, b in enumerate(active) if place[b] < end]
+            slot[b] += true[a]
+        kept = [a for a, b in enumerate(active) if slot[b] < end]
         active = [active[a] for a in kept]
         if active:
             cache.keep_rows(kept)
@@ -174,7 +174,7 @@ def test_writing_touches_the_given_slots_alone():
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3], [1, 3], [3], [3, 0, 1], [2, 2, 0], [1, 0, 3, 2]])
-def test_kept_rows_take_their_places(order):
+def test_kept_rows_move_to_the_front(order):
     padding = torch.tensor([4, 3, 2, 1])
     cache = KVCache(2, padding, 1, 6, 2, dtype=torch.float32, device="cpu")
     for layer, (keys, values) in enumerate(zip(cache.keys, cache.values, strict=True)):

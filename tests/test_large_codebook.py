@@ -11,7 +11,7 @@ from mcsjd_core.decoding.interface import Prompt
 from mcsjd_core.laws.law import Law, target_law
 from mcsjd_core.laws.noise import Noise, row_seeds
 
-CODES, TOP_K, ROOM = 32768, 2048, 2048 // 4  # ROOM: places for ties with the last code kept
+CODES, TOP_K, ROOM = 32768, 2048, 2048 // 4  # ROOM: entries for ties with the last code kept
 LAW_BYTES = (TOP_K + ROOM) * (4 + 8)  # a position: float32 probability and int64 code
 
 

@@ -33,8 +33,8 @@ def naive_law(logits: list[float], settings: LawSettings) -> list[float]:
     return [p / math.fsum(probs) for p in probs]
 
 
-def random_logits(rows=40, places=5, codes=37, scale=3.0, seed=0) -> torch.Tensor:
-    return torch.randn(rows, places, codes, generator=torch.Generator().manual_seed(seed)) * scale
+def random_logits(rows=40, positions=5, codes=37, scale=3.0, seed=0) -> torch.Tensor:
+    return torch.randn(rows, positions, codes, generator=torch.Generator().manual_seed(seed)) * scale
 
 
 SETTINGS = [
@@ -50,7 +50,7 @@ SETTINGS = [
 def test_law_equals_a_naive_one(settings):
     logits = random_logits(rows=8)
     naive = torch.tensor(
-        [[naive_law(place, settings) for place in row] for row in logits.tolist()], dtype=torch.float64
+        [[naive_law(position, settings) for position in row] for row in logits.tolist()], dtype=torch.float64
     )
     law = target_law(logits, settings)
     assert law.probs.dtype == torch.float32 and law.codebook_size == 37
@@ -155,7 +155,7 @@ def test_forbidden_codes_stay_at_zero_when_fewer_than_k_are_left():
 @pytest.mark.parametrize("top_k", [1, 5, 30])
 def test_truncation_equals_the_public_samplers(top_k, top_p, min_p):
     process = pytest.importorskip("transformers.generation.logits_process")
-    logits = random_logits(places=1)[:, 0]
+    logits = random_logits(positions=1)[:, 0]
     cut = process.TopPLogitsWarper(top_p)(None, process.TopKLogitsWarper(top_k)(None, logits))
     cut = process.MinPLogitsWarper(min_p)(None, cut)
     law = target_law(logits[:, None], LawSettings(top_k=top_k, top_p=top_p, min_p=min_p))
@@ -163,7 +163,7 @@ def test_truncation_equals_the_public_samplers(top_k, top_p, min_p):
 
 
 def test_top_p_cuts_64000_codes_where_float64_does():
-    logits = random_logits(rows=2, places=3, codes=64_000, scale=0.5)
+    logits = random_logits(rows=2, positions=3, codes=64_000, scale=0.5)
     probs = logits.softmax(-1)
     ordered = probs.sort(-1, descending=True).values.double()
     kept = (ordered.cumsum(-1) - ordered < 0.9).sum(-1)
@@ -191,7 +191,7 @@ def test_nothing_allowed_is_noticed_and_something_cut_is_not():
 
 @pytest.fixture
 def truncated() -> Law:
-    return target_law(random_logits(rows=3, places=4, codes=50), LawSettings(top_k=6))
+    return target_law(random_logits(rows=3, positions=4, codes=50), LawSettings(top_k=6))
 
 
 def dense_copy(law: Law) -> Law:

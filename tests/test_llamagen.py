@@ -125,23 +125,23 @@ def model_of(folder, kind: str, **options) -> LlamaGen:
 # -- the reference -------------------------------------------------------------------------------------------------------
 
 
-def reference_logits(state: dict, condition: torch.Tensor, codes: torch.Tensor, hidden_places: int) -> torch.Tensor:
+def reference_logits(state: dict, condition: torch.Tensor, codes: torch.Tensor, hidden_positions: int) -> torch.Tensor:
     """Logits [N, CODES] float64 for every token of codes [N], by the formulas of the paper's code.
 
-    condition [C, DIM]; later places do not look at the first `hidden_places`. Nothing is cached.
+    condition [C, DIM]; later positions do not look at the first `hidden_positions`. Nothing is cached.
     """
     state = {name: tensor.double() for name, tensor in state.items()}
     x = torch.cat((condition.double(), state["tok_embeddings.weight"][codes[:-1]]))
     length, first, head_dim = len(x), len(condition), DIM // HEADS
     frequencies = 10000.0 ** (-2 * torch.arange(head_dim // 4).double() / (head_dim // 2))
     turn = torch.zeros(length, head_dim // 2, dtype=torch.complex128)  # zero for the condition
-    for place in range(length - first):
-        row, column = divmod(place, SIDE)
-        turn[first + place] = torch.polar(
+    for cell in range(length - first):
+        row, column = divmod(cell, SIDE)
+        turn[first + cell] = torch.polar(
             torch.ones(head_dim // 2).double(), torch.cat((row * frequencies, column * frequencies))
         )
     seen = torch.ones(length, length, dtype=torch.bool).tril()
-    seen[:, :hidden_places] = False
+    seen[:, :hidden_positions] = False
     seen |= torch.eye(length, dtype=torch.bool)
 
     def norm(x, name):
@@ -228,12 +228,12 @@ def test_angles_are_those_of_row_and_column(head_dim):
     cos, sin = raster_angles(torch.tensor([[0, 1, 2, 3, 9, 14]]), head_dim, 10000.0, first=2, columns=5)
     assert cos.shape == sin.shape == (1, 1, 6, head_dim // 2)
     assert not cos[0, 0, :2].any() and not sin[0, 0, :2].any()
-    for place, (row, column) in enumerate(((0, 0), (0, 1), (1, 2), (2, 2)), 2):
+    for position, (row, column) in enumerate(((0, 0), (0, 1), (1, 2), (2, 2)), 2):
         for pair in range(head_dim // 2):
             axis, number = divmod(pair, head_dim // 4)
             angle = (row, column)[axis] * 10000.0 ** (-2 * number / (head_dim // 2))
-            assert abs(cos[0, 0, place, pair] - math.cos(angle)) < 1e-6
-            assert abs(sin[0, 0, place, pair] - math.sin(angle)) < 1e-6
+            assert abs(cos[0, 0, position, pair] - math.cos(angle)) < 1e-6
+            assert abs(sin[0, 0, position, pair] - math.sin(angle)) < 1e-6
 
 
 # -- drawing -------------------------------------------------------------------------------------------------------------
@@ -404,7 +404,7 @@ def test_a_file_that_would_run_code_is_not_opened(folder, tmp_path):
 
 
 def test_the_tensors_tell_the_grid_where_the_name_tells_another(folder, tmp_path):
-    angles = torch.zeros(1 + SIDE**2, 6, 2)  # of the one condition place and the raster
+    angles = torch.zeros(1 + SIDE**2, 6, 2)  # of the one condition and the raster
     torch.save({"model": gpt_state("c2i") | {"freqs_cis": angles}}, tmp_path / f"c2i_B_{4 * SIDE}.pt")
     link(folder, tmp_path, "vq_ds16_c2i.pt")
     model = mcsjd_core.load(tmp_path)

@@ -28,7 +28,7 @@ NAMES = (
     "<reserved08799>",
     *(f"<reserved{8800 + n:05d}>" for n in range(5)),
 )
-END, BEGIN, TURN, ROW_END, BLOCKS = 28, 29, 30, 31, 32  # ids with 24 codes behind the four leading tokens
+END, BEGIN, TURN, ROW_END, BLOCKS = 28, 29, 30, 31, 32  # ids with 24 codes after the four leading tokens
 SIDE = 64  # pixels; 2 x 2 blocks, 4 x 4 codes
 
 

@@ -36,7 +36,7 @@ TEXT = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "re"]
 NAMES = ["<|im_start|>", "<|im_end|>", "<racm3:break>", "<eoss>", "<reserved08799>", "<reserved08706>"]
 NAMES += [f"<reserved{8800 + n:05d}>" for n in (4, 3, 2, 1)]  # ids do not count what the names count
 NAMES += [f"<MOVQGAN{n}>" for n in range(CODES)]
-ID = {name: len(TEXT) + place for place, name in enumerate(NAMES)}
+ID = {name: len(TEXT) + position for position, name in enumerate(NAMES)}
 FIRST, VOCABULARY = ID["<MOVQGAN0>"], len(TEXT) + len(NAMES)
 CONFIG = {
     "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,

@@ -46,8 +46,8 @@ def kolmogorov_p_value(sample: torch.Tensor, cdf) -> float:
 
 
 def window(seeds=(5,), positions=range(8), step=0) -> Noise:
-    places = torch.tensor(list(positions)).expand(len(seeds), -1)
-    return Noise(torch.tensor(seeds), places, step)
+    at = torch.tensor(list(positions)).expand(len(seeds), -1)
+    return Noise(torch.tensor(seeds), at, step)
 
 
 def test_the_reference_gives_the_published_numbers():
@@ -145,17 +145,17 @@ def test_noise_leaves_torch_s_random_state_alone():
     assert torch.equal(state, torch.random.get_rng_state())
 
 
-# 64 rows x 64 places x 64 steps or codes. Consecutive seeds, places, steps and codes are the hard case for a hash.
-ROWS, PLACES, DEPTH = 64, 64, 64
+# 64 rows x 64 positions x 64 steps or codes. Consecutive seeds, positions, steps and codes are the hard case for a hash.
+ROWS, POSITIONS, DEPTH = 64, 64, 64
 
 
 def numbers(kind: str) -> torch.Tensor:
-    """[ROWS, PLACES, DEPTH] uniform numbers of a kind."""
-    seeds, places = torch.arange(ROWS), torch.arange(PLACES).expand(ROWS, -1)
+    """[ROWS, POSITIONS, DEPTH] uniform numbers of a kind."""
+    seeds, positions = torch.arange(ROWS), torch.arange(POSITIONS).expand(ROWS, -1)
     if kind == "gumbel":
-        return 1 - torch.exp(-Noise(seeds, places, 0).exponentials(torch.arange(DEPTH)).double())
+        return 1 - torch.exp(-Noise(seeds, positions, 0).exponentials(torch.arange(DEPTH)).double())
     purpose = {"accept": ACCEPT, "resample": RESAMPLE}[kind]
-    return torch.stack([Noise(seeds, places, step).uniform(purpose) for step in range(DEPTH)], -1)
+    return torch.stack([Noise(seeds, positions, step).uniform(purpose) for step in range(DEPTH)], -1)
 
 
 @pytest.mark.parametrize("kind", ["accept", "resample", "gumbel"])
@@ -166,7 +166,7 @@ def test_uniforms_are_uniform(kind):
 
 
 def test_exponentials_are_exponential():
-    sample = Noise(torch.arange(ROWS), torch.arange(PLACES).expand(ROWS, -1), 0).exponentials(torch.arange(DEPTH))
+    sample = Noise(torch.arange(ROWS), torch.arange(POSITIONS).expand(ROWS, -1), 0).exponentials(torch.arange(DEPTH))
     assert kolmogorov_p_value(sample, lambda e: -torch.expm1(-e)) > 1e-4
     assert kolmogorov_p_value(sample * 1.03, lambda e: -torch.expm1(-e)) < 1e-4
 

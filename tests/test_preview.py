@@ -23,10 +23,10 @@ def step(grid: Grid, done: list[int], drafted: list[int]) -> Step:
     )
 
 
-def cell(picture: torch.Tensor, grid: Grid, place: int) -> torch.Tensor:
-    """Pixels [3, f, f] of a place."""
+def cell(picture: torch.Tensor, grid: Grid, position: int) -> torch.Tensor:
+    """Pixels [3, f, f] of a position."""
     factor = picture.shape[-1] // grid.columns
-    y, x = place // grid.columns * factor, place % grid.columns * factor
+    y, x = position // grid.columns * factor, position % grid.columns * factor
     return picture[:, y : y + factor, x : x + factor]
 
 
@@ -36,13 +36,13 @@ def test_committed_is_clear_drafts_are_dimmed_the_rest_is_blank(family):
     pictures = unfinished_pictures(family, grid, now, 2, rows=3)
     decoded = family.codec.decode(grid.codes(now.tokens)[:, :3])
     for row in (0, 1):
-        for place in range(grid.num_tokens):
-            shown = cell(pictures[row], grid, place)
-            if place >= now.drafted[row]:
+        for position in range(grid.num_tokens):
+            shown = cell(pictures[row], grid, position)
+            if position >= now.drafted[row]:
                 assert (shown == BLANK).all()
                 continue
-            opacity = 1.0 if place < now.done[row] else DRAFT_OPACITY
-            expected = BLANK + (cell(decoded[row], grid, place) - BLANK) * opacity
+            opacity = 1.0 if position < now.done[row] else DRAFT_OPACITY
+            expected = BLANK + (cell(decoded[row], grid, position) - BLANK) * opacity
             torch.testing.assert_close(shown, expected)
 
 

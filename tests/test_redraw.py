@@ -68,15 +68,17 @@ def test_one_mask_serves_a_batch_with_pictures_of_their_own():
 
 
 def test_what_is_kept_at_both_ends_costs_no_forward():
-    """Free are the places 8 to 16 of 35: plain AR takes one forward for each of them and for what is kept in between."""
+    """Free are the positions 8 to 16 of 35: plain AR takes one forward for each of them and for what is kept in between."""
     decoded = run(MODEL, GRID, 1, coupling="autoregressive", kept_tokens=kept(1))
     free = (kept(1) == FREE)[0].nonzero().flatten().tolist()
     assert decoded.nfe == free[-1] - free[0] + 1
-    between = [place for place in range(free[0], free[-1]) if place not in free and (place + 1) % GRID.stride]
+    between = [
+        position for position in range(free[0], free[-1]) if position not in free and (position + 1) % GRID.stride
+    ]
     assert decoded.kept == (len(between),)
 
 
-def test_steps_count_what_is_kept_behind_the_last_token_once_that_is_drawn():
+def test_steps_count_what_is_kept_after_the_last_token_once_that_is_drawn():
     done = []
     redrawn(coupling="autoregressive", on_step=lambda step: done.append(step.done))
     assert done[-1] == [GRID.num_tokens] * 3 and done[0] < done[-2] < done[-1]

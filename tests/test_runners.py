@@ -104,7 +104,7 @@ def test_as_many_graphs_as_shapes_and_rows_that_end_change_nothing(counting, mon
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_what_torch_compiles_draws_the_same_tokens(monkeypatch):
-    """Its compiler reorders writes to the state; where it errs, drafts are verified against laws of other places."""
+    """Its compiler reorders writes to the state; where it errs, drafts are verified against laws of other positions."""
     model, settings = TableModel(5, 6, seed=1), DecodeSettings("maximal", 4, LawSettings(2.0, 0.9, 3), seed=3)
     arguments = (model, model.prompt(16, True), Grid(1, 6))
     monkeypatch.setattr(Compiled, "rows", lambda self, at_work: 16)  # one shape

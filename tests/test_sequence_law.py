@@ -29,7 +29,7 @@ from tiny import TableModel, run, transformer
 
 SAMPLES = 200_000
 FAMILY_ERROR = 1e-3
-OTHERS = 39  # G-tests of a correct core behind the covering design
+OTHERS = 39  # G-tests of a correct core beyond the covering design
 TESTS = 103
 LEVEL = FAMILY_ERROR / TESTS
 CHUNK = 40_000  # rows of a decode: a larger batch does not fit into the processor's caches
@@ -367,13 +367,13 @@ def drop_survivors(patch, keep):
     patch.setattr(Iteration, "commit", broken_commit)
 
 
-def draft_by_place(patch):
+def draft_by_position(patch):
     patch.setattr(Noise, "random_codes", lambda self, size, series=0: self.positions % size)
 
 
 def e2_keep_only_drafts_that_did_not_change(patch):
     drop_survivors(patch, lambda law, drafts, old: drafts == old)
-    draft_by_place(patch)  # averaged over uniform first drafts, this bias nearly cancels
+    draft_by_position(patch)  # averaged over uniform first drafts, this bias nearly cancels
     return {}
 
 
@@ -513,8 +513,8 @@ def test_the_unbroken_core_passes_where_broken_copies_are_rejected(settings):
     assert sample_p_value(**settings) > LEVEL
 
 
-def test_the_unbroken_core_passes_with_first_drafts_that_the_place_decides(monkeypatch):
-    draft_by_place(monkeypatch)
+def test_the_unbroken_core_passes_with_first_drafts_that_the_position_decides(monkeypatch):
+    draft_by_position(monkeypatch)
     assert sample_p_value() > LEVEL
 
 

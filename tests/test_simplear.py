@@ -248,7 +248,7 @@ def test_full_size_names_and_shapes_are_the_published_ones(dim, layers, heads, i
 
 
 def test_codes_follow_the_last_token(tmp_path):
-    """22 special tokens of Qwen2.5 and seven of SimpleAR behind 151,643 of text."""
+    """22 special tokens of Qwen2.5 and seven of SimpleAR after 151,643 of text."""
     names = [
         *(f"<|{n}|>" for n in range(22)),
         "<|t2i|>",

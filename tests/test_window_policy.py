@@ -127,7 +127,7 @@ def decode_seconds(next_window, observe, rows: int, seconds, level: float, seed:
         window, counts = min(next_window(len(done)), 256 - min(done)), []
         for front in refined:
             del front[window:]
-            front += [min(place, window) for place in range(len(front) + 1, window + 1)]
+            front += [min(position, window) for position in range(len(front) + 1, window + 1)]
             count, stop = 1, 1 / mean_count(front[0], level)
             while count < window and generator.random() > stop:
                 count += 1

@@ -14,7 +14,7 @@ from mcsjd_core.families.chameleon import ChameleonTransformer, Vocabulary
 from mcsjd_core.nn.transformer import TransformerConfig
 
 EXTRA = ("first_tokens", "kept_tokens", "earlier_tokens", "on_step")  # of `decode`
-TEXT_IDS, FORCED_IDS = 8, 4  # vocabulary entries in front of the codes and behind them
+TEXT_IDS, FORCED_IDS = 8, 4  # vocabulary entries before the codes and after them
 
 
 def transformer(codebook_size: int, *, dtype=torch.float32) -> ChameleonTransformer:
@@ -65,7 +65,7 @@ class TableModel:
     """A token model whose logits are a table over contexts: no arithmetic between the tokens and their exact law.
 
     A context is a number in base `base`: digit 0 is the prompt row (1 conditional, 2 unconditional), digit i + 1 the token
-    at place i plus one, so 0 is a digit that is not there. `table` [contexts, codebook_size] is float64.
+    at position i plus one, so 0 is a digit that is not there. `table` [contexts, codebook_size] is float64.
     """
 
     def __init__(self, codebook_size: int, num_tokens: int, *, sharpness: float = 1.0, forced: int = 0, seed: int = 0):
@@ -103,5 +103,5 @@ class TableModel:
         return self.float_table[hidden[..., 0]]
 
     def context(self, tokens: tuple[int, ...], prompt_row: int) -> int:
-        """Row of the table for the token behind `tokens` under prompt row 0 (conditional) or 1 (unconditional)."""
+        """Row of the table for the token after `tokens` under prompt row 0 (conditional) or 1 (unconditional)."""
         return prompt_row + 1 + sum((token + 1) * self.base ** (i + 1) for i, token in enumerate(tokens))

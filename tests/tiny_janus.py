@@ -22,7 +22,7 @@ LETTERS = "øöúÿõ÷ûýÀùÁþü"  # added by DeepSeek-LLM's vocabulary, no
 
 
 def build_tokenizer(*, roles: bool = True, order: int = 0) -> Tokenizer:
-    """Byte-level; control tokens come behind the text, and `order` turns them round, since checkpoints differ in ids."""
+    """Byte-level; control tokens come after the text, and `order` turns them round, since checkpoints differ in ids."""
     text = [*sorted({*pre_tokenizers.ByteLevel.alphabet()} - {*LETTERS}), "re", "Ġ:"]
     tokenizer = Tokenizer(models.BPE(vocab={name: id for id, name in enumerate(text)}, merges=[("r", "e"), ("Ġ", ":")]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -52,7 +52,7 @@ def write_native(directory: Path, *, seed: int = 0, kv_heads: int = 4, **tokeniz
     model = transformers.JanusForConditionalGeneration(config)
     randomise(model, seed)
     with torch.no_grad():
-        model.model.generation_head.vision_head.weight.mul_(2)  # laws that differ from place to place
+        model.model.generation_head.vision_head.weight.mul_(2)  # laws that differ from position to position
     model.save_pretrained(directory)
     tokenizer.save(str(directory / "tokenizer.json"))
     return directory
