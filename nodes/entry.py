@@ -7,6 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 from . import folders
 from .analysis import Stats
 from .classes import ImageNetClass
+from .diffusion import DecodeDiffusion, LoadDiffusion
 from .downloads import GetModel
 from .example_frames import ExampleFrame
 from .export import ExportTokens
@@ -29,6 +30,8 @@ NODES: list[type[io.ComfyNode]] = [
     ExampleFrame,
     PromptList,
     ExportTokens,
+    LoadDiffusion,
+    DecodeDiffusion,
 ]
 
 

@@ -11,6 +11,7 @@ import folder_paths
 
 from .. import mcsjd_core
 from ..mcsjd_core import InputError
+from ..mcsjd_core.pipeline.diffusion import INDEX, is_diffusion_directory
 
 MODEL_FOLDER = "mcsjd"
 SEARCH_DEPTH = 3  # folders below a model folder: organisation/model, and one to spare
@@ -75,6 +76,27 @@ def find_checkpoint(name: str) -> Path:
     return path
 
 
+def diffusion_models() -> dict[str, Path]:
+    """Path of every pipeline that makes pictures of tokens, by its name in the menu."""
+    found: dict[str, Path] = {}
+    for root in map(Path, folder_paths.get_folder_paths(MODEL_FOLDER)):
+        for depth in range(1, SEARCH_DEPTH + 1):
+            for index in sorted(root.glob("/".join("*" * depth) + f"/{INDEX}")):
+                if is_diffusion_directory(index.parent):
+                    found.setdefault(index.parent.relative_to(root).as_posix(), index.parent)
+    return found
+
+
+def find_diffusion(name: str) -> Path:
+    path = diffusion_models().get(name)
+    if path is None:
+        raise InputError(
+            f"There is no diffusion model {name!r} below models/{MODEL_FOLDER}: run MC-SJD Get Model for GLM-Image-decoder with "
+            "accept_licence on, then press R to refresh the menu."
+        )
+    return path
+
+
 def is_embedded(name: str) -> bool:
     """Whether a name is, or once was, that of an embedded model."""
     return name in (EMBEDDED, EMBEDDED_VIDEO, *EARLIER)
@@ -90,8 +112,13 @@ def missing(name: str) -> str:
 
 def identity(path: Path) -> str:
     """Hash that changes when a file is replaced that the checkpoint is read from; opens no weights."""
+    return identity_of(mcsjd_core.checkpoint_paths(path))
+
+
+def identity_of(paths: list[Path]) -> str:
+    """The same of these files and directories."""
     digest = hashlib.sha256()
-    for file in sorted(file for part in mcsjd_core.checkpoint_paths(path) for file in _files_below(part)):
+    for file in sorted(file for part in paths for file in _files_below(part)):
         status = file.stat()
         digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns}\n".encode())
     return digest.hexdigest()

@@ -248,9 +248,11 @@ def draw(
         kept=to_keep(model, picture_tokens, redraw_mask, first_tokens),
         live_preview=live_preview,
     )
-    tokens = ImageTokens.of(decoded.tokens, size, model, count)
+    tokens = ImageTokens.of(decoded.tokens, size, model, count, texts)
     names = {"model": model.name, "device": decoded.tokens.device, "dtype": model.dtype}
-    return tokens, Report.of(decoded, settings, **names, grid=tokens.grid, preview_seconds=preview_seconds)
+    start_note = "" if start_frames is None else model.family.clip.start_note(len(start_frames))
+    facts = {"grid": tokens.grid, "preview_seconds": preview_seconds, "start_note": start_note}
+    return tokens, Report.of(decoded, settings, **names, **facts)
 
 
 def own_settings(own: LawSettings, **asked: float) -> LawSettings:

@@ -1,10 +1,12 @@
 """The socket types, and the records that travel on them.
 
-A record on MCSJD_STATS is a `mcsjd_core.reporting.report.Report`, one on MCSJD_PROMPTS a list of texts.
+A record on MCSJD_STATS is a `mcsjd_core.reporting.report.Report`, one on MCSJD_PROMPTS a list of texts, one on MCSJD_DIFFUSION
+a `LoadedDiffusion` of diffusion_models.py.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from comfy.model_patcher import ModelPatcher
@@ -21,6 +23,7 @@ ModelSocket = io.Custom("MCSJD_MODEL")
 TokensSocket = io.Custom("MCSJD_TOKENS")
 StatsSocket = io.Custom("MCSJD_STATS")
 PromptsSocket = io.Custom("MCSJD_PROMPTS")
+DiffusionSocket = io.Custom("MCSJD_DIFFUSION")
 
 
 def size_input(tooltip: str) -> io.String.Input:
@@ -68,11 +71,14 @@ class ImageTokens:
     grid: Grid
     model_name: str
     model_identity: str
+    texts: tuple[str, ...] = ()  # the prompt of every row, where a sampler drew them
 
     @classmethod
-    def of(cls, tokens: Tensor, size: str, model: LoadedModel, frames: int | None = None) -> ImageTokens:
+    def of(
+        cls, tokens: Tensor, size: str, model: LoadedModel, frames: int | None = None, texts: Iterable[str] = ()
+    ) -> ImageTokens:
         """Tokens of pictures, or of videos of `frames` frames (None: as many as the model was made for)."""
-        return cls(tokens.cpu(), size, model.family.grid(size, frames), model.name, model.identity)
+        return cls(tokens.cpu(), size, model.family.grid(size, frames), model.name, model.identity, tuple(texts))
 
     def _comfy_cache_tensors(self) -> list[Tensor]:
         """What ComfyUI's cache counts of this result."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from graph_parts import COLUMNS, STATS, Node, Workflow, shown, stats, text_to_image
+from graph_parts import COLUMNS, STATS, Node, Workflow, below, saved, stats, text_to_image
 
 
 def lumina() -> Workflow:
@@ -158,26 +158,34 @@ write before it is left out. Guidance and top-k are the authors'.
 
 
 def glm_image() -> Workflow:
-    """Tokens alone: no Decode, and the map of the stats in place of pictures."""
+    """Two stages, so two models to get and to load."""
     text = f"""\
-## GLM-Image: its autoregressive stage
+## GLM-Image: a plan in tokens, then a picture
 
-{first_run("20.2 GB")} The weights take 17.8 GB of memory in bf16 and 9.6 GB as fp8 weights.
+{first_run("20.2 GB")} Do the same in *2. Get its decoder* (15.3 GB), which needs ComfyUI's Python to have diffusers 0.42, \
+transformers 5 and accelerate.
 
-This stage draws a plan of the picture: a preview of about 16x16 codes, then 32x32 for 1024x1024, 1281 tokens with the end. \
-**The picture itself is made by GLM-Image's diffusion transformer**, which is not part of this pack: *Export Tokens* gives the \
-prior_token_ids that diffusers' GlmImagePipeline takes. Temperature, top-k and top-p are diffusers'; there is no guidance.
+The autoregressive stage draws a plan: a preview of about 16x16 codes, then 32x32 for 1024x1024, 1281 tokens with the end. Its \
+weights take 17.8 GB of memory in bf16, 9.6 GB as fp8 weights. A diffusion transformer makes the picture of the plan; its part \
+takes about 15 GB in bf16. Temperature, top-k and top-p are diffusers'; the first stage has no guidance.
 
 **Try**
 - **size** 512x512 to 2048x2048; Load Model shows them.
 - quotation marks around text that the picture should show.
+- *Export Tokens* gives the prior_token_ids to other packs.
 """
-    graph = text_to_image("GLM-Image", {"prompt": 'a poster of a red fox with the words "first snow"'}, text)
+    graph = text_to_image("GLM-Image", {"prompt": 'a poster of a red fox with the words "first snow"'}, text, 520)
     kept = [node for node in graph.nodes if node.id not in (3, 4, 6)]
-    export = Node(3, "MCSJD_ExportTokens", (COLUMNS[2], 0), (400, 66), {}, {"model": (1, 0), "tokens": (2, 0)})
-    figures = stats(6, (COLUMNS[2], 180), STATS, {}, stats=(2, 1))
-    plan = shown(4, (COLUMNS[2] + 460, 0), (600, 640), (6, 2), "Where tokens were committed together")
-    return Workflow([*kept, export, figures, plan], thumbnail=())
+    x = COLUMNS[2]
+    get = Node(
+        8, "MCSJD_GetModel", (x, 0), (340, 300), {"model": "GLM-Image-decoder"}, title="2. Get its decoder, once"
+    )
+    load = Node(9, "MCSJD_LoadDiffusion", (x, below(get)), (340, 82), {"model": "GLM-Image"})
+    links = {"decoder": (9, 0), "model": (1, 0), "tokens": (2, 0)}
+    decode = Node(3, "MCSJD_DecodeDiffusion", (x, below(load)), (340, 190), {}, links)
+    figures = stats(6, (COLUMNS[3], 0), STATS, {}, stats=(2, 1), image=(3, 0))
+    picture = saved(4, (COLUMNS[3] + 460, 0), (600, 640), (3, 0), "GLM-Image", "Pictures")
+    return Workflow([*kept, get, load, decode, figures, picture], thumbnail=())
 
 
 GRAPHS = {

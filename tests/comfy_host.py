@@ -217,7 +217,11 @@ def pasted(destination: torch.Tensor, source: torch.Tensor, x: int, y: int) -> t
     return result.clamp(0, 1)
 
 
-CONTROLLED = {("MCSJD_Sampler", "seed"), ("PrimitiveInt", "value")}  # widgets with what becomes of them after a run
+CONTROLLED = {
+    ("MCSJD_Sampler", "seed"),
+    ("MCSJD_DecodeDiffusion", "seed"),
+    ("PrimitiveInt", "value"),
+}  # widgets with what becomes of them after a run
 
 
 def is_link(value) -> bool:

@@ -9,6 +9,20 @@ with contextlib.suppress(ImportError):
     from transformers.models.auto import modeling_auto  # noqa: F401
 
 from comfy_host import clips, comfyui, model, model_folder, pack, tiny_checkpoint, tiny_video  # noqa: F401
+from oracle import difference_table
 
 # Tensors of this size gain nothing from threads, and wait for one another for minutes where the cores are busy.
 torch.set_num_threads(1)
+
+
+def pytest_addoption(parser) -> None:
+    parser.addoption(
+        "--differences",
+        action="store_true",
+        help="print how far results are from those of the oracles at most, as a table (in one process: without -n)",
+    )
+
+
+def pytest_terminal_summary(terminalreporter, config) -> None:
+    if config.getoption("--differences"):
+        terminalreporter.write_line(difference_table())

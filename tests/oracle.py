@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch import Tensor
 
@@ -42,9 +44,24 @@ def uncached_logits(token_model, prompt: Prompt, tokens: Tensor) -> Tensor:
     return torch.cat(rows)
 
 
-def relative(ours: Tensor, theirs: Tensor) -> float:
-    """Largest difference, relative to the largest value; `pytest -rP` shows those of every test."""
+# Largest relative difference by (test file, what was compared), of this run; `pytest --differences` prints them.
+DIFFERENCES: dict[tuple[str, str], float] = {}
+
+
+def relative(ours: Tensor, theirs: Tensor, what: str = "other") -> float:
+    """Largest difference, relative to the largest value; `what` is compared, for the table of `pytest --differences`."""
     assert ours.shape == theirs.shape and theirs.isfinite().all()
     difference = ((ours - theirs).abs().max() / theirs.abs().max()).item()
-    print(f"largest relative difference {difference:.1e}")
+    file = os.environ["PYTEST_CURRENT_TEST"].split("::")[0]
+    DIFFERENCES[file, what] = max(difference, DIFFERENCES.get((file, what), 0.0))
     return difference
+
+
+def difference_table() -> str:
+    """Markdown: a row for each test file, a column for everything that was compared."""
+    columns = sorted({what for _, what in DIFFERENCES})
+    lines = [" | ".join(("largest relative difference", *columns)), "|".join("---" for _ in ("", *columns))]
+    for file in sorted({file for file, _ in DIFFERENCES}):
+        values = (DIFFERENCES.get((file, what)) for what in columns)
+        lines.append(" | ".join((file, *("" if value is None else f"{value:.1e}" for value in values))))
+    return "\n".join(f"| {line} |" for line in lines)

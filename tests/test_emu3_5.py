@@ -129,8 +129,8 @@ def test_logits_of_ragged_guided_prompts_equal_those_of_transformers(model, refe
         with torch.no_grad():
             theirs = reference(input_ids=torch.tensor([head + vocabulary_ids(tokens[row // 2, :-1])])).logits[0]
         theirs = theirs[len(head) - 1 :, FIRST:]
-        assert relative(ours[row], theirs) < 1e-5
-        assert relative(uncached[row], theirs) < 1e-5
+        assert relative(ours[row], theirs, "logits, cached") < 1e-5
+        assert relative(uncached[row], theirs, "logits, uncached") < 1e-5
 
 
 def test_greedy_tokens_equal_the_authors_rules_with_transformers(model, reference):
@@ -210,7 +210,7 @@ def test_pictures_and_codes_equal_emu3_s_decoder_with_neutral_guides(model):
         x = theirs.middle_block(theirs.conv_in(model.codec.post_quant_conv(vectors)), vectors)
         x = theirs.up_block(x, vectors)
         x = theirs.conv_out(torch.nn.functional.silu(theirs.norm_out(x, vectors)))
-    assert relative(model.codec.reconstruct(vectors.movedim(1, -1)), (x + 1) / 2) < 1e-5
+    assert relative(model.codec.reconstruct(vectors.movedim(1, -1)), (x + 1) / 2, "codec") < 1e-5
     pixels = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(10))
     products = model.codec.latents(pixels) @ model.codec.quantize.embedding.weight.T
     assert torch.equal(model.codec.encode(pixels), products.argmax(-1))

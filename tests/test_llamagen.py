@@ -14,7 +14,8 @@ from mcsjd_core.checkpoints.checkpoint import Checkpoint
 from mcsjd_core.codecs.vq16 import VQ8, VQ16, vqgan_name
 from mcsjd_core.codecs.vqgan import VQGAN, VQGANConfig
 from mcsjd_core.families import llamagen, t5_captions
-from mcsjd_core.families.llamagen import LlamaGen, LlamaGenModel, raster_angles, transformer_config
+from mcsjd_core.families.llamagen import LlamaGen, transformer_config
+from mcsjd_core.families.llamagen_model import LlamaGenModel, raster_angles
 from mcsjd_core.text.t5 import T5Encoder
 from oracle import cached_logits, relative
 from tiny_checkpoint import randomise

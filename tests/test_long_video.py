@@ -29,6 +29,12 @@ def test_parts_add_up_and_go_on_from_as_many_frames_as_may_be_given(frames, part
     assert sum(part.frames - part.given for part in found) == frames
 
 
+def test_given_frames_that_are_not_taken_are_told():
+    assert COSMOS.start_note(1) == COSMOS.start_note(9) == ""
+    assert COSMOS.start_note(8) == "of 8 given frames the last one is taken: this model goes on from 1 or 9 frames"
+    assert COSMOS.start_note(20).startswith("of 20 given frames the last 9 are taken")
+
+
 def test_what_cannot_be_divided_is_refused():
     with pytest.raises(InputError, match="counts frames in steps of 8"):
         parts_of(COSMOS, 40)

@@ -151,8 +151,8 @@ def test_guided_logits_equal_those_of_transformers(model, reference, window):
     for row, start in enumerate(rows_of(model, SIZE)):
         theirs = their_logits(reference, start + vocabulary_ids(tokens[row // 2, :-1]))[len(start) - 1 :]
         theirs = theirs[:, FIRST : FIRST + CODES]
-        assert relative(ours[row], theirs) < 1e-5
-        assert relative(uncached[row], theirs) < 1e-5
+        assert relative(ours[row], theirs, "logits, cached") < 1e-5
+        assert relative(uncached[row], theirs, "logits, uncached") < 1e-5
 
 
 def test_greedy_tokens_equal_the_authors_rules_with_transformers(model, reference):
@@ -216,7 +216,7 @@ def test_pictures_equal_those_of_emu3_s_decoder_without_time(model):
         x = theirs.middle_block(theirs.conv_in(x), guide)
         x = theirs.up_block(x, guide)
         x = theirs.conv_out(torch.nn.functional.silu(theirs.norm_out(x, guide)))
-    assert relative(model.codec.reconstruct(vectors.movedim(1, -1)), (x + 1) / 2) < 1e-5
+    assert relative(model.codec.reconstruct(vectors.movedim(1, -1)), (x + 1) / 2, "codec") < 1e-5
 
 
 # -- files and real sizes ---------------------------------------------------------------------------------------------------

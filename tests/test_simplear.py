@@ -124,8 +124,8 @@ def test_logits_of_ragged_guided_prompts_equal_those_of_transformers(model, refe
         with torch.no_grad():
             whole = torch.tensor([ids + (codes[row // 2, :-1] + FIRST).tolist()])
             theirs = reference(input_ids=whole).logits[0, len(ids) - 1 :, FIRST:]
-        assert relative(ours[row], theirs) < 1e-5
-        assert relative(uncached[row], theirs) < 1e-5
+        assert relative(ours[row], theirs, "logits, cached") < 1e-5
+        assert relative(uncached[row], theirs, "logits, uncached") < 1e-5
 
 
 def test_greedy_decoding_equals_transformers_generate(model, reference):
@@ -218,7 +218,7 @@ def test_a_picture_is_a_clip_of_one_frame(model, directory, tmp_path, monkeypatc
         mcsjd_core.load(path)
     write_torchscript_codec(path.parent / "Cosmos-1.0-Tokenizer-DV8x16x16")
     published = mcsjd_core.load(path)
-    assert relative(mcsjd_core.pictures(published, codes.flatten(1)), wanted) < 1e-5
+    assert relative(mcsjd_core.pictures(published, codes.flatten(1)), wanted, "codec") < 1e-5
     assert mcsjd_core.checkpoint_paths(path) == [path, path.parent / "Cosmos-1.0-Tokenizer-DV8x16x16"]
 
 

@@ -81,6 +81,7 @@ def small_models(pack, tiny_checkpoint, tiny_video, clips, monkeypatch) -> None:
 def with_embedded(pack, name: str) -> dict:
     """The graph with an embedded model, which everyone has, and crops that the small one has the rows for."""
     graph = shipped(name)
+    graph = {id: node for id, node in graph.items() if node["class_type"] != "MCSJD_LoadDiffusion"}
     draws_video = any(node["class_type"] == "MCSJD_DecodeVideo" for node in graph.values())
     model = pack.folders.EMBEDDED_VIDEO if draws_video else pack.folders.EMBEDDED
     graph[node_of(graph, "MCSJD_LoadModel")]["inputs"]["model"] = model
@@ -89,6 +90,9 @@ def with_embedded(pack, name: str) -> dict:
             node["inputs"]["rows"] = 2
         if node["class_type"] == "MCSJD_GetModel":
             node["inputs"]["accept_licence"] = False
+        if node["class_type"] == "MCSJD_DecodeDiffusion":  # the small model has pixels of its own
+            node["class_type"] = "MCSJD_Decode"
+            node["inputs"] = {name: node["inputs"][name] for name in ("model", "tokens")}
     return graph
 
 

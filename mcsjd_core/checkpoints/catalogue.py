@@ -10,6 +10,7 @@ from ..errors import InputError
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 TEXTS = ("config.json", "generation_config.json", "tokenizer.json")
 CHAMELEON_LICENCE = "Chameleon Research License (research, non-commercial)"
+GLM_LICENCE = "MIT by second hand; its own page was not seen"
 CHAMELEON_CODEC = (
     "Pictures need Chameleon's VQGAN, 275 MB, which goes into the folder chameleon-vqgan beside the model and serves all of "
     "these models. If you cannot reach that repository: ask for access at https://huggingface.co/Alpha-VLLM/Chameleon_7B_mGPT, "
@@ -151,9 +152,27 @@ def _glm_image() -> Download:
     )
     note = (
         "Only its autoregressive stage, which draws codes: the picture is made of them by a diffusion transformer of 7 billion "
-        "parameters, which is no part of this download or this pack. The size is computed from the parameters."
+        "parameters, which is the download GLM-Image-decoder. The size is computed from the parameters."
     )
-    return Download(sources, "MIT by second hand; its own page was not seen", 20.2, note, name)
+    return Download(sources, GLM_LICENCE, 20.2, note, name)
+
+
+def _glm_decoder() -> Download:
+    """What makes pixels of its tokens, in the folder of the model, as the repository has it."""
+    repository, name = "zai-org/GLM-Image", "GLM-Image"
+    folders = {
+        "transformer": (*WEIGHTS, "config.json"),
+        "text_encoder": (*WEIGHTS, "config.json"),
+        "vae": (*WEIGHTS, "config.json"),
+        "tokenizer": ("*.json",),
+        "scheduler": ("scheduler_config.json",),
+    }
+    parts = [Source(repository, patterns, f"{name}/{folder}", folder) for folder, patterns in folders.items()]
+    note = (
+        "Makes pictures of GLM-Image's tokens: a diffusion transformer, a text encoder and a VAE, which diffusers runs. It needs "
+        'the packages of `pip install "diffusers>=0.42" "transformers>=5" accelerate`. The size is computed from the parameters.'
+    )
+    return Download((*parts, Source(repository, ("model_index.json",), name)), GLM_LICENCE, 15.3, note, name)
 
 
 # Gigabytes of the two Janus-Pro, of LlamaGen's XL and XXL, of its text encoder and of Cosmos are computed from their
@@ -184,6 +203,7 @@ DOWNLOADS = {
     "Lumina-mGPT-2.0": _lumina2(),
     "Emu3.5-Image": _emu3_5(),
     "GLM-Image": _glm_image(),
+    "GLM-Image-decoder": _glm_decoder(),
     "SimpleAR-0.5B-RL": _simplear("0.5B-RL", 1.5),
     "SimpleAR-0.5B-SFT": _simplear("0.5B-SFT", 1.5),
     "SimpleAR-1.5B-RL": _simplear("1.5B-RL", 3.9),

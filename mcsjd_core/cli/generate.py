@@ -237,7 +237,10 @@ def _settings(arguments: argparse.Namespace, defaults: SamplingDefaults) -> Deco
 def _first_codes(arguments: argparse.Namespace, model: Family) -> Tensor | None:
     """Codes of what is kept: [1, R, columns] of a picture's rows, [1, f, rows, columns] of start frames, or None."""
     if arguments.start_frames is not None:
-        return start_codes(model, read_clip(arguments.start_frames), arguments.size)
+        clip = read_clip(arguments.start_frames)
+        if note := model.clip.start_note(len(clip)):
+            print(f"start: {note}")
+        return start_codes(model, clip, arguments.size)
     if arguments.continue_from is None:
         return None
     if not model.clip.is_picture:

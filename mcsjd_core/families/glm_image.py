@@ -2,7 +2,8 @@
 
 Reads the repository `zai-org/GLM-Image` as diffusers lays it out, its folder `vision_language_encoder` and the tokenizer in
 `processor`; the parts that look at pictures are passed over. Pixels are the work of its 7 B diffusion transformer, which
-takes the codes as `prior_token_ids`. Not seen of the published files: tokenizer.json and the weights' index.
+takes the codes as `prior_token_ids` (see `pipeline.diffusion`). Not seen of the published files: tokenizer.json and the
+weights' index.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ SIZES = (*sizes_of_equal_area(1024, CELL, longest=2), "512x512", "768x1152", "11
 # generation_config.json names no top-k, and transformers' `generate` then takes its own, 50; diffusers draws so.
 DEFAULTS = SamplingDefaults(LawSettings(temperature=0.9, top_k=50, top_p=0.75))
 PIXELS_ELSEWHERE = (
-    "GLM-Image's tokens become a picture in its diffusion transformer alone, which is no part of this pack: hand them on as "
-    "prior_token_ids."
+    "GLM-Image's tokens become a picture in its diffusion transformer alone: in ComfyUI use MC-SJD Decode GLM-Image, elsewhere "
+    "hand them on as prior_token_ids."
 )
 BODY_PREFIX, VISION = "model.language_model.", ("model.visual.", "model.vqmodel.")
 SECTIONS, TURNING_SHARE = (8, 12, 12), 0.5  # pairs of a head that turn with text, row and column; channels that turn

@@ -90,6 +90,14 @@ class Clip:
             raise InputError(f"This model continues {self.start_name}, got {count}; give it more.")
         return max(allowed)
 
+    def start_note(self, count: int) -> str:
+        """What a person should know who gave `count` frames, of which not all are taken; empty if they are."""
+        taken = self.start_of(count)
+        if taken == count:
+            return ""
+        last = "the last one is" if taken == 1 else f"the last {taken} are"
+        return f"of {count} given frames {last} taken: this model goes on from {self.start_name}"
+
 
 PICTURE = Clip(frames=1, frame_rate=1.0, frames_per_code=1, start_frames=(0,))
 

@@ -12,10 +12,9 @@ from dataclasses import replace
 from functools import partial
 from math import isqrt
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ..checkpoints.checkpoint import Checkpoint, fill
@@ -25,18 +24,18 @@ from ..decoding.grid import Grid
 from ..decoding.interface import Prompt
 from ..errors import InputError
 from ..laws.law import LawSettings
-from ..nn.transformer import Transformer, TransformerConfig
+from ..nn.transformer import TransformerConfig
 from ..text.captions import clean_caption
 from ..text.imagenet import class_names, find_class
 from ..text.words import Words
 from .interface import PictureFamily, SamplingDefaults, alternating
+from .llamagen_model import CAPTION_TOKENS, CONDITIONS, LlamaGenModel
 from .sizes import size_name
 from .t5_captions import T5Captions
-from .token_model import TransformerTokenModel
 
 PUBLISHED = re.compile(r"(?P<kind>c2i|t2i)_.+_(?P<side>\d+)\.(pt|safetensors)")
 CODECS, CODEC_SUFFIXES = {"vq_ds16": VQ16, "vq_ds8": VQ8}, (".safetensors", ".pt")
-T5_DIRECTORY, CAPTION_TOKENS, CAPTION_DIM = "flan-t5-xl", 120, 2048
+T5_DIRECTORY = "flan-t5-xl"
 # Heads by (layers, width): B, L, XL, XXL, 3B, and 1B, XXXL, 7B, which exist as code alone. The tensors do not tell them.
 HEADS = {(12, 768): 12, (24, 1024): 16, (36, 1280): 20, (48, 1536): 24, (24, 3200): 32,
          (22, 2048): 32, (48, 2560): 40, (32, 4096): 32}  # fmt: skip
@@ -62,73 +61,6 @@ RENAMED_IN_LAYERS = {
     ".feed_forward.w2.": ".mlp.down_proj.",
 }
 FUSED = ".attention.wqkv.weight"
-
-
-def raster_angles(positions: Tensor, head_dim: int, theta: float, first: int, columns: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [rows, 1, L, head_dim / 2] of position ids [rows, L]; position `first` is the raster's first cell.
-
-    The lower half of a head's pairs turns with the row, the upper with the column. Positions before `first` get 0 for both,
-    not the identity: queries and keys of the condition vanish, and attention to it is even.
-    """
-    half = head_dim // 2
-    frequencies = theta ** (-torch.arange(0, half, 2, device=positions.device, dtype=torch.float32) / half)
-    cell = (positions - first).clamp_min(0)
-    row_and_column = torch.stack((cell // columns, cell % columns), -1)
-    angles = (row_and_column[..., None].float() * frequencies).flatten(-2)[:, None]
-    in_raster = (positions >= first)[:, None, :, None]
-    return angles.cos() * in_raster, angles.sin() * in_raster
-
-
-class ClassCondition(nn.Module):
-    """An embedding for every class, and after them that of no class."""
-
-    length = 1
-
-    def __init__(self, dim: int, classes: int, operations, **factory):
-        super().__init__()
-        self.classes = classes
-        self.embedding_table = operations.Embedding(classes + 1, dim, **factory)
-
-    def forward(self, classes: Tensor) -> Tensor:
-        """[rows, 1, dim] of classes [rows]."""
-        return self.embedding_table(classes)[:, None]
-
-
-class CaptionCondition(nn.Module):
-    """Hidden states of captions to the width of the model; `uncond_embedding` stands for no caption."""
-
-    length = CAPTION_TOKENS
-
-    def __init__(self, dim: int, classes: int, operations, **factory):
-        super().__init__()
-        self.uncond_embedding = operations.Embedding(CAPTION_TOKENS, CAPTION_DIM, **factory)
-        self.cap_proj: Any = nn.Module()
-        self.cap_proj.fc1 = operations.Linear(CAPTION_DIM, dim, bias=False, **factory)
-        self.cap_proj.fc2 = operations.Linear(dim, dim, bias=False, **factory)
-
-    def forward(self, states: Tensor) -> Tensor:
-        """[rows, 120, dim] of hidden states [rows, 120, width]."""
-        return self.cap_proj.fc2(F.gelu(self.cap_proj.fc1(states), approximate="tanh"))
-
-    def no_caption(self, device) -> Tensor:
-        """Hidden states [120, width]."""
-        return self.uncond_embedding(torch.arange(CAPTION_TOKENS, device=device))
-
-
-CONDITIONS = {"c2i": ClassCondition, "t2i": CaptionCondition}
-
-
-class LlamaGenModel(TransformerTokenModel):
-    """The token model; `cls_embedding` makes the prompt."""
-
-    def __init__(self, config: TransformerConfig, kind: str, codebook_size: int, columns: int, classes: int = 1000,
-                 *, dtype=None, device=None, operations=nn):  # fmt: skip
-        factory: dict[str, Any] = {"dtype": dtype, "device": device}
-        shape = {"head_dim": config.head_dim, "theta": config.rope_theta}
-        angles = partial(raster_angles, first=CONDITIONS[kind].length, columns=columns, **shape)
-        transformer = Transformer(config, angles, operations=operations, **factory)
-        super().__init__(transformer, codebook_size, codebook_size, operations=operations, **factory)
-        self.cls_embedding = CONDITIONS[kind](config.dim, classes, operations, **factory)
 
 
 def transformer_config(checkpoint: Checkpoint) -> TransformerConfig:

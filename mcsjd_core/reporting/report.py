@@ -58,14 +58,16 @@ class Report:
     grid: Grid
     preview_seconds: float = 0.0  # part of `seconds`
     kept: tuple[int, ...] = ()  # codes of each picture that its forwards went over, but did not draw
+    start_note: str = ""  # how the frames that a video goes on from differ from those given
 
     @classmethod
     def of(
-        cls, decoded: Decoded, settings: DecodeSettings, *, model: str, device, dtype, grid: Grid, preview_seconds=0.0
-    ) -> Report:
+        cls, decoded: Decoded, settings: DecodeSettings, *, model: str, device, dtype, grid: Grid, preview_seconds=0.0,
+        start_note: str = "",
+    ) -> Report:  # fmt: skip
         cost = (decoded.nfe, decoded.prefill_seconds, decoded.seconds)
         names = (model, str(device), str(dtype).removeprefix("torch."))
-        return cls(settings, tuple(decoded.traces), *cost, *names, grid, preview_seconds, decoded.kept)
+        return cls(settings, tuple(decoded.traces), *cost, *names, grid, preview_seconds, decoded.kept, start_note)
 
     @property
     def drawn(self) -> list[int]:
@@ -208,6 +210,7 @@ class Report:
             law_name(settings.law),
             f"model {self.model}, {self.dtype} on {self.device}, prefill {self.prefill_seconds:.2f} s{previews}",
         ]
+        lines += [f"start: {self.start_note}"] if self.start_note else []
         return [*lines, self._exactness()] if settings.coupling == EXACT else lines
 
     def _exactness(self) -> str:
