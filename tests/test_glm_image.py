@@ -28,10 +28,11 @@ TEXT = [*(f"<|dit_token_{n}|>" for n in range(VISION)), *sorted(pre_tokenizers.B
 SPECIALS = ["<sop>", "<eop>", "<|user|>"]
 VOCABULARY = len(TEXT) + len(SPECIALS)
 ROPE = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5, "mrope_section": [1, 1, 2]}
+# The epsilon is no default of anything, so that a forgotten one shows.
 TEXT_CONFIG = {
     "vocab_size": VOCABULARY, "vision_vocab_size": VISION, "hidden_size": 64, "intermediate_size": 48,
     "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "rope_parameters": ROPE,
-    "pad_token_id": 0, "eos_token_id": END,
+    "pad_token_id": 0, "eos_token_id": END, "rms_norm_eps": 3e-3,
 }  # fmt: skip
 FORCED_END = CODES + END
 # Real previews have some 256 codes whatever the size; these are smaller.
