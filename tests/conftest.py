@@ -26,3 +26,8 @@ def pytest_addoption(parser) -> None:
 def pytest_terminal_summary(terminalreporter, config) -> None:
     if config.getoption("--differences"):
         terminalreporter.write_line(difference_table())
+
+
+def pytest_collection_modifyitems(items):
+    """Slow tests first, so that no worker is left alone with one of them at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)

@@ -96,10 +96,26 @@ def with_embedded(pack, name: str) -> dict:
     return graph
 
 
+@pytest.fixture(scope="module")
+def runs() -> dict[str, dict[str, tuple]]:
+    return {}
+
+
+@pytest.fixture
+def results_of(pack, small_models, runs):
+    """Outputs of every node of a graph, drawn with the small models; each graph is run once."""
+
+    def results(name: str) -> dict[str, tuple]:
+        if name not in runs:
+            runs[name] = run_graph(pack, with_embedded(pack, name))
+        return runs[name]
+
+    return results
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_every_workflow_runs_and_shows_its_pictures(name, pack, small_models):
-    graph = with_embedded(pack, name)
-    results = run_graph(pack, graph)
+def test_every_workflow_runs_and_shows_its_pictures(name, pack, results_of):
+    graph, results = with_embedded(pack, name), results_of(name)
     previews = [results[node_id][0] for node_id, node in graph.items() if node["class_type"] in SHOWS]
     assert previews or any(node["class_type"] == "SaveVideo" for node in graph.values())
     for images in previews:
@@ -114,10 +130,6 @@ def test_every_workflow_runs_and_shows_its_pictures(name, pack, small_models):
 SHOWS = ("PreviewImage", "SaveImage")
 
 
-def results_of(name, pack) -> dict[str, tuple]:
-    return run_graph(pack, with_embedded(pack, name))
-
-
 def settings_of(results, *nodes: int) -> list:
     return [results[str(node)][1].settings for node in nodes]
 
@@ -126,13 +138,13 @@ def distinct(tokens) -> int:
     return len({tuple(row.tolist()) for row in tokens})
 
 
-def test_quickstart_draws_four_pictures_that_differ(pack, small_models):
-    assert distinct(results_of("MC-SJD 01 Quickstart", pack)["2"][0].tokens) == 4
+def test_quickstart_draws_four_pictures_that_differ(results_of):
+    assert distinct(results_of("MC-SJD 01 Quickstart")["2"][0].tokens) == 4
 
 
-def test_comparison_sets_mc_sjd_against_sjd(pack, small_models):
+def test_comparison_sets_mc_sjd_against_sjd(results_of):
     """Same prompts, seeds and batch, details of both, SJD as the baseline, and one chart that holds both."""
-    results = results_of("MC-SJD 02 Compare with SJD", pack)
+    results = results_of("MC-SJD 02 Compare with SJD")
     sjd, ours = settings_of(results, 10, 20)
     assert (sjd.coupling, ours.coupling) == ("independent", "maximal")
     assert sjd.seed == ours.seed and sjd.trace_detail and ours.trace_detail
@@ -141,35 +153,35 @@ def test_comparison_sets_mc_sjd_against_sjd(pack, small_models):
     assert results["26"][0].shape[0] == 1
 
 
-def test_seed_exact_workflow_shows_no_difference_and_another_coupling_does(pack, small_models):
-    results = results_of("MC-SJD 03 Seed-exact", pack)
+def test_seed_exact_workflow_shows_no_difference_and_another_coupling_does(results_of):
+    results = results_of("MC-SJD 03 Seed-exact")
     plain, exact, other = (results[node][0].tokens for node in ("10", "20", "30"))
     assert plain.equal(exact) and results["40"][0].max() == 0
     assert not plain.equal(other) and results["42"][0].max() > 0
     assert [each.coupling for each in settings_of(results, 10, 20, 30)] == ["autoregressive", "gumbel_exact", "maximal"]
 
 
-def test_continuations_keep_the_upper_rows(pack, small_models):
-    results = results_of("MC-SJD 04 Continue a picture", pack)
+def test_continuations_keep_the_upper_rows(results_of):
+    results = results_of("MC-SJD 04 Continue a picture")
     kept, continued = results["6"][0].tokens, results["7"][0].tokens
     assert continued.shape[0] == 4 and (continued[:, : kept.shape[1]] == kept).all()
     assert distinct(continued) == 4
 
 
-def test_batch_has_a_picture_for_every_seed_and_all_charts(pack, small_models):
-    results = results_of("MC-SJD 05 Batch and charts", pack)
+def test_batch_has_a_picture_for_every_seed_and_all_charts(results_of):
+    results = results_of("MC-SJD 05 Batch and charts")
     assert distinct(results["2"][0].tokens) == 8 and len(results["6"][0]) == 5
 
 
-def test_warm_start_draws_the_same_picture_as_a_cold_one(pack, small_models):
-    results = results_of("MC-SJD 06 Warm start", pack)
+def test_warm_start_draws_the_same_picture_as_a_cold_one(results_of):
+    results = results_of("MC-SJD 06 Warm start")
     first, scratch, warm = (results[node][0].tokens for node in ("10", "20", "30"))
     assert scratch.equal(warm) and results["40"][0].max() == 0 and not first.equal(warm)
     assert results["30"][1].settings.initialiser == "warm"
 
 
-def test_redrawing_changes_what_the_mask_marks_and_nothing_else(pack, small_models):
-    results = results_of("MC-SJD 13 Redraw a part", pack)
+def test_redrawing_changes_what_the_mask_marks_and_nothing_else(pack, results_of):
+    results = results_of("MC-SJD 13 Redraw a part")
     before, after, mask = results["2"][0].codes(), results["7"][0].codes(), results["11"][0]
     cells = pack.part("mcsjd_core.pipeline.redraw").redrawn_cells(mask, results["7"][0].grid, 12, 8)
     assert 0 < cells.sum() < cells.numel()
@@ -191,10 +203,10 @@ def test_sheet_draws_every_prompt_as_it_is_drawn_alone(pack, small_models):
         assert alone.tokens[0].equal(tokens[row])
 
 
-def test_video_quickstart_goes_on_from_its_frame(pack, small_models, clips):
-    results = results_of("MC-SJD 11 Video quickstart", pack)
+def test_video_quickstart_goes_on_from_its_frame(pack, results_of):
+    results = results_of("MC-SJD 11 Video quickstart")
     frames, video, _ = results["4"]
-    assert results["5"][0] is clips[0] is video and video["images"] is frames
+    assert results["5"][0] is video and video["images"] is frames
     given = pack.core.start_codes(results["1"][0].family, results["2"][0].movedim(-1, 1))
     assert results["3"][0].tokens[:, : given[0].numel()].equal(given.flatten(1))
     assert "step compression by code frame" in results["7"][0] and len(results["7"][1]) == 1
