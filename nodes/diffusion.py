@@ -22,7 +22,7 @@ class LoadDiffusion(io.ComfyNode):
             node_id="MCSJD_LoadDiffusion",
             display_name="MC-SJD Load GLM-Image Decoder",
             category=CATEGORY,
-            description="Loads what makes pictures of GLM-Image's tokens: a diffusion transformer with its text encoder and "
+            description="Loads what turns GLM-Image's tokens into pictures: a diffusion transformer with its text encoder and "
             "VAE, run by diffusers. It needs the packages diffusers, transformers 5 and accelerate; Get Model fetches the "
             "weights as GLM-Image-decoder.",
             inputs=[
@@ -70,8 +70,8 @@ class DecodeDiffusion(io.ComfyNode):
             node_id="MCSJD_DecodeDiffusion",
             display_name="MC-SJD Decode GLM-Image",
             category=CATEGORY,
-            description="Turns GLM-Image's tokens into pictures with its diffusion transformer, one after the other. What "
-            "stands in quotation marks in the prompt is written in the picture.",
+            description="Turns GLM-Image's tokens into pictures with its diffusion transformer, one after the other. Text in "
+            "quotation marks in the prompt is written in the picture.",
             inputs=[
                 DiffusionSocket.Input("decoder", tooltip="From Load GLM-Image Decoder."),
                 ModelSocket.Input("model", tooltip="The model that drew the tokens; any other model is refused."),

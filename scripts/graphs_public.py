@@ -166,7 +166,7 @@ def glm_image() -> Workflow:
 transformers 5 and accelerate.
 
 The autoregressive stage draws a plan: a preview of about 16x16 codes, then 32x32 for 1024x1024, 1281 tokens with the end. Its \
-weights take 17.8 GB of memory in bf16, 9.6 GB as fp8 weights. A diffusion transformer makes the picture of the plan; its part \
+weights take 17.8 GB of memory in bf16, 9.6 GB as fp8 weights. A diffusion transformer turns the plan into a picture; this part \
 takes about 15 GB in bf16. Temperature, top-k and top-p are diffusers'; the first stage has no guidance.
 
 **Try**

@@ -31,8 +31,8 @@ def test_parts_add_up_and_go_on_from_as_many_frames_as_may_be_given(frames, part
 
 def test_given_frames_that_are_not_taken_are_told():
     assert COSMOS.start_note(1) == COSMOS.start_note(9) == ""
-    assert COSMOS.start_note(8) == "of 8 given frames the last one is taken: this model goes on from 1 or 9 frames"
-    assert COSMOS.start_note(20).startswith("of 20 given frames the last 9 are taken")
+    assert COSMOS.start_note(8) == "of 8 given frames the last one is used: this model continues 1 or 9 frames"
+    assert COSMOS.start_note(20).startswith("of 20 given frames the last 9 are used")
 
 
 def test_what_cannot_be_divided_is_refused():

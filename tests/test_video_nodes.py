@@ -54,13 +54,13 @@ def test_of_a_longer_clip_the_last_frames_count(pack, video_model, monkeypatch):
 
 @pytest.mark.parametrize(
     ("given", "told"),
-    [(1, None), (2, "of 2 given frames the last one is taken"), (8, "of 8 given frames the last one is taken"), (9, None),
-     (12, "of 12 given frames the last 9 are taken")],
+    [(1, None), (2, "of 2 given frames the last one is used"), (8, "of 8 given frames the last one is used"), (9, None),
+     (12, "of 12 given frames the last 9 are used")],
 )  # fmt: skip
 def test_the_report_says_which_of_the_given_frames_count(pack, video_model, given, told):
     report = film(pack, video_model, start_frames=clip(given))[1].text()
     assert ("given frames" in report) == (told is not None)
-    assert told is None or f"start: {told}: this model goes on from 1 or 9 frames" in report
+    assert told is None or f"start: {told}: this model continues 1 or 9 frames" in report
 
 
 def test_fewer_frames_are_the_beginning_of_more_with_seed_exact(pack, video_model):

@@ -10,7 +10,7 @@ from ..errors import InputError
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 TEXTS = ("config.json", "generation_config.json", "tokenizer.json")
 CHAMELEON_LICENCE = "Chameleon Research License (research, non-commercial)"
-GLM_LICENCE = "MIT by second hand; its own page was not seen"
+GLM_LICENCE = "MIT according to others; its own page was not seen"
 CHAMELEON_CODEC = (
     "Pictures need Chameleon's VQGAN, 275 MB, which goes into the folder chameleon-vqgan beside the model and serves all of "
     "these models. If you cannot reach that repository: ask for access at https://huggingface.co/Alpha-VLLM/Chameleon_7B_mGPT, "
@@ -169,7 +169,7 @@ def _glm_decoder() -> Download:
     }
     parts = [Source(repository, patterns, f"{name}/{folder}", folder) for folder, patterns in folders.items()]
     note = (
-        "Makes pictures of GLM-Image's tokens: a diffusion transformer, a text encoder and a VAE, which diffusers runs. It needs "
+        "Makes pictures from GLM-Image's tokens: a diffusion transformer, a text encoder and a VAE, run by diffusers. It needs "
         'the packages of `pip install "diffusers>=0.42" "transformers>=5" accelerate`. The size is computed from the parameters.'
     )
     return Download((*parts, Source(repository, ("model_index.json",), name)), GLM_LICENCE, 15.3, note, name)

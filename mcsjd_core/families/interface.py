@@ -91,12 +91,12 @@ class Clip:
         return max(allowed)
 
     def start_note(self, count: int) -> str:
-        """What a person should know who gave `count` frames, of which not all are taken; empty if they are."""
+        """A note for a user who gave `count` frames, of which not all are used; empty if they are."""
         taken = self.start_of(count)
         if taken == count:
             return ""
         last = "the last one is" if taken == 1 else f"the last {taken} are"
-        return f"of {count} given frames {last} taken: this model goes on from {self.start_name}"
+        return f"of {count} given frames {last} used: this model continues {self.start_name}"
 
 
 PICTURE = Clip(frames=1, frame_rate=1.0, frames_per_code=1, start_frames=(0,))

@@ -80,7 +80,7 @@ def _opacity(step: Step, grid: Grid, count: int) -> Tensor:
 class Budget:
     """Keeps previews to a few a second and to a small share of the run time, by their own measured cost.
 
-    The cost of a preview is taken to grow with its rows. The dearest of the last few previews tells what a row costs, so that
+    The cost of a preview is taken to grow with its rows. The costliest of the last few previews tells what a row costs, so that
     one that was held up is forgotten in time. As nothing is known at first, single rows are drawn for a trial; the quickest
     counts, since the first is cold and any may be held up.
     """

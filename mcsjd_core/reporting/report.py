@@ -58,7 +58,7 @@ class Report:
     grid: Grid
     preview_seconds: float = 0.0  # part of `seconds`
     kept: tuple[int, ...] = ()  # codes of each picture that its forwards went over, but did not draw
-    start_note: str = ""  # how the frames that a video goes on from differ from those given
+    start_note: str = ""  # how the frames that a video continues differ from those given
 
     @classmethod
     def of(
