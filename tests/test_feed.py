@@ -27,7 +27,7 @@ def prompts(model=MODEL) -> Prompt:
 
 def single(prompt: Prompt, number: int, settings: DecodeSettings) -> torch.Tensor:
     own = prompt.of_pictures(number, number + 1)
-    return decode(MODEL, own, GRID, replace(settings, seed=settings.seed + number)).tokens[0]
+    return decode(MODEL, own, GRID, replace(settings, seed=(settings.seed + number) % 2**64)).tokens[0]
 
 
 @pytest.mark.parametrize("rows", [1, 4, 20])
@@ -47,11 +47,23 @@ def test_tokens_of_every_prompt_are_those_of_its_single_run(how, rows):
 
 def test_a_fed_batch_stays_full():
     settings, prompt, seen = DecodeSettings("maximal", 6, LAW), prompts(), []
-    fed = decode_feed(MODEL, prompt, GRID, settings, 3, on_row=lambda row, tokens: seen.append((row, tokens.clone())))
+    fed = decode_feed(MODEL, prompt, GRID, settings, 3, on_row=seen.append)
     batches = [decode(MODEL, prompt.of_pictures(start, start + 3), GRID, settings).nfe for start in (0, 3, 6)]
     assert fed.nfe <= sum(batches)
-    assert sorted(row for row, _ in seen) == list(range(COUNT))
-    assert all(torch.equal(tokens, fed.tokens[row]) for row, tokens in seen)
+    assert sorted(done.row for done in seen) == list(range(COUNT))
+    for done in seen:
+        assert torch.equal(done.tokens, fed.tokens[done.row]) and done.nfe == fed.traces[done.row].nfe
+        assert 0 < done.seconds <= fed.seconds
+
+
+def test_every_picture_may_have_a_seed_of_its_own():
+    prompt, seeds = prompts(), [2**64 - 1, 0, 7, 7, 5, 4, 3, 2, 1]
+    settings = DecodeSettings("maximal", 6, LAW, seed=99)
+    fed = decode_feed(MODEL, prompt, GRID, settings, 3, seeds=seeds)
+    for number, seed in enumerate(seeds):
+        assert torch.equal(fed.tokens[number], single(prompt, number, replace(settings, seed=(seed - number) % 2**64)))
+    with pytest.raises(InputError, match="2 seeds for 9 pictures"):
+        decode_feed(MODEL, prompt, GRID, settings, 3, seeds=[1, 2])
 
 
 def test_cancelling_frees_the_cache():
@@ -62,7 +74,7 @@ def test_cancelling_frees_the_cache():
         refs.append(weakref.ref(cache))
         return cache
 
-    def stop(row, tokens):
+    def stop(done):
         raise KeyboardInterrupt
 
     MODEL.new_cache = watched

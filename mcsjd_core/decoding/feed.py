@@ -8,13 +8,16 @@ own iterations, and no row sees another.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..laws.noise import row_seeds
 from .grid import Grid
 from .interface import Prompt, TokenModel
 from .iteration import Iteration
@@ -22,6 +25,15 @@ from .ledger import Ledger
 from .loop import Decoded, DecodeSettings, advance, drop_finished, prepare
 from .runners import runner
 from .settings import OWN
+
+
+class Finished(NamedTuple):
+    """A picture that is complete: its number, tokens [num_tokens], forwards that it took part in, seconds since it began."""
+
+    row: int
+    tokens: Tensor
+    nfe: int
+    seconds: float
 
 
 @torch.no_grad()
@@ -32,27 +44,25 @@ def decode_feed(
     settings: DecodeSettings,
     rows: int,
     *,
-    on_row: Callable[[int, Tensor], None] | None = None,
+    seeds: Sequence[int] | None = None,
+    on_row: Callable[[Finished], None] | None = None,
 ) -> Decoded:
     """As `decode` for every picture of the prompt, with at most `rows` of them at a time.
 
-    Picture b has seed `settings.seed + b`, as in a batch. on_row(b, tokens [num_tokens]) is called when picture b is complete;
+    Picture b has seed seeds[b], without seeds `settings.seed + b`, as in a batch. on_row is called when a picture is complete;
     it may raise to cancel. Prefills after the first are part of `seconds`, not of `prefill_seconds`.
     """
-    if rows < 1:
-        raise InputError(f"A feed needs at least one row, got {rows}.")
-    if settings.initialiser == "warm" or settings.trace_detail:
-        raise InputError("A feed takes no earlier tokens and records no details: decode such pictures in batches.")
-    if settings.row_seeds == OWN:
-        raise InputError("A feed counts the seeds of its pictures: leave row_seeds at counted, or decode batches.")
+    _check(prompt, settings, rows, seeds)
+    seeds = [(settings.seed + row) % 2**64 for row in range(prompt.batch)] if seeds is None else seeds
     started = time.perf_counter()
-    rows = min(rows, prompt.batch)
-    run = runner(settings.execution, prompt.embeddings.device)
-    schedule, iteration, _ = prepare(model, prompt.of_pictures(0, rows), grid, settings)
+    rows, device = min(rows, prompt.batch), prompt.embeddings.device
+    run = runner(settings.execution, device)
+    first = torch.cat([row_seeds(seed, 1, device) for seed in seeds[:rows]])
+    schedule, iteration, _ = prepare(model, prompt.of_pictures(0, rows), grid, settings, seeds=first)
     ledger, prefilled = Ledger(prompt.batch, 0, grid.num_tokens), time.perf_counter()
     ledger.active = ledger.active[:rows]
-    tokens = torch.zeros(prompt.batch, grid.num_tokens, dtype=torch.long, device=prompt.embeddings.device)
-    waiting, reported = rows, set()
+    tokens = torch.zeros(prompt.batch, grid.num_tokens, dtype=torch.long, device=device)
+    waiting, reported, began = rows, set(), np.full(prompt.batch, started)
     while not ledger.is_complete:
         advance(ledger, schedule, iteration, run, prefilled)
         for lane, row in enumerate(ledger.active.tolist()):
@@ -60,9 +70,11 @@ def decode_feed(
                 reported.add(row)
                 tokens[row] = iteration.state.sequence[lane * iteration.state.chains, : grid.num_tokens]
                 if on_row is not None:
-                    on_row(row, tokens[row])
+                    taken = time.perf_counter() - float(began[row])
+                    on_row(Finished(row, tokens[row], int(ledger.forwards[row]), taken))
         for lane, row in ledger.replace_finished(waiting):
-            begin(model, iteration, lane, prompt.of_pictures(row, row + 1), row)
+            began[row] = time.perf_counter()
+            begin(model, iteration, lane, prompt.of_pictures(row, row + 1), seeds[row])
             waiting += 1
         if waiting == prompt.batch:
             drop_finished(ledger, iteration, run)
@@ -70,9 +82,19 @@ def decode_feed(
     return Decoded(tokens, ledger.traces(), prefilled - started, finished - started, ledger.iteration)
 
 
-def begin(model: TokenModel, iteration: Iteration, lane: int, prompt: Prompt, row: int) -> None:
-    """Begin with picture number `row`, whose prompt this is, in a lane of the state and the cache."""
-    settings = replace(iteration.settings, seed=(iteration.settings.seed + row) % 2**64)
-    _, single, _ = prepare(model, prompt, iteration.grid, settings)
+def _check(prompt: Prompt, settings: DecodeSettings, rows: int, seeds: Sequence[int] | None) -> None:
+    if rows < 1:
+        raise InputError(f"A feed needs at least one row, got {rows}.")
+    if settings.initialiser == "warm" or settings.trace_detail:
+        raise InputError("A feed takes no earlier tokens and records no details: decode such pictures in batches.")
+    if settings.row_seeds == OWN and seeds is None:
+        raise InputError("A feed counts the seeds of its pictures: leave row_seeds at counted, or decode batches.")
+    if seeds is not None and len(seeds) != prompt.batch:
+        raise InputError(f"There are {len(seeds)} seeds for {prompt.batch} pictures; give one for each.")
+
+
+def begin(model: TokenModel, iteration: Iteration, lane: int, prompt: Prompt, seed: int) -> None:
+    """Begin with a picture, whose prompt and seed these are, in a lane of the state and the cache."""
+    _, single, _ = prepare(model, prompt, iteration.grid, replace(iteration.settings, seed=seed))
     iteration.state.put(lane, single.state)
     iteration.cache.put_rows(lane * iteration.state.start.shape[1], single.cache)

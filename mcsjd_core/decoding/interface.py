@@ -45,7 +45,7 @@ class Prompt:
         """That of the pictures from number `first` up to, not with, `last`."""
         rows = slice(*(number * (2 if self.guided else 1) for number in (first, last)))
         context = None if self.context is None else self.context[rows]
-        return Prompt(self.embeddings[rows], self.padding[rows], self.guided, context)
+        return Prompt(self.embeddings[rows], self.padding[rows], self.guided, context, self.planes)
 
     @property
     def batch(self) -> int:

@@ -24,7 +24,7 @@ class Entry(NamedTuple):
 
 class Ledger:
     """`active` [A]: the batch row in each of the state's first lanes. done, drafted [B]: tokens of a row that are final,
-    that are drafted.
+    that are drafted. forwards [B]: iterations that a row took part in.
 
     A runner may carry rows along that are complete; they commit nothing.
     """
@@ -33,6 +33,7 @@ class Ledger:
         self.given, self.total = given, total
         self.active = np.arange(batch)
         self.done, self.drafted = np.full(batch, given), np.full(batch, given)
+        self.forwards = np.zeros(batch, dtype=int)
         self._entries: list[Entry] = []
         self._details: list[Tensor] = []
 
@@ -57,6 +58,7 @@ class Ledger:
         self._entries.append(Entry(rows, window, starts, committed, seconds))
         if details is not None:
             self._details.append(details[:, : len(rows), :window].clone())
+        self.forwards[rows] += starts < self.total
         self.drafted[rows] = np.minimum(starts + window, self.total)
         self.done[rows] = starts + np.where(starts < self.total, committed, 0)
 

@@ -137,10 +137,12 @@ def prepare(
     earlier_tokens: Tensor | None = None,
     kind: type[Iteration] | None = None,
     kept_tokens: Tensor | None = None,
+    seeds: Tensor | None = None,
 ) -> tuple[Schedule, Iteration, Ledger]:
     """Check the arguments, lay out the run's memory and read the prompt: schedule, iteration and ledger of the run.
 
-    `kind` is the class of the iteration, None for the one that the settings ask for.
+    `kind` is the class of the iteration, None for the one that the settings ask for; `seeds` [B] int64 are those of the rows,
+    None for those that the settings say.
     """
     device = prompt.embeddings.device
     check_prompt(prompt, settings.law)
@@ -158,7 +160,7 @@ def prepare(
         coupling_of(settings).uses_draft_law or settings.trace_detail or settings.initialiser in LAW_INITIALISERS
     )
     sizes = (model.codebook_size, schedule.largest)
-    state = State(prompt, grid, settings, *sizes, first_tokens, forced, earlier, keeps_law)
+    state = State(prompt, grid, settings, *sizes, first_tokens, forced, earlier, keeps_law, seeds)
     slots = cache_slots(prompt, grid, schedule.largest)
     cache = model.new_cache(prompt, slots + settings.side_slots)
     prefill(model, prompt, first_tokens, cache)

@@ -30,7 +30,8 @@ class State:
     """
 
     def __init__(self, prompt: Prompt, grid: Grid, settings: DecodeSettings, codebook_size: int, window: int,
-                 first_tokens: Tensor, forced: Tensor, earlier: Tensor | None, keeps_law: bool):  # fmt: skip
+                 first_tokens: Tensor, forced: Tensor, earlier: Tensor | None, keeps_law: bool,
+                 seeds: Tensor | None = None):  # fmt: skip
         (batch, given), device = first_tokens.shape, first_tokens.device
         self.chains = settings.trajectories
         rows, length = batch * self.chains, grid.num_tokens + window
@@ -38,8 +39,9 @@ class State:
         given_tokens = forced.clone()
         given_tokens[:, :given] = first_tokens
         given_tokens = given_tokens.where(grid.forced().to(device) == FREE, FREE)
-        seeds = own_row_seeds if settings.row_seeds == OWN else row_seeds
-        self.seeds = seeds_given(seeds(settings.seed, batch, device), given_tokens, settings.part)
+        if seeds is None:
+            seeds = (own_row_seeds if settings.row_seeds == OWN else row_seeds)(settings.seed, batch, device)
+        self.seeds = seeds_given(seeds, given_tokens, settings.part)
         self.codes = torch.arange(codebook_size, device=device)
         every_position = torch.arange(length, device=device).expand(batch, -1)
         noise = [Noise(self.seeds, every_position, 0, chain=chain) for chain in range(self.chains)]
