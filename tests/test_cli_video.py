@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 import tiny_cosmos
-from mcsjd_core.cli import FAILED, clips, main
+from mcsjd_core.cli import FAILED, main
+from mcsjd_core.pipeline import clip_files
 
 WIDTH, HEIGHT = tiny_cosmos.COLUMNS * 16, tiny_cosmos.ROWS * 16
 FRAMES = 1 + (tiny_cosmos.FRAMES - 1) * 8
@@ -52,12 +53,12 @@ def test_an_mp4_has_every_frame_and_the_rate(cli, tmp_path):
 def test_frames_come_from_pictures_a_folder_an_animation_or_a_video(cli, tmp_path):
     pytest.importorskip("av")
     files = [tmp_path / f"{number}.png" for number in range(9)]
-    frames = clips.read_clip(files)
+    frames = clip_files.read_clip(files)
     assert frames.shape == (9, 3, 50, 70) and frames[3, 0].mean().item() == pytest.approx(60 / 255)
-    assert clips.read_clip([tmp_path]).equal(frames)
+    assert clip_files.read_clip([tmp_path]).equal(frames)
     for name, tolerance in (("clip.webp", 0.03), ("clip.mp4", 0.06)):  # both lose a little
-        clips.write_clip(tmp_path / name, frames, 25)
-        torch.testing.assert_close(clips.read_clip([tmp_path / name]), frames, atol=tolerance, rtol=0)
+        clip_files.write_clip(tmp_path / name, frames, 25)
+        torch.testing.assert_close(clip_files.read_clip([tmp_path / name]), frames, atol=tolerance, rtol=0)
 
 
 def test_nine_frames_are_more_of_a_start_than_one(cli, tmp_path):

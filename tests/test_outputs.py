@@ -9,6 +9,7 @@ import torch
 from mcsjd_core import EMBEDDED_VIDEO_MODEL, InputError, LawSettings
 from mcsjd_core.cli import FAILED, console, main, room
 from mcsjd_core.cli.outputs import write_text, write_whole
+from mcsjd_core.pipeline.memory import is_out_of_memory
 from mcsjd_core.reporting.fonts import font_for, has_sign
 from test_cli import checkpoint, cli  # noqa: F401 - fixtures
 
@@ -87,7 +88,7 @@ def test_a_run_that_cannot_fit_is_refused_before_it_begins(cli, capsys, monkeypa
 
 def test_memory_that_is_free_is_known_here():
     assert room.available_bytes() > 2**20
-    assert not room.is_out_of_memory(RuntimeError("shapes differ"))
+    assert not is_out_of_memory(RuntimeError("shapes differ"))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,31 @@ from ..file_contents import check_contents
 from .tensor_files import open_tensors
 
 LISTED = 10  # names shown of a longer list of missing or wrong tensors
+
+
+class Placing(Protocol):
+    """Which part of every tensor a module is filled with."""
+
+    def cut(self, name: str, tensor: Tensor) -> Tensor:
+        """The part to read of a whole tensor."""
+        ...
+
+    def held(self, name: str, local: Tensor, whole: torch.Size) -> Tensor:
+        """What the module holds for a part of a tensor of shape `whole`."""
+        ...
+
+
+class _Whole:
+    """All of it."""
+
+    def cut(self, name: str, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def held(self, name: str, local: Tensor, whole: torch.Size) -> Tensor:
+        return local
+
+
+_placing: ContextVar[Callable[[nn.Module], Placing]] = ContextVar("placing", default=lambda module: _Whole())
 _before_tensor: ContextVar[Callable[[], None]] = ContextVar("before_tensor", default=lambda: None)
 MAPPED = 2**27  # bytes read of a file before it is opened anew
 
@@ -201,13 +226,23 @@ def calling(before_tensor: Callable[[], None]) -> Iterator[None]:
         _before_tensor.reset(token)
 
 
+@contextmanager
+def placing(of_module: Callable[[nn.Module], Placing]) -> Iterator[None]:
+    """Inside, `of_module` prepares every module that is filled, while it is on the meta device, and says with what."""
+    token = _placing.set(of_module)
+    try:
+        yield
+    finally:
+        _placing.reset(token)
+
+
 def fill(module: nn.Module, tensors: Iterable[tuple[str, Tensor]], *, dtype: torch.dtype, device, source: Path) -> None:
     """Give `module`, built on the meta device, its weights: every tensor converted to `dtype` on `device`, none left over.
 
     Raises InputError that lists what is missing, unexpected, of another shape or no floating-point tensor.
     """
     shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
-    missing, weights = dict(shapes), {}
+    missing, weights, place = dict(shapes), {}, _placing.get()(module)
     packers: dict[str, Any] = {
         f"{name}.weight": layer.pack for name, layer in module.named_modules() if hasattr(layer, "pack")
     }
@@ -223,10 +258,13 @@ def fill(module: nn.Module, tensors: Iterable[tuple[str, Tensor]], *, dtype: tor
         else:
             # Some layers hold their weight in a form of their own (weights.py). The rest is copied then: one tensor that
             # stays mapped keeps what was read of its mapping in memory, wide matrices among it.
+            part = place.cut(name, tensor)
             if name in packers:
-                weights[name] = packers[name](tensor, dtype, device)
+                local = packers[name](part, dtype, device)
             else:
-                weights[name] = tensor.to(device=device, dtype=dtype, copy=bool(packers))
+                # A slice of a mapping would keep the whole of it.
+                local = part.to(device=device, dtype=dtype, copy=bool(packers) or part is not tensor)
+            weights[name] = place.held(name, local, tensor.shape)
     found = {
         "missing": list(missing),
         "unexpected": unexpected,

@@ -10,12 +10,19 @@ from collections.abc import Sequence
 from ..decoding.loop import DecodingError
 from ..early_interrupt import INTERRUPTED
 from ..errors import InputError
+from ..pipeline.memory import is_out_of_memory
 from . import bench, compare, download, generate, gpu
 from .console import accept_every_character
 from .options import pick_device
-from .room import ADVICE, is_out_of_memory
+from .room import ADVICE
 
-COMMANDS = (generate, compare, bench, gpu, download)  # each offers add_parser(subparsers) and run(arguments)
+COMMANDS = (
+    generate,
+    compare,
+    bench,
+    gpu,
+    download,
+)  # each offers add_parser(subparsers) and run(arguments) -> code or None
 FAILED = 2  # exit code: bad input
 
 
@@ -31,11 +38,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code is 0, 2 after bad input (argparse exits by itself), 130 after Ctrl-C."""
+    """Run one command; the exit code is 0, 1 if some rows of a prompt file failed, 2 after bad input (argparse exits by
+    itself), 130 after Ctrl-C."""
     accept_every_character()
     arguments = build_parser().parse_args(argv)
     try:
-        arguments.run(arguments)
+        return arguments.run(arguments) or 0
     except (InputError, DecodingError) as error:
         return _end(FAILED, str(error))
     except (RuntimeError, MemoryError) as error:
@@ -46,7 +54,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _end(FAILED, f"A file cannot be read or written: {error}.")
     except KeyboardInterrupt:
         return _end(INTERRUPTED, "Interrupted; what was not finished is not written.")
-    return 0
 
 
 def _end(code: int, sentence: str) -> int:

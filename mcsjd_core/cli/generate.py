@@ -17,11 +17,12 @@ from ..decoding.settings import ALL_INITIALISERS
 from ..errors import InputError
 from ..families.interface import Family, SamplingDefaults
 from ..families.sizes import choose_size
+from ..pipeline.clip_files import VIDEO_SUFFIXES, check_writable, read_clip, write_clip
 from ..pipeline.image_files import to_image
 from ..pipeline.long_video import sample_long
 from ..pipeline.sampling import Drawing, pictures
 from ..pipeline.video import start_codes, videos
-from .clips import VIDEO_SUFFIXES, check_writable, read_clip, write_clip
+from . import prompt_rows, several_gpus
 from .files import TOKEN_SUFFIXES, read_codes, read_tokens, write_tokens
 from .options import (
     add_initialiser_argument,
@@ -45,7 +46,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         help="draw pictures, or continue videos",
         description="Draw a picture for every prompt, and write it as PNG; video models write MP4 or animated WebP.",
     )
-    parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="what to draw; '' for a model that reads no text")
+    parser.add_argument("prompts", nargs="*", metavar="PROMPT", help="what to draw; '' for a model that reads no text")
     parser.add_argument(
         "--out",
         type=Path,
@@ -57,6 +58,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="S", help="of the first picture; the next ones use S + 1, S + 2 ..."
     )
+    prompt_rows.add_arguments(parser)
+    several_gpus.add_argument(parser)
     _add_decoding_arguments(parser)
     add_law_arguments(parser)
     _add_start_arguments(parser)
@@ -126,15 +129,33 @@ def _add_start_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> int | None:
+    prompt_rows.check(arguments)
+    several_gpus.check(arguments)
+    if arguments.prompt_file is not None:
+        return prompt_rows.run(arguments)
     _check(arguments)
-    model = open_model(arguments)
+    if arguments.tensor_parallel == 1:
+        _run_one(arguments)
+    else:
+        with several_gpus.one_of_several(arguments) as is_first:
+            _run_one(arguments, is_first, packed=False)
+    return None
+
+
+def _run_one(arguments: argparse.Namespace, tells: bool = True, packed: bool = True) -> None:
+    """All prompts of the command in one batch; a process that `tells` nothing draws, but prints and writes nothing."""
+    model = open_model(arguments, packed)
     settings = _settings(arguments, model.defaults)
     if not model.clip.has_pixels and arguments.save_tokens is None:
         raise InputError(f"{model.clip.pixels_elsewhere} Name a file for them with --save-tokens.")
     texts = [prompt for prompt in arguments.prompts for _ in range(arguments.batch)]
     out = _out_file(arguments.out, model)
     if arguments.frames is not None and not model.clip.is_picture and arguments.frames > model.clip.frames:
+        if arguments.tensor_parallel > 1:
+            raise InputError(
+                "A video in parts is drawn on one GPU; leave out --tensor-parallel, or ask for fewer frames."
+            )
         _run_long(arguments, model, settings, texts, out)
         return
     drawing = Drawing.of(
@@ -148,10 +169,12 @@ def run(arguments: argparse.Namespace) -> None:
         earlier_tokens=None if arguments.warm_tokens is None else read_tokens(arguments.warm_tokens),
     )
     check_room(drawing, pick_device(arguments.device))
-    if drawing.note:
+    if drawing.note and tells:
         print(drawing.note, file=sys.stderr)
-    with token_bar(len(texts) * (drawing.grid.num_tokens - drawing.given), arguments.quiet) as bar:
+    with token_bar(len(texts) * (drawing.grid.num_tokens - drawing.given), arguments.quiet or not tells) as bar:
         decoded = drawing.run(advance(bar, drawing.given))
+    if not tells:
+        return
     files = _numbered(out, len(texts)) if model.clip.has_pixels else [arguments.save_tokens] * len(texts)
     _report(settings, decoded)
     if model.clip.has_pixels:

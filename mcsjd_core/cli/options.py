@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from ..laws.law import LawSettings
 from ..nn.weights import WEIGHTS
 from .threads import leave_busy_cores_alone
 
+LAW_FIELDS = {"cfg": "cfg_scale", "temperature": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -91,7 +93,8 @@ def window_width(text: str) -> int | str:
 COLD_INITIALISERS = [name for name in ALL_INITIALISERS if name != "warm"]  # those that need no earlier result
 
 
-def open_model(arguments: argparse.Namespace) -> Family:
+def open_model(arguments: argparse.Namespace, packed: bool = True) -> Family:
+    """The model that was asked for; `packed` where nothing but this process reads its matrices."""
     device = pick_device(arguments.device)
     if device == "cpu":
         leave_busy_cores_alone()
@@ -100,7 +103,7 @@ def open_model(arguments: argparse.Namespace) -> Family:
         dtype=DTYPES[arguments.dtype],
         device=device,
         weights=arguments.weights,
-        packed=arguments.execution != "compiled",  # torch.compile chooses layouts of its own
+        packed=packed and arguments.execution != "compiled",  # torch.compile chooses layouts of its own
     )
 
 
@@ -113,17 +116,8 @@ def pick_device(name: str) -> str:
 
 def law_settings(arguments: argparse.Namespace, defaults: LawSettings) -> LawSettings:
     """The law asked for; what was left out comes from the checkpoint."""
-
-    def chosen(value, default):
-        return default if value is None else value
-
-    return LawSettings(
-        cfg_scale=chosen(arguments.cfg, defaults.cfg_scale),
-        temperature=chosen(arguments.temperature, defaults.temperature),
-        top_k=chosen(arguments.top_k, defaults.top_k),
-        top_p=chosen(arguments.top_p, defaults.top_p),
-        min_p=chosen(arguments.min_p, defaults.min_p),
-    )
+    given = {field: getattr(arguments, option) for option, field in LAW_FIELDS.items()}
+    return replace(defaults, **{field: value for field, value in given.items() if value is not None})
 
 
 def describe_law(law: LawSettings) -> str:

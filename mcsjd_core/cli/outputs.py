@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from ..errors import InputError
+from ..whole_files import replace_whole
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -21,15 +21,12 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         write(path)
         print(f"wrote {path}")
         return
-    part, verb = target.with_name(f".{target.stem}.part{target.suffix}"), "replaced" if target.exists() else "wrote"
+    verb = "replaced" if target.exists() else "wrote"
     try:
-        write(part)
-        os.replace(part, target)
+        replace_whole(target, write)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path} cannot be written ({reason}); make room or name a file elsewhere.") from None
-    finally:
-        part.unlink(missing_ok=True)
     print(f"{verb} {path}")
 
 

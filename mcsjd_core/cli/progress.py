@@ -1,4 +1,4 @@
-"""What a command shows while it runs: a bar over committed tokens, or lines with the time."""
+"""What a command shows while it runs: bars over committed tokens or pictures, or lines with the time."""
 
 from __future__ import annotations
 
@@ -13,9 +13,18 @@ from ..decoding.loop import Step
 
 def token_bar(total: int, quiet: bool) -> tqdm:
     """A bar over `total` tokens on stderr; a context manager."""
+    return _bar(total, "tok", quiet)
+
+
+def picture_bar(total: int, done: int, quiet: bool) -> tqdm:
+    """A bar over the rows of a prompt file, of which `done` were drawn by earlier runs."""
+    return _bar(total, "pictures", quiet, initial=done)
+
+
+def _bar(total: int, unit: str, quiet: bool, initial: int = 0) -> tqdm:
     # In a log every refresh is a line of its own.
     interval = 0.1 if sys.stderr.isatty() else 10.0
-    return tqdm(total=total, unit="tok", disable=quiet, dynamic_ncols=True, mininterval=interval)
+    return tqdm(total=total, initial=initial, unit=unit, disable=quiet, dynamic_ncols=True, mininterval=interval)
 
 
 def timed_lines(quiet: bool) -> Callable[[str], None]:

@@ -5,13 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import torch
-
 from ..errors import InputError
 from ..pipeline.sampling import Drawing
 
 ADVICE = "use fewer pictures, a smaller --window, fewer --trajectories, or --dtype bfloat16"
-SIGNS = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "Cannot allocate memory")
 
 
 def check_room(drawing: Drawing, device: str) -> None:
@@ -36,10 +33,3 @@ def available_bytes() -> int | None:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return None
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """On a CPU, torch raises a plain RuntimeError for it."""
-    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)

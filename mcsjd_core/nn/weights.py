@@ -138,5 +138,6 @@ def stored_bytes(module: nn.Module) -> int:
 def _bytes(tensor: Tensor) -> int:
     flatten: Any = getattr(tensor, "__tensor_flatten__", None)
     if flatten is not None:
-        return sum(_bytes(getattr(tensor, name)) for name in flatten()[0])
+        inner = (getattr(tensor, name) for name in flatten()[0])
+        return sum(_bytes(part) for part in inner if isinstance(part, Tensor))  # a DTensor lists its mesh, too
     return tensor.numel() * tensor.element_size()

@@ -1,10 +1,12 @@
-"""How much memory a run takes beside the weights, for a host that makes room before the run begins.
+"""How much memory a run takes beside the weights, for a host that makes room before the run begins; and when there was none.
 
 Bytes alive at the worst moment, counted over the tensors of real runs in float32 and bfloat16; a test compares the sums
 below with what is really allocated.
 """
 
 from __future__ import annotations
+
+import torch
 
 from ..decoding.grid import Grid
 from ..decoding.interface import Prompt
@@ -17,6 +19,7 @@ LAW_BYTES = 44  # a code that top-k keeps, while tokens are drawn: target and dr
 DETAIL_BYTES = 100  # a code of the window while details are recorded: both laws sorted, and their sums in whole numbers
 ACTIVATIONS = 20  # numbers per embedding channel: a block's residual, queries, keys, values and feed-forward layer
 MASK_BYTES = 8  # a pair of query and cache slot, also as the attention kernel wants it
+SIGNS = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "Cannot allocate memory")
 
 
 def decode_bytes(family: Family, prompt: Prompt, settings: DecodeSettings, grid: Grid, given: int = 0) -> int:
@@ -39,3 +42,10 @@ def codec_bytes(family: Family, count: int, grid: Grid) -> int:
     """What decoding or encoding `count` clips at once allocates."""
     frames = family.clip.pixel_frames(grid.frames)
     return family.codec.config.activation_bytes(count, frames, grid.rows, grid.columns)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """On a CPU, torch raises a plain RuntimeError for it."""
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import InputError
-from ..pipeline.image_files import in_natural_order, read_frames, to_image, to_pixels
+from .image_files import in_natural_order, read_frames, to_image, to_pixels
 
 VIDEO_SUFFIXES = (".mp4", ".webp")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")

@@ -1,0 +1,129 @@
+"""`generate --prompts FILE`: a picture for every row of a file, into one folder."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from ..errors import InputError
+from ..scale import plain
+from ..scale.output import Output, Record
+from ..scale.plan import Plan
+from ..scale.prompt_file import COLUMNS, count_rows, digest, unread_columns
+from .options import LAW_FIELDS, pick_device
+from .progress import picture_bar
+from .threads import leave_busy_cores_alone
+
+SOME_FAILED = 1  # exit code: all rows were tried, and some of them could not be drawn
+ONE_RUN = {
+    "prompts": "PROMPT", "trace": "--trace", "trace_detail": "--trace-detail", "save_tokens": "--save-tokens",
+    "continue_from": "--continue-from", "keep_rows": "--keep-rows", "start_frames": "--start-frames", "frames": "--frames",
+    "warm_tokens": "--warm-tokens",
+}  # fmt: skip
+OF_A_FILE = {"rows": 1, "retry": False}  # options that mean nothing without a file, and their defaults
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("many pictures", "from a file of prompts; see docs/scale.md")
+    group.add_argument(
+        "--prompts",
+        dest="prompt_file",
+        type=Path,
+        metavar="FILE",
+        help=f"a picture for every row of a .txt, .csv, .tsv, .jsonl or .parquet file (columns {', '.join(COLUMNS)}); --out is "
+        "then a folder, and the same command goes on where the last one was stopped",
+    )
+    group.add_argument(
+        "--rows", type=int, default=1, metavar="N", help="pictures drawn side by side (default: %(default)s)"
+    )
+    group.add_argument("--retry", action="store_true", help="try rows again that failed before")
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Raise InputError for options that do not go together."""
+    if arguments.prompt_file is None:
+        if not arguments.prompts:
+            raise InputError("Nothing to draw: give a prompt, or a file of prompts with --prompts.")
+        for name, default in OF_A_FILE.items():
+            if getattr(arguments, name) != default:
+                raise InputError(f"--{name} goes with a file of prompts; name one with --prompts.")
+        return
+    for name, shown in ONE_RUN.items():
+        if getattr(arguments, name) not in (None, False, []):
+            raise InputError(f"{shown} is for single runs, and a file of prompts has its own; leave out one of them.")
+    if arguments.batch != 1:
+        raise InputError("--batch draws a prompt several times; in a file, give every picture a row and a seed.")
+    if arguments.out is None:
+        raise InputError("A file of prompts needs a folder for its pictures; name one with --out.")
+    if arguments.out.exists() and not arguments.out.is_dir():
+        raise InputError(f"{arguments.out} is a file; name a folder with --out.")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The exit code: 0, or SOME_FAILED. `check` has passed."""
+    plan, file, output = _plan(arguments), arguments.prompt_file, Output(arguments.out)
+    total = count_rows(file)
+    if unread := unread_columns(file):
+        print(f"{file} has columns that are not read: {', '.join(unread)}.", file=sys.stderr)
+    if plan.device == "cpu":
+        leave_busy_cores_alone()
+    agreed = {"prompts": digest(file), **plan.kept()}
+    try:
+        with output.taken(agreed, again=arguments.retry):
+            done = sum(1 for _ in output.records())
+            with picture_bar(total, done, arguments.quiet) as bar:
+                plain.run(plan, file, output, _teller(bar))
+    except OSError as error:
+        raise InputError(
+            f"{arguments.out} cannot be written to ({error.strerror or error}); mend that, and the same command goes on."
+        ) from None
+    except KeyboardInterrupt:
+        print("The same command goes on from here.", file=sys.stderr)
+        raise
+    return _report(output)
+
+
+def _plan(arguments: argparse.Namespace) -> Plan:
+    return Plan(
+        arguments.model.resolve(),
+        dtype=arguments.dtype,
+        device=pick_device(arguments.device),
+        weights=arguments.weights,
+        coupling=arguments.coupling,
+        window=arguments.window,
+        initialiser=arguments.initialiser or "random",
+        trajectories=arguments.trajectories,
+        execution=arguments.execution,
+        law={field: getattr(arguments, option) for option, field in LAW_FIELDS.items()},
+        seed=arguments.seed,
+        size=arguments.size,
+        negative=arguments.negative,
+        rows=arguments.rows,
+    )
+
+
+def _teller(bar) -> Callable[[Record], None]:
+    failed = 0
+
+    def tell(record: Record) -> None:
+        nonlocal failed
+        failed += bool(record["error"])
+        bar.set_postfix({"failed": failed} if failed else {}, refresh=False)
+        bar.update()
+
+    return tell
+
+
+def _report(output: Output) -> int:
+    drawn = failed = 0
+    first = None
+    for record in output.records():
+        drawn, failed = drawn + (not record["error"]), failed + bool(record["error"])
+        first = first or (record if record["error"] else None)
+    print(f"{drawn} pictures in {output.folder}, {failed} rows failed; records in {output.records_file}")
+    if first is None:
+        return 0
+    print(f"The first of them is row {first['row']}: {first['error']}", file=sys.stderr)
+    return SOME_FAILED

@@ -1,0 +1,1 @@
+"""More pictures than one run, models larger than one GPU."""

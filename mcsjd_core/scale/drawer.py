@@ -1,0 +1,130 @@
+"""Rows of a prompt file to pictures and records, on one model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from functools import partial
+from itertools import islice
+
+from torch import Tensor
+
+from ..decoding.feed import Finished, decode_feed
+from ..decoding.loop import DecodingError
+from ..errors import InputError
+from ..families.interface import Family
+from ..families.sizes import choose_size
+from ..pipeline.clip_files import write_clip
+from ..pipeline.image_files import to_image
+from ..pipeline.memory import is_out_of_memory
+from ..pipeline.sampling import Drawing, pictures
+from ..pipeline.video import videos
+from .output import Output, Record
+from .plan import Plan
+from .prompt_file import Row
+
+TOO_LARGE = "Memory ran out; use a smaller --window, fewer --trajectories, or --dtype bfloat16."
+
+
+def chunks(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
+    rows = iter(rows)
+    while chunk := list(islice(rows, size)):
+        yield chunk
+
+
+class Drawer:
+    """Draws rows and commits them, each as soon as it is complete; a row that fails does not stop the others."""
+
+    def __init__(self, model: Family, plan: Plan, output: Output, on_record: Callable[[Record], None] = lambda _: None):
+        self.model, self.plan, self.output, self.on_record = model, plan, output, on_record
+        self.settings = plan.settings(model.defaults)
+
+    def draw(self, rows: list[Row]) -> None:
+        """Raises OSError if the folder cannot be written to, and what is no fault of a row."""
+        good: dict[str | None, list[Row]] = {}
+        for row in rows:
+            if error := row.error or self.output.why_taken(self._file_of(row)):
+                self._fail(row, error)
+            else:
+                good.setdefault(row.size or self.plan.size, []).append(row)
+        for size, group in good.items():
+            self._draw_group(group, size)
+
+    def _draw_group(self, rows: list[Row], size: str | None) -> None:
+        """Rows of one size side by side; if that fails, one after the other, so that the one at fault is found."""
+        waiting = list(rows)
+        try:
+            self._feed(rows, size, waiting.remove)
+        except (InputError, DecodingError, RuntimeError, MemoryError) as error:
+            if not isinstance(error, InputError | DecodingError) and not is_out_of_memory(error):
+                raise
+            if len(rows) == 1:
+                self._fail(rows[0], TOO_LARGE if is_out_of_memory(error) else str(error))
+                return
+        for row in waiting:
+            self._draw_group([row], size)
+
+    def _feed(self, rows: list[Row], size: str | None, done: Callable[[Row], None]) -> None:
+        texts = [row.prompt for row in rows]
+        negatives = [self.plan.negative if row.negative is None else row.negative for row in rows]
+        drawing = Drawing.of(self.model, texts, self.settings, size=size, negatives=negatives)
+
+        def commit(finished: Finished) -> None:
+            row = rows[finished.row]
+            self._commit(row, negatives[finished.row], size, finished)
+            done(row)
+
+        seeds = [self._seed(row) for row in rows]
+        model = drawing.model.token_model
+        decode_feed(model, drawing.prompt, drawing.grid, self.settings, self.plan.rows, seeds=seeds, on_row=commit)
+
+    def _seed(self, row: Row) -> int:
+        return self.plan.seed_of(row.number) if row.seed is None else row.seed
+
+    def _commit(self, row: Row, negative: str, size: str | None, finished: Finished) -> None:
+        tokens = finished.tokens[None]
+        drawn = {
+            "negative": negative,
+            "file": self._file_of(row),
+            "nfe": finished.nfe,
+            "tokens_a_forward": tokens.numel() / finished.nfe,
+            "seconds": finished.seconds,
+            "tokens_sha256": hashlib.sha256(tokens.cpu().numpy().tobytes()).hexdigest(),
+            "size": choose_size(size, self.model.sizes),
+            "note": None if self.model.words is None else self.model.words.note([row.prompt, negative]),
+        }
+        record = self._record(row) | drawn
+        self.output.commit(record, self._writer(tokens, size))
+        self.on_record(record)
+
+    def _file_of(self, row: Row) -> str:
+        return row.name + (".png" if self.model.clip.is_picture else ".webp")
+
+    def _writer(self, tokens: Tensor, size: str | None) -> Callable:
+        if self.model.clip.is_picture:
+            return to_image(pictures(self.model, tokens, size)[0]).save
+        return partial(write_clip, frames=videos(self.model, tokens, size)[0], frame_rate=self.model.clip.frame_rate)
+
+    def _fail(self, row: Row, sentence: str) -> None:
+        record = self._record(row) | {"error": sentence}
+        self.output.commit(record, None)
+        self.on_record(record)
+
+    def _record(self, row: Row) -> Record:
+        """All columns of a record, in order; those of a picture are None until there is one."""
+        given = {
+            "row": row.number,
+            "id": row.id,
+            "prompt": row.prompt,
+            "negative": row.negative,
+            "seed": self._seed(row),
+        }
+        settings = {name: value for name, value in asdict(self.settings).items() if name in RECORDED} | {
+            "dtype": self.plan.dtype, "weights": self.plan.weights,
+        }  # fmt: skip
+        empty = dict.fromkeys(("file", "nfe", "tokens_a_forward", "seconds", "tokens_sha256", "note", "error"))
+        return given | {"size": row.size, "settings": settings} | empty
+
+
+RECORDED = ("coupling", "window", "law", "initialiser", "trajectories")

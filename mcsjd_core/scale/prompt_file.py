@@ -1,0 +1,199 @@
+"""Rows of a prompt file, read one after the other: however long the file is, one row is in memory at a time."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+
+COLUMNS = ("prompt", "negative", "seed", "size", "id", "class")
+FILE_NAME = re.compile(r"\w[\w.-]{0,99}")  # an id becomes the name of a file
+READ_AT_ONCE = 256  # rows of a parquet file
+LARGEST_SEED = 2**64 - 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """One picture to draw; `number` counts from 1. None stands for what the command says. `error`: why it cannot be read."""
+
+    number: int
+    prompt: str = ""
+    negative: str | None = None
+    seed: int | None = None
+    size: str | None = None
+    id: str | None = None
+    error: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the picture's file, without a suffix."""
+        return self.id or f"{self.number:08}"
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """The rows of a .txt, .csv, .tsv, .jsonl or .parquet file in order.
+
+    A text file has a prompt on every line that is not blank; the others have COLUMNS, of which `prompt` or `class` is needed.
+    A row that cannot be read has its `error`. Raises InputError if the file as a whole cannot be read.
+    """
+    return (_row(number, fields) for number, fields in enumerate(_fields_of(path), 1))
+
+
+def unread_columns(path: Path) -> list[str]:
+    """Columns of the first row that no row is asked for."""
+    first = next(iter(_fields_of(path)), {})
+    return [] if isinstance(first, str) else [name for name in first if name not in COLUMNS]
+
+
+def count_rows(path: Path) -> int:
+    """Raises InputError if there is none."""
+    count = sum(1 for _ in _fields_of(path))
+    if not count:
+        raise InputError(f"{path} holds no prompts; write one on every line.")
+    return count
+
+
+def digest(path: Path) -> str:
+    """Tells whether the file is still the same."""
+    found = hashlib.sha256()
+    with path.open("rb") as stream:
+        while part := stream.read(2**20):
+            found.update(part)
+    return found.hexdigest()
+
+
+Fields = dict[str, Any] | str  # a row's values by column, lower case; or why there are none
+
+
+def _fields_of(path: Path) -> Iterator[Fields]:
+    read = READERS.get(path.suffix.lower())
+    if read is None:
+        raise InputError(f"{path} cannot be read: a prompt file ends in {', '.join(READERS)}.")
+    try:
+        yield from read(path)
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; name the file that holds the prompts.") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not text in UTF-8; save it in that encoding.") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error}); name a file that you may read.") from None
+    except csv.Error as error:
+        raise InputError(f"{path} is no whole table ({error}); put texts with line ends in quotes.") from None
+
+
+def _text_lines(path: Path) -> Iterator[str]:
+    with path.open(encoding="utf-8-sig") as lines:
+        yield from (line for line in map(str.strip, lines) if line)
+
+
+def _of_text(path: Path) -> Iterator[Fields]:
+    return ({"prompt": line} for line in _text_lines(path))
+
+
+def _of_table(path: Path) -> Iterator[Fields]:
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        rows = csv.reader(stream, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+        names = [name.strip().lower() for name in next(rows, [])]
+        _check_columns(path, names)
+        for values in rows:
+            if len(values) > len(names):
+                yield f"The row has {len(values)} values for {len(names)} columns; put texts with commas in quotes."
+            elif values:  # a blank line is no row
+                yield dict(zip(names, values, strict=False))
+
+
+def _of_json(path: Path) -> Iterator[Fields]:
+    for line in _text_lines(path):
+        try:
+            fields = json.loads(line)
+        except ValueError as error:
+            yield f"The line is not valid JSON ({error}); write one object on every line."
+            continue
+        if isinstance(fields, dict):
+            yield {name.lower(): value for name, value in fields.items()}
+        else:
+            yield f"The line holds a {type(fields).__name__} where an object was expected."
+
+
+def _of_parquet(path: Path) -> Iterator[Fields]:
+    try:
+        import pyarrow as arrow
+        import pyarrow.parquet as parquet  # optional, and slow to import
+    except ImportError:
+        raise InputError(
+            "Parquet files need the package pyarrow: install it with `pip install pyarrow`, or write the prompts as .jsonl."
+        ) from None
+    try:
+        with parquet.ParquetFile(path) as file:
+            names = {name: name.lower() for name in file.schema_arrow.names if name.lower() in COLUMNS}
+            _check_columns(path, list(names.values()))
+            for batch in file.iter_batches(READ_AT_ONCE, columns=list(names)):
+                yield from ({names[name]: value for name, value in row.items()} for row in batch.to_pylist())
+    except arrow.ArrowInvalid as error:
+        raise InputError(
+            f"{path} is not a whole parquet file ({str(error).splitlines()[0]}); write it again."
+        ) from None
+
+
+READERS: dict[str, Callable[[Path], Iterator[Fields]]] = {
+    ".txt": _of_text, ".csv": _of_table, ".tsv": _of_table, ".jsonl": _of_json, ".parquet": _of_parquet,
+}  # fmt: skip
+
+
+def _check_columns(path: Path, names: list[str]) -> None:
+    if not {"prompt", "class"} & set(names):
+        raise InputError(f"{path} has no column `prompt` or `class`; its first line has to name the columns.")
+
+
+def _row(number: int, fields: Fields) -> Row:
+    if isinstance(fields, str):
+        return Row(number, error=fields)
+    try:
+        return Row(
+            number, _prompt(fields), _text(fields, "negative"), _seed(fields), _text(fields, "size"), _id(fields)
+        )
+    except InputError as error:
+        return Row(number, error=str(error))
+
+
+def _prompt(fields: dict[str, Any]) -> str:
+    """A class is the prompt of models that draw classes."""
+    given = [text for text in (_text(fields, "prompt"), _text(fields, "class")) if text is not None]
+    if len(given) != 1:
+        raise InputError(f"A row needs a prompt or a class, got {'both' if given else 'neither'}.")
+    return given[0]
+
+
+def _text(fields: dict[str, Any], name: str) -> str | None:
+    """An empty cell of a table cannot be told from none, so it is none."""
+    value = fields.get(name)
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str | int) or isinstance(value, bool):
+        raise InputError(f"`{name}` has to be a text, got {value!r}.")
+    return str(value)
+
+
+def _seed(fields: dict[str, Any]) -> int | None:
+    text = _text(fields, "seed")
+    if text is None:
+        return None
+    if not text.strip().isdecimal() or int(text) > LARGEST_SEED:
+        raise InputError(f"`seed` has to be a whole number between 0 and 2^64 - 1, got {text!r}.")
+    return int(text)
+
+
+def _id(fields: dict[str, Any]) -> str | None:
+    text = _text(fields, "id")
+    if text is not None and not FILE_NAME.fullmatch(text):
+        raise InputError(
+            f"`id` becomes the name of a file, and {text!r} cannot; use letters, digits, points, hyphens and underscores."
+        )
+    return text

@@ -1,0 +1,287 @@
+"""`generate --prompts`: rows to pictures and records, whatever stops a run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from mcsjd_core import EMBEDDED_MODEL, InputError, load
+from mcsjd_core.cli import FAILED, INTERRUPTED
+from mcsjd_core.cli.prompt_rows import SOME_FAILED
+from mcsjd_core.pipeline.sampling import sample
+from mcsjd_core.scale import drawer as drawer_module
+from mcsjd_core.scale.drawer import Drawer
+from mcsjd_core.scale.output import Output
+from mcsjd_core.scale.plan import Plan
+from mcsjd_core.whole_files import part_of
+from test_cli import ROOT, checkpoint, cli  # noqa: F401 - fixtures
+
+COUNT = 7
+
+
+@pytest.fixture
+def prompts(tmp_path) -> Path:
+    """Rows with and without columns of their own; row 3 has a size that no model has."""
+    rows = [{"prompt": f"thing {number}"} for number in range(1, COUNT + 1)]
+    rows[1] |= {"seed": 7, "id": "second", "negative": "blue"}
+    rows[2] |= {"size": "1x1"}
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return file
+
+
+def records_of(folder: Path) -> list[dict]:
+    return list(Output(folder).records())
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.glob("*.png")}
+
+
+def held(folder: Path) -> set[str]:
+    """What a finished folder holds beside pictures."""
+    return {file.name for file in folder.iterdir()} - set(hashes(folder))
+
+
+@pytest.fixture
+def draw(cli, prompts, tmp_path):  # noqa: F811
+    """Runs the file into the folder of that name; gives its exit code."""
+    return lambda name="out", *more: cli("generate", "--prompts", prompts, "--out", tmp_path / name, "--seed", 5, *more)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_every_row_is_its_single_run(draw, checkpoint, tmp_path, rows):  # noqa: F811
+    assert draw("out", "--rows", rows, "--coupling", "maximal", "--window", 5) == SOME_FAILED
+    model, plan = load(checkpoint), Plan(checkpoint, window=5)
+    for record in records_of(tmp_path / "out"):
+        number = record["row"]
+        if number == 3:
+            assert record["file"] is None and "no pictures of size '1x1'" in record["error"]
+            continue
+        seed, negative = (7, "blue") if number == 2 else (5 + number - 1, "")
+        settings = Plan(checkpoint, window=5, seed=seed).settings(model.defaults)
+        alone = sample(model, [f"thing {number}"], settings, negatives=[negative])
+        assert record["tokens_sha256"] == hashlib.sha256(alone.tokens.numpy().tobytes()).hexdigest()
+        assert (record["seed"], record["nfe"]) == (seed, alone.traces[0].nfe)
+        assert record["tokens_a_forward"] == alone.tokens.numel() / alone.traces[0].nfe
+        assert record["settings"]["window"] == plan.window and record["settings"]["law"]["top_k"] == 12
+        with Image.open(tmp_path / "out" / record["file"]) as image:
+            assert f"{image.width}x{image.height}" == record["size"]
+    assert [record["row"] for record in records_of(tmp_path / "out")] == list(range(1, COUNT + 1))
+    assert held(tmp_path / "out") == {"run.json", "records.jsonl", ".lock"} and "second.png" in hashes(tmp_path / "out")
+
+
+def test_a_run_that_is_stopped_goes_on_and_draws_nothing_twice(draw, tmp_path, monkeypatch, capsys):
+    assert draw("whole", "--rows", 2) == SOME_FAILED
+    drawn, commit = [], Output.commit
+
+    def counted(self, record, write):
+        if len(drawn) in (2, 3, 5):
+            drawn.append("stop")
+            raise KeyboardInterrupt
+        commit(self, record, write)
+        drawn.append(record["row"])
+
+    monkeypatch.setattr(Output, "commit", counted)
+    codes = [draw("out", "--rows", 2) for _ in range(4)]
+    assert codes == [INTERRUPTED, INTERRUPTED, INTERRUPTED, SOME_FAILED]
+    rows = [row for row in drawn if row != "stop"]
+    assert sorted(rows) == list(range(1, COUNT + 1))
+    assert hashes(tmp_path / "out") == hashes(tmp_path / "whole")
+    assert [r["tokens_sha256"] for r in records_of(tmp_path / "out")] == [
+        r["tokens_sha256"] for r in records_of(tmp_path / "whole")
+    ]
+    assert "The same command goes on from here" in capsys.readouterr().err
+    monkeypatch.setattr(Plan, "load", lambda self: pytest.fail("a finished run loads no model"))
+    assert draw("out", "--rows", 2) == SOME_FAILED
+
+
+@pytest.mark.parametrize("moment", range(6))
+def test_a_kill_at_any_moment_of_a_commit_loses_nothing(draw, tmp_path, monkeypatch, moment):
+    """Dies in place of the n-th operation on files of a commit, as kill -9 would: nothing is tidied up."""
+    assert draw("whole") == SOME_FAILED
+    left, dead = moment, False
+
+    class Killed(BaseException):
+        pass
+
+    def mortal(call):
+        def called(*arguments, **named):
+            nonlocal left, dead
+            if dead or (armed and left == 0):
+                dead = True
+                raise Killed
+            left -= armed
+            return call(*arguments, **named)
+
+        return called
+
+    armed = False
+    for owner, name in (
+        (os, "replace"),
+        (Path, "write_text"),
+        (Path, "unlink"),
+        (Path, "mkdir"),
+        (Image.Image, "save"),
+    ):
+        monkeypatch.setattr(owner, name, mortal(getattr(owner, name)))
+    commit = Output.commit
+
+    def watched(self, record, write):
+        nonlocal armed
+        armed = record["row"] == 2
+        commit(self, record, write)
+
+    monkeypatch.setattr(Output, "commit", watched)
+    with pytest.raises(Killed):
+        draw("out")
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert draw("out") == SOME_FAILED
+    assert hashes(tmp_path / "out") == hashes(tmp_path / "whole")
+    assert [record["row"] for record in records_of(tmp_path / "out")] == list(range(1, COUNT + 1))
+    assert held(tmp_path / "out") == {"run.json", "records.jsonl", ".lock"}
+
+
+def test_a_picture_that_only_has_to_be_moved_is_not_drawn_again(tmp_path):
+    output = Output(tmp_path)
+    record = {"row": 12, "file": "a.png", "error": None}
+    output.commit(record, lambda part: part.write_text("picture"))
+    (tmp_path / "a.png").rename(part_of(tmp_path / "a.png"))
+    assert output.record(12) == record and (tmp_path / "a.png").read_text() == "picture"
+    (tmp_path / "a.png").unlink()
+    assert output.record(12) is None and output.record(13) is None
+
+
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on(draw, tmp_path, monkeypatch, capsys):
+    save, calls = Image.Image.save, []
+
+    def full(self, path, *arguments, **named):
+        calls.append(path)
+        if len(calls) == 3:
+            Path(path).write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        save(self, path, *arguments, **named)
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    assert draw() == FAILED
+    assert "cannot be written to (No space left on device); mend that" in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob(".*.part.*"))
+    assert draw() == SOME_FAILED and len(hashes(tmp_path / "out")) == COUNT - 1 == len(calls) - 1
+
+
+def test_another_command_may_not_go_on_in_the_same_folder(draw, prompts, tmp_path, capsys):
+    draw()
+    assert draw("out", "--window", 3) == FAILED
+    assert "another window (None, now 3)" in capsys.readouterr().err
+    assert draw("out", "--rows", 2) == SOME_FAILED  # what no token depends on may change
+    prompts.write_text("{}")
+    assert draw() == FAILED
+    assert "another prompts" in capsys.readouterr().err
+
+
+def test_one_run_at_a_time_has_a_folder(tmp_path):
+    pytest.importorskip("fcntl")
+    with (
+        Output(tmp_path).taken({}),
+        pytest.raises(InputError, match="Another run is writing"),
+        Output(tmp_path).taken({}),
+    ):
+        pass
+
+
+def test_rows_that_failed_are_tried_again_when_asked(draw, tmp_path, monkeypatch):
+    monkeypatch.setattr(drawer_module, "decode_feed", lambda *_, **__: (_ for _ in ()).throw(MemoryError()))
+    assert draw() == SOME_FAILED
+    errors = {record["error"] for record in records_of(tmp_path / "out")}
+    assert len(errors) == 2 and any("Memory ran out" in error for error in errors)
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert draw() == SOME_FAILED and not hashes(tmp_path / "out")
+    assert draw("out", "--retry") == SOME_FAILED and len(hashes(tmp_path / "out")) == COUNT - 1
+
+
+def test_two_rows_of_one_id_are_told(cli, tmp_path):  # noqa: F811
+    (tmp_path / "p.csv").write_text("prompt,id\nfox,a\ncat,a\n")
+    for rows in (1, 2):
+        out = tmp_path / f"out{rows}"
+        assert cli("generate", "--prompts", "p.csv", "--out", out, "--rows", rows) == SOME_FAILED
+        first, second = records_of(out)
+        assert first["file"] == "a.png" and "a.png is there already" in second["error"]
+
+
+def test_a_picture_that_was_deleted_is_drawn_again(draw, tmp_path):
+    draw()
+    before = hashes(tmp_path / "out")
+    (tmp_path / "out/second.png").unlink()
+    assert draw() == SOME_FAILED and hashes(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (("red", "--prompts", "p.txt", "--out", "o"), "PROMPT is for single runs"),
+        (("--prompts", "p.txt", "--out", "o", "--trace", "t.json"), "--trace is for single runs"),
+        (("--prompts", "p.txt", "--out", "o", "--batch", 2), "give every picture a row"),
+        (("--prompts", "p.txt"), "name one with --out"),
+        (("--prompts", "p.txt", "--out", "p.txt"), "is a file"),
+        (("--prompts", "p.txt", "--out", "o", "--rows", 0), "At least one row"),
+        (("--prompts", "p.txt", "--out", "o", "--temperature", "nan"), "temperature must be"),
+        (("--prompts", "missing.txt", "--out", "o"), "is missing"),
+        ((), "Nothing to draw"),
+        (("red", "--rows", 2), "--rows goes with a file of prompts"),
+        (("red", "--retry"), "--retry goes with a file"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_before_a_model_is_read(cli, tmp_path, capsys, monkeypatch, more, sentence):  # noqa: F811  # fmt: skip
+    monkeypatch.setattr(Plan, "load", lambda self: pytest.fail("the model was read"))
+    (tmp_path / "p.txt").write_text("red")
+    assert cli("generate", *more) == FAILED
+    err = capsys.readouterr().err
+    assert sentence in err and err.count("\n") == 1
+
+
+def test_memory_is_freed_and_only_some_rows_are_held(checkpoint, prompts, tmp_path, monkeypatch):  # noqa: F811
+    """Rows are taken in as they are needed: a chunk is the most that a drawer is given."""
+    seen = []
+    monkeypatch.setattr(Drawer, "draw", lambda self, rows: seen.append(len(rows)))
+    from mcsjd_core.scale import plain
+
+    for rows in (1, 3):
+        plain.run(Plan(checkpoint, rows=rows), prompts, Output(tmp_path / "o"), lambda _: None)
+    assert seen == [1] * COUNT + [COUNT]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGKILL on Windows")
+def test_a_killed_process_leaves_what_the_next_one_goes_on_with(tmp_path):
+    """A real kill -9 of the embedded model's run."""
+    (tmp_path / "p.txt").write_text("red apple\nrocket\nfox\n")
+    command = [sys.executable, "-m", "mcsjd_core", "generate", "--prompts", str(tmp_path / "p.txt"), "--out"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    running = subprocess.Popen([*command, str(tmp_path / "out"), "--quiet"], cwd=ROOT, env=environment)
+    limit = time.monotonic() + 200
+    while not hashes(tmp_path / "out") and running.poll() is None and time.monotonic() < limit:
+        time.sleep(0.01)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    before = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "out").glob("*.png")}
+    subprocess.run([*command, str(tmp_path / "out"), "--quiet"], cwd=ROOT, env=environment, check=True)
+    after = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "out").glob("*.png")}
+    assert len(after) == 3 and before.items() <= after.items()
+    model = load(EMBEDDED_MODEL, packed=True)
+    for seed, (record, text) in enumerate(
+        zip(records_of(tmp_path / "out"), ["red apple", "rocket", "fox"], strict=True)
+    ):
+        tokens = sample(model, [text], Plan(EMBEDDED_MODEL, seed=seed).settings(model.defaults)).tokens
+        assert record["tokens_sha256"] == hashlib.sha256(tokens.numpy().tobytes()).hexdigest()
+    assert torch.get_num_threads() == 1
