@@ -45,7 +45,7 @@ def records_of(folder: Path) -> list[dict]:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.glob("*.png")}
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.glob("[!.]*.png")}
 
 
 def held(folder: Path) -> set[str]:
@@ -274,9 +274,9 @@ def test_a_killed_process_leaves_what_the_next_one_goes_on_with(tmp_path):
         time.sleep(0.01)
     running.send_signal(signal.SIGKILL)
     running.wait()
-    before = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "out").glob("*.png")}
+    before = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "out").glob("[!.]*.png")}
     subprocess.run([*command, str(tmp_path / "out"), "--quiet"], cwd=ROOT, env=environment, check=True)
-    after = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "out").glob("*.png")}
+    after = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "out").glob("[!.]*.png")}
     assert len(after) == 3 and before.items() <= after.items()
     model = load(EMBEDDED_MODEL, packed=True)
     for seed, (record, text) in enumerate(
