@@ -6,6 +6,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from . import runtime
+from .long_video import whole_video
 from .schema import schema
 from .types import CATEGORY, ImageTokens, LoadedModel, ModelSocket, TokensSocket, size_input
 
@@ -27,7 +28,7 @@ class Decode(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: LoadedModel, tokens: ImageTokens) -> io.NodeOutput:
-        return io.NodeOutput(runtime.pictures(model, tokens.require(model).require_whole("Decode")))
+        return io.NodeOutput(whole_video(model, tokens.require(model).require_whole("Decode")))
 
 
 class Encode(io.ComfyNode):

@@ -11,6 +11,7 @@ from ..mcsjd_core import INITIALISERS, DecodeSettings, InputError, LawSettings
 from ..mcsjd_core.families.sizes import choose_size
 from ..mcsjd_core.reporting.report import METHOD_LABELS, Report
 from . import runtime
+from .long_video import continue_video_input
 from .prompts import prompts_input, texts_of
 from .redraw import redraw_inputs, to_keep
 from .repeat import Repeats
@@ -18,7 +19,7 @@ from .schema import schema
 from .seeds import COUNTED_LABEL, batch_seeds_input, row_seeds_of
 from .speed import check_trajectories, trajectories_input
 from .types import CATEGORY, ImageTokens, LoadedModel, ModelSocket, StatsSocket, TokensSocket, size_input
-from .video import encoded_texts, start_tokens, video_inputs
+from .video import encoded_texts, start_of, video_inputs
 
 METHODS = {label: name for name, label in METHOD_LABELS.items()}
 # In the order of saved graphs: what came later stands last.
@@ -194,6 +195,7 @@ class Sampler(io.ComfyNode):
                     tooltip="Tokens whose probability is below this share of the likeliest token's cannot be drawn; -1 is the "
                     "model's own setting. Higher: cleaner pictures, more alike. 0 is off.",
                 ),
+                continue_video_input(),
             ],
             outputs=[
                 TokensSocket.Output(display_name="tokens", tooltip="The drawn tokens, for the decode nodes."),
@@ -218,6 +220,7 @@ def draw(
     record_details: bool = False, start_frames: Tensor | None = None, frames: int = 0, text_encoder=None,
     trajectories: int = 1, picture_tokens: ImageTokens | None = None, redraw_mask: Tensor | None = None,
     prompts: list[str] | None = None, batch_seeds: str = COUNTED_LABEL, min_p: float = OWN,
+    continue_video: ImageTokens | None = None,
 ) -> tuple[ImageTokens, Report]:  # fmt: skip
     """The tokens that the sampler's inputs ask for, and what they cost."""
     if coupling not in METHODS:
@@ -227,12 +230,13 @@ def draw(
     check_trajectories(trajectories, METHODS[coupling], record_details)
     settings = DecodeSettings(
         METHODS[coupling], own.window if window < 0 else window, law, initialiser, seed, record_details, trajectories,
-        model.execution, row_seeds=row_seeds_of(batch_seeds),
+        model.execution, row_seeds=row_seeds_of(batch_seeds), part=0 if continue_video is None else continue_video.part + 1,
     )  # fmt: skip
     texts = texts_of(prompt, prompts, batch_size)
     warm_tokens = warm_tokens if initialiser == "warm" else None
-    size, count = common_size(model, size, first_tokens, warm_tokens, picture_tokens), frames or None
-    first_tokens = start_tokens(model, start_frames, first_tokens, size, count)
+    size, count = common_size(model, size, first_tokens, warm_tokens, picture_tokens, continue_video), frames or None
+    starts = {"start_frames": start_frames, "first_tokens": first_tokens, "continue_video": continue_video}
+    start = start_of(model, size, count, len(texts), **starts)
     if warm_tokens is not None:
         warm_tokens.require_whole("the warm initialiser")
     decoded, preview_seconds = runtime.sample(
@@ -243,16 +247,18 @@ def draw(
         size=size,
         frames=count,
         encoded=encoded_texts(text_encoder, [*texts, negative]),
-        first=first_tokens,
+        first=start.tokens,
         warm=warm_tokens,
-        kept=to_keep(model, picture_tokens, redraw_mask, first_tokens),
+        kept=to_keep(model, picture_tokens, redraw_mask, start.tokens),
         live_preview=live_preview,
     )
-    tokens = ImageTokens.of(decoded.tokens, size, model, count, texts)
+    tokens = replace(ImageTokens.of(decoded.tokens, size, model, count, texts), before=start.before, given=start.given)
     names = {"model": model.name, "device": decoded.tokens.device, "dtype": model.dtype}
-    start_note = "" if start_frames is None else model.family.clip.start_note(len(start_frames))
-    facts = {"grid": tokens.grid, "preview_seconds": preview_seconds, "start_note": start_note}
-    return tokens, Report.of(decoded, settings, **names, **facts)
+    cost = Report.of(
+        decoded, settings, **names, grid=tokens.grid, preview_seconds=preview_seconds, start_note=start.note,
+        skipped_frames=start.skipped,
+    )  # fmt: skip
+    return tokens, cost
 
 
 def own_settings(own: LawSettings, **asked: float) -> LawSettings:

@@ -72,6 +72,9 @@ class ImageTokens:
     model_name: str
     model_identity: str
     texts: tuple[str, ...] = ()  # the prompt of every row, where a sampler drew them
+    # The video that this one continues, whose last `given` frames are the first of this one.
+    before: ImageTokens | None = None
+    given: int = 0
 
     @classmethod
     def of(
@@ -82,7 +85,12 @@ class ImageTokens:
 
     def _comfy_cache_tensors(self) -> list[Tensor]:
         """What ComfyUI's cache counts of this result."""
-        return [self.tokens]
+        return [self.tokens, *(() if self.before is None else self.before._comfy_cache_tensors())]
+
+    @property
+    def part(self) -> int:
+        """Which part of a long video this is, counted from 0."""
+        return 0 if self.before is None else self.before.part + 1
 
     @property
     def rows(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from fractions import Fraction
 
 from comfy_api.latest import InputImpl, Types, io
@@ -10,6 +11,7 @@ from torch import Tensor
 from ..mcsjd_core.errors import InputError
 from ..mcsjd_core.text.prompts import clean_prompt
 from . import runtime
+from .long_video import end_of_video, length_of, whole_video
 from .schema import schema
 from .types import CATEGORY, ImageTokens, LoadedModel, ModelSocket, TokensSocket
 
@@ -51,15 +53,35 @@ def encoded_texts(text_encoder, texts: list[str]) -> dict[str, Tensor] | None:
     return {text: state[0] for text, state in states.items()}
 
 
-def start_tokens(
-    model: LoadedModel, start_frames: Tensor | None, first_tokens: ImageTokens | None, size: str, frames: int | None
-) -> ImageTokens | None:
-    """The tokens that the sampler continues, whichever way they are given; InputError if they are given twice."""
-    if start_frames is None:
-        return first_tokens
-    if first_tokens is not None:
-        raise InputError("Both start_frames and first_tokens say how the video begins; connect only one of them.")
-    return runtime.start_of_video(model, start_frames, size, frames)
+@dataclass(frozen=True)
+class Start:
+    """What a sampler continues: tokens if there are any, the video they are the end of, and how many of its frames they are."""
+
+    tokens: ImageTokens | None = None
+    before: ImageTokens | None = None
+    given: int = 0
+    note: str = ""  # for the report
+    skipped: int = 0  # frames of the whole video in front of these
+
+
+def start_of(
+    model: LoadedModel, size: str, frames: int | None, batch: int, *, start_frames: Tensor | None,
+    first_tokens: ImageTokens | None, continue_video: ImageTokens | None,
+) -> Start:  # fmt: skip
+    """What the sampler continues, whichever way it is given; InputError if it is given twice."""
+    inputs = {"start_frames": start_frames, "first_tokens": first_tokens, "continue_video": continue_video}
+    connected = [name for name, value in inputs.items() if value is not None]
+    if len(connected) > 1:
+        raise InputError(f"{' and '.join(connected)} all say how the video begins; connect only one of them.")
+    if continue_video is not None:
+        tokens, given = end_of_video(model, continue_video, frames, batch)
+        last = "frame" if given == 1 else f"{given} frames"
+        note = f"the last {last} of the video that this one continues"
+        return Start(tokens, continue_video, given, note, length_of(model, continue_video) - given)
+    if start_frames is not None:
+        note = model.family.clip.start_note(len(start_frames))
+        return Start(runtime.start_of_video(model, start_frames, size, frames), note=note)
+    return Start(first_tokens)
 
 
 class DecodeVideo(io.ComfyNode):
@@ -96,7 +118,7 @@ class DecodeVideo(io.ComfyNode):
     def execute(cls, model: LoadedModel, tokens: ImageTokens, frame_rate: float = 0.0) -> io.NodeOutput:
         if model.family.clip.is_picture:
             raise InputError(f"{model.name!r} draws pictures; MC-SJD Decode turns its tokens into them.")
-        frames = runtime.pictures(model, tokens.require(model).require_whole("Decode Video"))
+        frames = whole_video(model, tokens.require(model).require_whole("Decode Video"))
         rate = Fraction(frame_rate or model.family.clip.frame_rate).limit_denominator(1000)
         video = InputImpl.VideoFromComponents(Types.VideoComponents(images=frames, frame_rate=rate))
         return io.NodeOutput(frames, video, float(rate))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from PIL import Image
@@ -61,6 +63,63 @@ def test_the_report_says_which_of_the_given_frames_count(pack, video_model, give
     report = film(pack, video_model, start_frames=clip(given))[1].text()
     assert ("given frames" in report) == (told is not None)
     assert told is None or f"start: {told}: this model continues 1 or 9 frames" in report
+
+
+EXACT = {"coupling": "seed-exact (Gumbel)", "window": 7, "top_p": 0.9, "seed": 3}
+
+
+def test_samplers_in_a_row_draw_one_long_video(pack, video_model, clips):
+    """Part by part what the core draws in one go, joined without the frames that two parts share."""
+    tokens, stats = None, []
+    for frames in (0, 0, 17):
+        start = {"start_frames": clip(1)} if tokens is None else {"start_frames": None, "continue_video": tokens}
+        tokens, cost = film(pack, video_model, frames=frames, **EXACT, **start)
+        stats.append(cost)
+    long_video, family = pack.part("mcsjd_core.pipeline.long_video"), video_model.family
+    first = pack.core.start_codes(family, clip(1).movedim(-1, 1))
+    parts = list(long_video.sample_long(family, [""], stats[0].settings, 33, first_codes=first))
+    whole = torch.cat([frames for frames, _ in parts], 1)[0].movedim(1, -1)
+    frames, video, _ = pack.run("MCSJD_DecodeVideo", model=video_model, tokens=tokens)
+    assert len(frames) == 33 == len(video["images"])
+    torch.testing.assert_close(frames, whole)
+    (again,) = pack.run("MCSJD_Decode", model=video_model, tokens=tokens)
+    assert again.equal(frames) and [cost.settings.part for cost in stats] == [0, 1, 2]
+    assert "start: the last 9 frames of the video that this one continues" in stats[2].text()
+    # The map of a part is over its own frames: the last 17.
+    charts = pack.part("mcsjd_core.reporting.charts")
+    alone = charts.acceptance_map(replace(stats[2], skipped_frames=0), frames[-17:])
+    assert len(alone) == 17 and charts.acceptance_map(stats[2], frames).equal(alone)
+
+
+def test_one_video_may_have_several_continuations(pack, video_model):
+    first, _ = film(pack, video_model)
+    more, _ = film(pack, video_model, start_frames=None, continue_video=first, batch_size=2)
+    frames = pack.run("MCSJD_DecodeVideo", model=video_model, tokens=more)[0].unflatten(0, (2, -1))
+    assert frames.shape[1] == 25 and frames[0, :17].equal(frames[1, :17]) and not frames[0].equal(frames[1])
+    both, _ = film(pack, video_model, batch_size=2)
+    more, _ = film(pack, video_model, start_frames=None, continue_video=both, batch_size=2)
+    frames = pack.run("MCSJD_Decode", model=video_model, tokens=more)[0].unflatten(0, (2, -1))
+    start = pack.run("MCSJD_Decode", model=video_model, tokens=both)[0].unflatten(0, (2, -1))
+    assert frames[:, :17].equal(start) and not start[0].equal(start[1])
+
+
+@pytest.mark.parametrize("kind", ["batch", "both", "room", "cropped", "picture"])
+def test_a_continuation_that_cannot_be_is_told_in_a_sentence(pack, model, video_model, kind):
+    tokens, _ = film(pack, video_model, batch_size=2)
+    given = {"start_frames": None, "continue_video": tokens, "batch_size": 2}
+    cropped = pack.run("MCSJD_CropTokens", tokens=tokens, rows=2)[0]
+    faults = {
+        "batch": lambda: film(pack, video_model, **given | {"batch_size": 3}),
+        "both": lambda: film(pack, video_model, **given | {"start_frames": clip(1)}),
+        "room": lambda: film(pack, video_model, **given, frames=9),
+        "cropped": lambda: film(pack, video_model, **given | {"continue_video": cropped}),
+        "picture": lambda: draw(pack, model, continue_video=draw(pack, model)[0]),
+    }
+    words = {"batch": "holds 2 videos", "both": "start_frames and continue_video", "room": "leave none to draw",
+             "cropped": "cropped to", "picture": "draws pictures"}  # fmt: skip
+    with pytest.raises(pack.core.InputError) as error:
+        faults[kind]()
+    assert words[kind] in sentence(error)
 
 
 def test_fewer_frames_are_the_beginning_of_more_with_seed_exact(pack, video_model):

@@ -236,12 +236,14 @@ def acceptance_map(report: Report, pictures: Tensor | None = None) -> Tensor:
     """[B, H, W, 3] float32: every cell of the pictures [B, h, w, 3] coloured by how many tokens its forward committed.
 
     Without pictures the colours lie on grey. A legend is put below; small pictures are enlarged. Of videos, B counts the
-    frames of all, each coloured by its code frame.
+    frames of all, each coloured by its code frame; of a long video those of the run alone.
     """
     grid = report.grid
     used = [window for trace in report.traces for window in trace.windows]
     most = max(2, max(used) if report.settings.adapts else report.settings.effective_window)
     counts = grid.codes(torch.stack([committed_together(trace, grid.num_tokens) for trace in report.traces]))
+    if pictures is not None and report.skipped_frames and len(pictures) % len(counts) == 0:
+        pictures = pictures.unflatten(0, (len(counts), -1))[:, report.skipped_frames :].flatten(0, 1)
     if grid.frames > 1:
         counts = _for_each_frame(counts, len(counts) if pictures is None else len(pictures))
     if pictures is None:

@@ -58,16 +58,27 @@ class Report:
     grid: Grid
     preview_seconds: float = 0.0  # part of `seconds`
     kept: tuple[int, ...] = ()  # codes of each picture that its forwards went over, but did not draw
-    start_note: str = ""  # how the frames that a video continues differ from those given
+    start_note: str = ""  # which frames a video continues, where that is not plain
+    skipped_frames: int = 0  # frames of a long video before the first of this run, which continues it
 
     @classmethod
     def of(
         cls, decoded: Decoded, settings: DecodeSettings, *, model: str, device, dtype, grid: Grid, preview_seconds=0.0,
-        start_note: str = "",
+        start_note: str = "", skipped_frames: int = 0,
     ) -> Report:  # fmt: skip
         cost = (decoded.nfe, decoded.prefill_seconds, decoded.seconds)
         names = (model, str(device), str(dtype).removeprefix("torch."))
-        return cls(settings, tuple(decoded.traces), *cost, *names, grid, preview_seconds, decoded.kept, start_note)
+        return cls(
+            settings,
+            tuple(decoded.traces),
+            *cost,
+            *names,
+            grid,
+            preview_seconds,
+            decoded.kept,
+            start_note,
+            skipped_frames,
+        )
 
     @property
     def drawn(self) -> list[int]:
