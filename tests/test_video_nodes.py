@@ -91,7 +91,7 @@ def test_samplers_in_a_row_draw_one_long_video(pack, video_model, clips):
     assert len(alone) == 17 and charts.acceptance_map(stats[2], frames).equal(alone)
 
 
-def test_one_video_may_have_several_continuations(pack, video_model):
+def test_one_video_may_have_several_continuations(pack, video_model, clips):
     first, _ = film(pack, video_model)
     more, _ = film(pack, video_model, start_frames=None, continue_video=first, batch_size=2)
     frames = pack.run("MCSJD_DecodeVideo", model=video_model, tokens=more)[0].unflatten(0, (2, -1))
