@@ -68,6 +68,7 @@ Switch **accept_licence** on in *Get Model* and press **Run**: 8.3 GB are downlo
 - **9 frames** to start from: *Load Video*, *Get Video Components*, their images into **start_frames**.
 - **Cosmos-Predict1-12B**, and the models that read a text, **-5B-Video2World** and **-13B-Video2World**, which need \
 *Load CLIP* with *oldt5_xxl_fp16.safetensors*, type *cosmos*, in **text_encoder**.
+- a second sampler with the first one's tokens in **continue_video**: a longer video, which *Decode Video* joins.
 - **frames** 9 or 17: shorter videos. **initialiser** *previous_frame*.
 """
     name = "Cosmos-Predict1-4B"
@@ -79,44 +80,4 @@ Switch **accept_licence** on in *Get Model* and press **Run**: 8.3 GB are downlo
     return Workflow(nodes, thumbnail=())
 
 
-def longer() -> Workflow:
-    """Three samplers in a row, each with a prompt of its own."""
-    text = """\
-## Longer video
-
-Press **Run**: three samplers draw one video, each continuing the one before (**continue_video**) with a prompt of its own. \
-**Decode Video** joins them: 17 frames from the first, then what the others add. No download.
-
-Each part begins with the last frames of the one before, which its **frames** count, too. Parts have random numbers of their \
-own, even with the same seed.
-
-**Try**
-- more samplers: copy the last one and connect the tokens.
-- the same with **Cosmos**, beyond its 33 frames: *MC-SJD 12 Cosmos video*, and one more sampler.
-"""
-    prompts = [f"the red apple moves {direction}" for direction in ("right", "down", "left")]
-    load = loader(model="embedded: emoji-motion")
-    start = Node(2, "MCSJD_ExampleFrame", (0, below(load)), (340, 60), {"frame": prompts[0]})
-    samplers = []
-    for number, prompt in enumerate(prompts):
-        before = {"continue_video": (2 + number, 0)} if number else {"start_frames": (2, 0)}
-        place = (COLUMNS[1 + number], 0)
-        samplers.append(
-            Node(3 + number, "MCSJD_Sampler", place, SAMPLER, {"prompt": prompt}, {"model": (1, 0)} | before)
-        )
-    x = COLUMNS[4]
-    decode = Node(6, "MCSJD_DecodeVideo", (x, 0), (400, 110), {}, {"model": (1, 0), "tokens": (5, 0)})
-    save = Node(
-        7, "SaveVideo", (x, below(decode)), (400, 430), {"filename_prefix": "video/MC-SJD"}, {"video": (6, 1)},
-        title="Save Video",
-    )  # fmt: skip
-    frames = shown(8, (x, below(save)), (400, 340), (6, 0), "All frames")
-    text_place = note(10, (0, below(start)), (340, 400), text)
-    return Workflow([load, start, text_place, *samplers, decode, save, frames], thumbnail=(8,))
-
-
-GRAPHS = {
-    "MC-SJD 11 Video quickstart": quickstart(),
-    "MC-SJD 12 Cosmos video": cosmos(),
-    "MC-SJD 19 Longer video": longer(),
-}
+GRAPHS = {"MC-SJD 11 Video quickstart": quickstart(), "MC-SJD 12 Cosmos video": cosmos()}
