@@ -1,5 +1,6 @@
 """The acceptance command of the image model of scenes."""
 
+import csv
 import math
 from types import SimpleNamespace
 
@@ -7,7 +8,7 @@ import pytest
 
 import tiny_checkpoint
 from mcsjd_core import COUPLINGS, load
-from training import acceptance, prompts
+from training import acceptance, prompts, sprites
 from training.places import PHRASES
 from training.scenes import held_out
 
@@ -25,15 +26,26 @@ def test_prompts_are_answered_in_their_order():
     )
 
 
-def test_no_prompt_of_the_tuning_is_judged_and_the_unseen_pairs_are_held_out():
-    scenes = SimpleNamespace(things=[f"thing {i}" for i in range(67)], place_names=list(PHRASES))
+@pytest.fixture
+def scenes():
+    with sprites.THINGS.open() as file:
+        things = [row["name"] for row in csv.DictReader(file) if row["scenes"]]
+    return SimpleNamespace(things=things, place_names=list(PHRASES))
+
+
+def pair(scenes, prompt: str) -> tuple[int, int]:
+    """Numbers of the thing and of the place that a prompt names."""
+    place = next(i for i, name in enumerate(PHRASES) if prompt.endswith(f" {PHRASES[name]}"))
+    words = prompt.removesuffix(f" {PHRASES[scenes.place_names[place]]}")
+    return max((i for i, name in enumerate(scenes.things) if words.endswith(f" {name}")), default=None), place
+
+
+def test_prompts_of_the_judgement_are_new_to_the_tuning_and_as_held_out_as_they_say(scenes):
     unseen = prompts.unseen_pairs(scenes)
     assert len(prompts.QUALITY) == 24 and len(unseen) == 8
     assert not set(prompts.TUNING) & set(prompts.QUALITY)
-    for prompt in unseen:
-        thing = next(i for i, name in enumerate(scenes.things) if prompt.startswith(f"a {name} "))
-        place = next(i for i, place in enumerate(PHRASES) if prompt.endswith(f" {PHRASES[place]}"))
-        assert held_out(thing, place)
+    assert all(held_out(*pair(scenes, prompt)) for prompt in unseen)
+    assert not any(held_out(*pair(scenes, prompt)) for prompt in (*prompts.QUALITY, *prompts.TUNING))
 
 
 def test_the_report_has_a_line_for_every_figure_and_coupling(tmp_path, monkeypatch):

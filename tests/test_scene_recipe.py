@@ -86,13 +86,20 @@ def test_what_is_left_out_in_training_changes_nothing_in_the_codec(codec):
 
 def test_every_place_of_a_sequence_predicts_the_code_that_comes_next(scenes, tokenizer, centres):
     sequences = train_scene_transformer.Sequences(scenes, PatchEncoder(centres), tokenizer, "cpu")
-    ids, targets = sequences.batch(np.random.default_rng(0), 4)
+    ids, targets, covered = sequences.batch(np.random.default_rng(0), 4)
+    assert covered.shape == (4 * 256,) and 0.05 < covered.float().mean() < 0.6
     first = sequences.vocabulary.first_code
     for row, target in zip(ids, targets, strict=True):
         start = (row == sequences.vocabulary.begin_of_image).nonzero().item()
         predicted = target[start : start + 256]
         assert (target != train_scene_transformer.IGNORED).sum() == 256
         assert torch.equal(row[start + 1 : start + 256] - first, predicted[:-1])
+
+
+def test_things_weigh_more_at_first_and_no_more_at_the_end():
+    weight, steps = train_scene_transformer.thing_weight, train_scene_transformer.WEIGHTED_STEPS
+    assert weight(0) == train_scene_transformer.THING_WEIGHT and 1 < weight(steps // 2) < weight(0)
+    assert weight(steps) == weight(10 * steps) == 1
 
 
 def test_a_tenth_of_the_captions_is_dropped(scenes, tokenizer, centres):

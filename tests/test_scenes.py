@@ -1,6 +1,7 @@
 """What the embedded image model is taught: scenes, and captions that are true of them."""
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -26,6 +27,15 @@ def test_a_thing_is_drawn_where_and_as_large_as_the_scene_says(drawing):
     expected = np.zeros((SIZE, SIZE, 3), np.uint8)
     expected[40:88, 8:56, 0] = 255
     np.testing.assert_array_equal(picture, expected)
+
+
+def test_cells_without_a_thing_show_the_bare_ground(drawing):
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        scene = drawing.draw(rng)
+        covered = drawing.covered(scene).repeat(8, 0).repeat(8, 1)
+        changed = (drawing.render(scene) != drawing.render(replace(scene, things=()))).any(-1)
+        assert (changed & ~covered).mean() < 0.02 and covered[changed].mean() > 0.9
 
 
 def test_what_is_transparent_shows_the_ground(drawing):

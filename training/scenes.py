@@ -17,9 +17,9 @@ from .sprites import Sprites
 
 SIZE, CELL = 128, 8  # pixels a side of a scene, of a code
 SIZES = {"small": 48, "": 72, "large": 96}  # pixels of a thing's longer side, by the word for it
-SIZE_SHARES = (0.15, 0.6, 0.25)
+SIZE_SHARES = (0.1, 0.6, 0.3)
 TWO_THINGS = 0.06  # share of the scenes
-MIRRORED = 0.2
+MIRRORED = 0.0  # a mirrored thing is another shape to learn
 # How often a caption says what it could leave open.
 SAY_PLACE, SAY_SIZE, SAY_SIDE, SAY_COLOUR, SAY_ARTICLE = 0.85, 0.3, 0.3, 0.75, 0.7
 HELD_OUT_EVERY = 16  # of all pairs of thing and place, one in so many is never trained on
@@ -49,7 +49,7 @@ def held_out(thing: int, place: int) -> bool:
 
     A lattice, so that every thing misses one or two of the 24 places and every place the same share of the things.
     """
-    return (7 * thing + 5 * place) % HELD_OUT_EVERY == 3
+    return (7 * thing + 5 * place) % HELD_OUT_EVERY == 14
 
 
 class Scenes:
@@ -114,6 +114,17 @@ class Scenes:
             window *= 1 - sprite[..., 3:] / 255
             window += sprite[..., :3]
         return canvas.clip(0, 255).astype(np.uint8)
+
+    def covered(self, scene: Scene) -> np.ndarray:
+        """Whether a code shows some of a thing: bool [SIZE // CELL, SIZE // CELL]."""
+        alpha = np.zeros((SIZE, SIZE), np.uint8)
+        for thing in scene.things:
+            sprite = self.scaled[thing.size][thing.sprite][..., 3]
+            alpha[thing.top : thing.top + thing.size, thing.left : thing.left + thing.size] |= (
+                sprite[:, ::-1] if thing.mirrored else sprite
+            )
+        cells = SIZE // CELL
+        return alpha.reshape(cells, CELL, cells, CELL).max((1, 3)) > 32
 
     def caption(self, scene: Scene, rng: np.random.Generator) -> str:
         """What a user might write for the scene; the rest stays open."""

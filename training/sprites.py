@@ -27,6 +27,9 @@ NOTO = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 STYLES = ("noto", "twemoji", "fluent flat", "fluent 3d")
 # What the things marked `coloured` are there in. Brown is left out: on wood and sand it is no colour.
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink")
+# What the image model learns: few enough shapes that each is seen hundreds of times in two hours of two CPU cores.
+SCENE_STYLES = ("twemoji", "fluent flat")
+SCENE_COLOURS = ("", "red", "yellow", "green", "blue", "purple")
 
 
 @dataclass
@@ -47,10 +50,14 @@ class Sprites:
         np.savez_compressed(path, images=self.images, things=self.things, colours=self.colours, styles=self.styles)
 
     def of_scenes(self) -> Sprites:
-        """Those of the things that the image model learns; the others are the video model's alone."""
+        """Those that the image model learns; the others are the video model's alone."""
         with THINGS.open() as file:
             chosen = {row["name"] for row in csv.DictReader(file) if row["scenes"]}
-        rows = [row for row, name in enumerate(self.things) if name in chosen]
+        rows = [
+            row
+            for row, (name, colour, style) in enumerate(zip(self.things, self.colours, self.styles, strict=True))
+            if name in chosen and colour in SCENE_COLOURS and style in SCENE_STYLES
+        ]
         return Sprites(
             self.images[rows], *([all_[r] for r in rows] for all_ in (self.things, self.colours, self.styles))
         )

@@ -21,12 +21,13 @@ from mcsjd_core.codecs.vqgan import VQGAN
 
 from . import loop, patch_encoder
 from .figures import feature_distance, psnr
+from .muon import Muon
 from .patch_encoder import CODES, CONFIG, PatchEncoder
 from .scenes import Scene, Scenes
 
 BATCH = 8
-RATE = 1.5e-3
-CODEBOOK_SCENES = 1300  # whose patches k-means sees
+MATRIX_RATE, VECTOR_RATE = 3e-3, 1e-3
+CODEBOOK_SCENES = 2000  # whose patches k-means sees
 GROUND_SHARE = (
     0.45  # ground patches for each patch with a thing in it: grounds repeat themselves, things have the edges
 )
@@ -86,6 +87,17 @@ def adopt_decoder(model: VQGAN, checkpoint: Path) -> None:
     model.load_state_dict(own | alike)
 
 
+def decoder_optimizers(model: VQGAN) -> list[torch.optim.Optimizer]:
+    """Muon for the convolutions between the first and the last layer, AdamW for everything else that is learned."""
+    outer = (*model.post_quant_conv.parameters(), *model.decoder.conv_out.parameters())
+    kernels = [p for p in model.decoder.parameters() if p.ndim == 4 and all(p is not o for o in outer)]
+    rest = [p for p in model.decoder.parameters() if p.ndim < 4 and all(p is not o for o in outer)]
+    return [
+        Muon(kernels, MATRIX_RATE, weight_decay=0.01),
+        torch.optim.AdamW([*rest, *outer], lr=VECTOR_RATE, betas=(0.9, 0.95), weight_decay=0.01),
+    ]
+
+
 class Training:
     """The task of `loop.train`."""
 
@@ -93,8 +105,7 @@ class Training:
         self.scenes, self.seed, self.device, self.model = scenes, seed, device, model.to(device)
         self.encoder = PatchEncoder(model.quantize.embedding.weight.data)
         self.modules = {"model": self.model}
-        learned = [*self.model.decoder.parameters(), *self.model.post_quant_conv.parameters()]
-        self.optimizers = [torch.optim.AdamW(learned, lr=RATE, betas=(0.9, 0.95), weight_decay=0.01)]
+        self.optimizers = decoder_optimizers(self.model)
 
     def loss(self, rng: np.random.Generator, step: int) -> Tensor:
         pixels = pixels_of(self.scenes, [self.scenes.draw(rng) for _ in range(BATCH)]).to(self.device)
