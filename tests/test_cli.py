@@ -309,6 +309,12 @@ def test_bad_input_is_one_sentence_and_exit_code_2(cli, capsys, tmp_path, argume
     assert not captured.out and not list(tmp_path.glob("picture*.png"))
 
 
+def test_a_video_file_for_a_picture_is_refused_before_weights_are_read(cli, monkeypatch, capsys):
+    monkeypatch.setattr("mcsjd_core.cli.generate.open_model", lambda _: pytest.fail("the model was loaded"))
+    assert cli("generate", "x", "--out", "x.webp") == FAILED
+    assert "must end in .png" in capsys.readouterr().err
+
+
 def test_a_missing_checkpoint_is_one_sentence_and_exit_code_2(capsys, tmp_path):
     assert main(["generate", "x", "--model", str(tmp_path / "none"), "--out", str(tmp_path / "x.png")]) == FAILED
     assert str(tmp_path / "none") in capsys.readouterr().err

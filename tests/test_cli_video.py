@@ -107,6 +107,12 @@ def test_mistakes_are_answered_with_a_sentence(cli, tmp_path, capsys, arguments,
     assert not (tmp_path / "video.webp").exists()
 
 
+@pytest.mark.parametrize("arguments", [("--start-frames", "0.png", "--out", "x.png"), ("--continue-from", "0.png")])
+def test_what_the_family_cannot_do_is_said_before_its_weights_are_read(cli, monkeypatch, arguments):
+    monkeypatch.setattr("mcsjd_core.cli.generate.open_model", lambda _: pytest.fail("the model was loaded"))
+    assert cli(*arguments) == FAILED
+
+
 def test_without_av_an_mp4_is_refused_before_anything_is_drawn(cli, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     assert cli("--start-frames", "0.png", "--out", "x.mp4") == FAILED

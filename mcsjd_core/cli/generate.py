@@ -16,6 +16,7 @@ from ..decoding.loop import METHODS, Decoded, DecodeSettings
 from ..decoding.settings import ALL_INITIALISERS
 from ..errors import InputError
 from ..families.interface import Family, SamplingDefaults
+from ..families.loading import draws_video
 from ..families.sizes import choose_size
 from ..pipeline.clip_files import VIDEO_SUFFIXES, check_writable, read_clip, write_clip
 from ..pipeline.image_files import to_image
@@ -145,12 +146,12 @@ def run(arguments: argparse.Namespace) -> int | None:
 
 def _run_one(arguments: argparse.Namespace, tells: bool = True, packed: bool = True) -> None:
     """All prompts of the command in one batch; a process that `tells` nothing draws, but prints and writes nothing."""
+    out = _out_file(arguments)
     model = open_model(arguments, packed)
     settings = _settings(arguments, model.defaults)
     if not model.clip.has_pixels and arguments.save_tokens is None:
         raise InputError(f"{model.clip.pixels_elsewhere} Name a file for them with --save-tokens.")
     texts = [prompt for prompt in arguments.prompts for _ in range(arguments.batch)]
-    out = _out_file(arguments.out, model)
     if arguments.frames is not None and not model.clip.is_picture and arguments.frames > model.clip.frames:
         if arguments.tensor_parallel > 1:
             raise InputError(
@@ -236,8 +237,6 @@ def _check(arguments: argparse.Namespace) -> None:
     if arguments.frames is not None and arguments.frames < 1:
         raise InputError(f"--frames must be at least 1, got {arguments.frames}.")
     _settings(arguments, SamplingDefaults())  # refuses what no checkpoint's defaults could correct
-    if arguments.out is not None:
-        output_file(arguments.out, ".png", *VIDEO_SUFFIXES)
     if arguments.trace:
         output_file(arguments.trace, ".json")
     if arguments.save_tokens:
@@ -266,8 +265,6 @@ def _first_codes(arguments: argparse.Namespace, model: Family) -> Tensor | None:
         return start_codes(model, clip, arguments.size)
     if arguments.continue_from is None:
         return None
-    if not model.clip.is_picture:
-        raise InputError("This model draws video: give it --start-frames instead of --continue-from.")
     rows = model.grid(arguments.size).rows
     keep = rows // 2 if arguments.keep_rows is None else arguments.keep_rows
     if not 1 <= keep < rows:
@@ -277,10 +274,14 @@ def _first_codes(arguments: argparse.Namespace, model: Family) -> Tensor | None:
     return read_codes(arguments.continue_from, model, arguments.size)[:, :keep]
 
 
-def _out_file(out: Path | None, model: Family) -> Path:
-    """The file asked for, if the model's pictures or videos can be written to a file of that kind."""
-    default, suffixes = ("picture.png", (".png",)) if model.clip.is_picture else ("video.webp", VIDEO_SUFFIXES)
-    out = output_file(Path(default) if out is None else out, *suffixes)
+def _out_file(arguments: argparse.Namespace) -> Path:
+    """The file asked for, if what the checkpoint draws can be written to such a one; nothing is loaded to know that."""
+    video = draws_video(arguments.model)
+    if video and arguments.continue_from is not None:
+        raise InputError("This model draws video: give it --start-frames instead of --continue-from.")
+    suffixes = (".png", *VIDEO_SUFFIXES) if video is None else VIDEO_SUFFIXES if video else (".png",)
+    default = Path("video.webp" if video else "picture.png")
+    out = output_file(default if arguments.out is None else arguments.out, *suffixes)
     check_writable(out)
     return out
 

@@ -32,6 +32,7 @@ from .token_model import TransformerTokenModel
 
 FIELDS = {"dim", "n_layers", "n_kv_heads", "ffn_hidden_size"}  # that every config.json of this family has
 MODEL_FILE = "model.pt"
+DRAWS_VIDEO = True
 T5_DIRECTORIES = ("t5", "t5-11b", "google-t5/t5-11b")  # the last is where NVIDIA's downloader puts it
 # Recommended top-p of the 4B, 12B, 5B and 13B, by width and whether they read text.
 TOP_P = {(4096, False): 0.8, (5120, False): 0.9, (4096, True): 0.7, (5120, True): 0.8}

@@ -32,6 +32,12 @@ def detect(path: Path | str) -> str | None:
         return None
 
 
+def draws_video(path: Path | str) -> bool | None:
+    """Whether a checkpoint draws videos, told by its family; None if no family recognises it, which `load` then explains."""
+    name = detect(path)
+    return None if name is None else getattr(FAMILIES[name], "DRAWS_VIDEO", False)
+
+
 def checkpoint_paths(path: Path) -> list[Path]:
     """`path`, and the files and directories outside of it that its checkpoint is read from, such as a codec for several."""
     name = detect(path)

@@ -11,7 +11,10 @@ from .interface import Family
 
 
 class FamilyModule(Protocol):
-    """What the file of a family offers; `companions`, if it reads more than what lies at `path`, is optional."""
+    """What the file of a family offers.
+
+    Optional: `companions(path)`, if it reads more than what lies at `path`; `DRAWS_VIDEO = True`, if it draws no pictures.
+    """
 
     def detect(self, path: Path) -> bool:
         """Whether the checkpoint at `path` is of this family; reads no tensors."""
