@@ -13,7 +13,7 @@ from torch import nn
 from mcsjd_core.codecs.vqgan import VQGAN, VQGANConfig
 from mcsjd_core.families.chameleon import ChameleonTransformer, Vocabulary, image_token_name
 from mcsjd_core.nn.transformer import TransformerConfig
-from training.export import write_checkpoint
+from training.chameleon_files import write_checkpoint
 
 TRANSFORMER = TransformerConfig(dim=32, layers=2, heads=4, kv_heads=4, head_dim=8, ffn_dim=48, qk_norm="layer")
 CODEC = VQGANConfig(channels=32, channel_multipliers=(1, 1), res_blocks=1, z_channels=8, embed_dim=4, codebook_size=24)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from . import build_scene_tokenizer, export_scenes, loop, places, sprites, train_scene_codec, train_scene_transformer
+from . import build_tokenizer, export_scenes, loop, places, sprites, train_scene_codec, train_scene_transformer
 from .patch_encoder import load_encoder
 from .scenes import Scenes
 
@@ -41,7 +41,7 @@ def build(
         train_scene_codec.codebook_in(codec, scenes, settings.seed), settings.seed
     )
     if not tokenizer.exists():
-        build_scene_tokenizer.build(scenes, settings.seed).save(str(tokenizer))
+        build_tokenizer.build(scenes, settings.seed).save(str(tokenizer))
     decoding = train_scene_codec.Training(scenes, codec_model, settings.seed, settings.device)
     loop.train(decoding, codec, replace(settings, minutes=codec_minutes))
     sequences = train_scene_transformer.Sequences(

@@ -1,6 +1,6 @@
-"""Make the embedded model's tokenizer: byte-level BPE over captions, in the id order of the Chameleon family.
+"""Make the tokenizer of the embedded image model: byte-level BPE over captions, in the id order of the Chameleon family.
 
-    python -m training.build_tokenizer --data build/emoji --out build/tokenizer.json
+    python -m training.build_tokenizer --sprites build/sprites.npz --places build/places.npz --out build/tokenizer.json
 
 Ids: 0 `<s>`, 1 `<pad>`, 2 `</s>`, 3 `<unk>`, then the image tokens, the control tokens, the bytes and the merges. The big
 models of the family have the same order with 8192 image tokens, so one loader serves both.
@@ -18,21 +18,13 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from mcsjd_core.families.chameleon import image_token_name
 
-from . import emoji_data
-from .train_codec import CONFIG
+from .patch_encoder import CONFIG
+from .scenes import Scenes
 
-MERGES = 1200
+MERGES = 700  # enough for one token a word
+CAPTIONS = 40_000
 LEADING = ("<s>", "<pad>", "</s>", "<unk>")
 CONTROLS = ("<eoss>", "<racm3:break>", "<reserved08706>", "<image>")
-
-
-def captions(data: Path, seed: int, rounds: int = 3) -> Iterator[str]:
-    """Training captions of every picture, drawn a few times."""
-    emoji = emoji_data.load(data)
-    rng = np.random.default_rng(seed)
-    for _ in range(rounds):
-        for glyph, variant in zip(emoji.glyph_of, emoji.variants, strict=True):
-            yield emoji_data.caption(glyph, variant, rng)
 
 
 def prepare(tokenizer: Tokenizer) -> Tokenizer:
@@ -66,17 +58,20 @@ def from_texts(texts: Iterator[str], codebook_size: int, merges: int) -> Tokeniz
     return tokenizer
 
 
-def build(data: Path, merges: int, seed: int) -> Tokenizer:
-    return from_texts(captions(data, seed), CONFIG.codebook_size, merges)
+def captions(scenes: Scenes, seed: int) -> Iterator[str]:
+    rng = np.random.default_rng((seed, 2))
+    for _ in range(CAPTIONS):
+        yield scenes.caption(scenes.draw(rng), rng)
+
+
+def build(scenes: Scenes, seed: int = 0) -> Tokenizer:
+    return from_texts(captions(scenes, seed), CONFIG.codebook_size, MERGES)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder written by training.emoji_data")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--merges", type=int, default=MERGES)
+    for name in ("sprites", "places", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    tokenizer = build(arguments.data, arguments.merges, arguments.seed)
-    tokenizer.save(str(arguments.out))
-    print(f"{tokenizer.get_vocab_size()} tokens written to {arguments.out}")
+    a = parser.parse_args()
+    build(Scenes.load(a.sprites, a.places), a.seed).save(str(a.out))

@@ -13,7 +13,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from . import loop, train_scene_codec, train_scene_transformer
-from .export import write_checkpoint
+from .chameleon_files import write_checkpoint
 
 # Where the search for guidance and top-k begins, on `prompts.TUNING`; the temperature stays 1, as a real model's.
 GENERATION = {"image_grid": [16, 16], "guidance_scale": 3.0, "temperature": 1.0, "top_k": 100, "top_p": 1.0}

@@ -7,9 +7,6 @@ import math
 import numpy as np
 from PIL import Image
 
-NUM_RECOLOURED = 7  # at most, copies of a glyph
-# Skin, hair and flags do not come in other colours; of a landscape (subgroups place-*) only the sky would change.
-KEEP_COLOUR = {"people-body", "component", "flags", "place-map", "place-geographic", "place-other"}
 
 # Median hue (degrees), saturation and value (0..1) of what people call by the word.
 COLOURS = {
@@ -94,25 +91,3 @@ def recolour(art: Image.Image, dominant: tuple[float, float, float], word: str) 
     mixed = Image.fromarray((rgb + weight[..., None] * (moved.astype(float) - rgb)).round().astype(np.uint8))
     mixed.putalpha(art.getchannel("A"))
     return mixed
-
-
-def recoloured(art: Image.Image, glyph: dict, rng: np.random.Generator) -> dict[str, Image.Image]:
-    """Recoloured versions by colour word, at most NUM_RECOLOURED, none if the glyph has no dominant colour that may change.
-
-    A word is taken only if it is not in the name, is clearly not the old colour, and is what the result measures as.
-    """
-    dominant = None if KEEP_COLOUR & {glyph["group"], glyph["subgroup"]} else dominant_colour(art)
-    if dominant is None:
-        return {}
-    results: dict[str, Image.Image] = {}
-    for word in rng.permutation(list(COLOURS)).tolist():
-        too_near = word == nearest_colour(dominant) or colour_distance(COLOURS[word], dominant) < 1
-        if too_near or word in glyph["name"].split():
-            continue
-        result = recolour(art, dominant, word)
-        measured = dominant_colour(result)
-        if measured is not None and nearest_colour(measured) == word:
-            results[word] = result
-        if len(results) == NUM_RECOLOURED:
-            break
-    return results

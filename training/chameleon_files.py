@@ -1,16 +1,11 @@
-"""Write the trained parts as an ordinary checkpoint directory of the Chameleon family.
+"""Write a transformer, a codec and a tokenizer as an ordinary checkpoint directory of the Chameleon family.
 
-    python -m training.export --transformer build/transformer --codec build/codec --tokenizer build/tokenizer.json \
-        --out embedded/emoji-256
-
-Names, shapes and files are those of the public Hugging Face checkpoints; weights are float16.
+Names, shapes and files are those of the public Hugging Face checkpoints.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import shutil
 from pathlib import Path
 
 import torch
@@ -20,9 +15,6 @@ from torch import Tensor
 
 from mcsjd_core.codecs.vqgan import VQGANConfig
 from mcsjd_core.nn.transformer import TransformerConfig
-
-# The settings that the project's figures are made with; `image_grid` is our own key, the others are transformers'.
-GENERATION = {"image_grid": [16, 16], "guidance_scale": 1.2, "temperature": 0.3, "top_k": 100, "top_p": 1.0}
 
 
 def model_config(
@@ -87,10 +79,10 @@ def public_tensors(
 
 def write_checkpoint(
     out: Path, transformer: TransformerConfig, codec: VQGANConfig, tokenizer: Tokenizer,
-    transformer_state: dict[str, Tensor], codec_state: dict[str, Tensor], generation: dict = GENERATION,
+    transformer_state: dict[str, Tensor], codec_state: dict[str, Tensor], generation: dict,
     dtype: torch.dtype = torch.float16,
 ) -> None:  # fmt: skip
-    """Write the directory `out`; states are those of ChameleonTransformer and VQGAN."""
+    """Write the directory `out`; states are those of ChameleonTransformer and VQGAN, `generation` is generation_config.json."""
     out.mkdir(parents=True, exist_ok=True)
     vocabulary = dict(sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]))
     first_code = vocabulary["IMGIMGAZ"]
@@ -102,22 +94,3 @@ def write_checkpoint(
     (out / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     (out / "generation_config.json").write_text(json.dumps(generation, indent=1) + "\n")
     tokenizer.save(str(out / "tokenizer.json"))
-
-
-def export(transformer: Path, codec: Path, tokenizer: Path, out: Path) -> None:
-    """Write `out` from the folders of train_transformer and train_codec, with their reports beside the weights."""
-    from .train_codec import CONFIG as CODEC
-    from .train_transformer import CONFIG as TRANSFORMER
-
-    states = [torch.load(part / "training.pt", weights_only=True)["model"] for part in (transformer, codec)]
-    write_checkpoint(out, TRANSFORMER, CODEC, Tokenizer.from_file(str(tokenizer)), *states)
-    for name, part in (("transformer", transformer), ("codec", codec)):
-        shutil.copyfile(part / "report.json", out / f"{name}_report.json")
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name in ("transformer", "codec", "tokenizer", "out"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    a = parser.parse_args()
-    export(a.transformer, a.codec, a.tokenizer, a.out)
