@@ -1,7 +1,7 @@
 """Work on a clone with nothing but Python: builds what is needed into .venv once, then runs it.
 
-    python3 dev.py generate "red apple"             draw pictures, or go on with videos
-    python3 dev.py compare "red apple" "rocket"     the same pictures with every method, measured
+    python3 dev.py generate "a red apple on grass"  draw pictures, or go on with videos
+    python3 dev.py compare "a red apple on grass"   the same picture with every method, measured
     python3 dev.py download NAME                    fetch a public checkpoint
     python3 dev.py gpu --json gpu.json              is everything right on this GPU, and how fast; minutes
     python3 dev.py bench --quick                    speed and memory on this machine; installs transformers, to compare with

@@ -24,7 +24,7 @@ from .video import encoded_texts, start_of, video_inputs
 METHODS = {label: name for name, label in METHOD_LABELS.items()}
 # In the order of saved graphs: what came later stands last.
 STARTS = [*(name for name in INITIALISERS if name != "previous_frame"), "previous_frame"]
-PROMPT = "red apple"
+PROMPT = "a red apple on grass"
 OWN = -1  # of a setting: the model's own, as it was published
 DRAWN = Repeats()
 
@@ -46,8 +46,8 @@ class Sampler(io.ComfyNode):
                     multiline=True,
                     dynamic_prompts=True,
                     default=PROMPT,
-                    tooltip="What to draw. The embedded model knows emoji: short names such as red apple, pizza, cat "
-                    "face. Line breaks and repeated spaces count as one space. If this is empty, the embedded "
+                    tooltip="What to draw. The embedded model knows things in places: a cat on wood, a blue car in "
+                    "a city. Line breaks and repeated spaces count as one space. If this is empty, the embedded "
                     "model and models of classes draw anything; other models get their usual request without "
                     "a description, as their authors send it.",
                 ),

@@ -1,6 +1,6 @@
 """How far 8-bit weights, and narrow numbers, move a model's law: a table over the tokens of a few pictures.
 
-    python scripts/weight_error.py [--model DIR] [--prompts "red apple" rocket]
+    python scripts/weight_error.py [--model DIR] [--prompts "a red apple on grass"]
 
 Pictures are drawn in float32 with the checkpoint's own settings; every form then gives the logits after their tokens.
 """
@@ -61,7 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=EMBEDDED_MODEL, metavar="DIR")
     parser.add_argument(
-        "--prompts", nargs="+", default=["red apple", "rocket", "cat face", "green heart"], metavar="TEXT"
+        "--prompts", nargs="+", default=["a red apple on grass", "a rocket in a starry sky", "a cat on wood", "a blue car in a city"], metavar="TEXT"
     )
     arguments = parser.parse_args()
     reference = load(arguments.model)

@@ -10,8 +10,10 @@ import torch
 from ..families.interface import Family
 
 PROMPTS = (
-    "red apple", "rocket", "cat face", "green heart", "grinning face", "sunflower", "blue book", "house",
-    "dog face", "automobile", "cherry blossom", "octopus", "snowman", "guitar", "pizza", "umbrella",
+    "a red apple on grass", "a rocket in a starry sky", "a cat on wood", "a blue car in a city",
+    "a sunflower in a meadow", "a penguin on water", "a yellow balloon in a cloudy sky", "a fox in a forest",
+    "a hamburger on a white background", "a purple heart on sand", "a panda in front of autumn trees",
+    "a house in the mountains", "a soccer ball on grass", "a pumpkin on pebbles", "a dog at sunset", "a cactus on sand",
 )  # fmt: skip
 
 

@@ -29,7 +29,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=EMBEDDED_MODEL,
         metavar="DIR",
-        help="checkpoint directory (default: the embedded emoji model)",
+        help="checkpoint directory (default: the embedded picture model)",
     )
     group.add_argument("--size", metavar="WxH", help="of the picture in pixels (default: the checkpoint's own)")
     group.add_argument("--dtype", choices=DTYPES, default="float32", help="of the transformer (default: %(default)s)")

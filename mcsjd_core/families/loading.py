@@ -20,7 +20,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 EMBEDDED = next(
     (folder for folder in (_PACKAGE / "embedded", _PACKAGE.parent / "embedded") if folder.is_dir()), _PACKAGE
 )
-EMBEDDED_MODEL = EMBEDDED / "emoji-256"
+EMBEDDED_MODEL = EMBEDDED / "scenes"
 EMBEDDED_VIDEO_MODEL = EMBEDDED / "emoji-motion"
 
 
