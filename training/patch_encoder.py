@@ -22,8 +22,10 @@ CODES = 2048
 CODEBOOK = "codebook.safetensors"
 LUMA, CHROMA = 20, 6  # kept frequencies of brightness, and of each of the two colour differences
 FEATURES = LUMA + 2 * CHROMA
+# At full resolution the format's 32 norm groups have three channels each: with one or two, the decoder's last norm would
+# take away what the whole picture has in common, its colour.
 CONFIG = VQGANConfig(
-    channels=32, channel_multipliers=(1, 1, 2, 4), res_blocks=1, z_channels=FEATURES, embed_dim=FEATURES,
+    channels=32, channel_multipliers=(3, 1, 2, 4), res_blocks=1, z_channels=FEATURES, embed_dim=FEATURES,
     codebook_size=CODES,
 )  # fmt: skip
 CHROMA_WEIGHT = 1.4
@@ -84,6 +86,8 @@ def write_encoder(model: VQGAN) -> None:
     for parameter in (*encoder.parameters(), *model.quant_conv.parameters()):
         parameter.zero_()
     encoder.conv_in.weight[:3, :, 1, 1] = OPPONENT
+    for level, channels in ((0, 3), (1, 6)):
+        encoder.down[level].block[0].nin_shortcut.weight[:channels, :channels, 0, 0] = torch.eye(channels)
     gather_quarters(encoder.down[0].downsample.conv)
     gather_sixteenths(encoder.down[1].downsample.conv)
     encoder.down[2].block[0].nin_shortcut.weight[:32, :, 0, 0] = torch.eye(32)

@@ -33,6 +33,7 @@ GROUND_SHARE = (
 )
 ROUNDS = 12
 HELD_OUT = 64  # scenes of the figures
+ANCHOR = 3.0  # deviations of what stands beside it
 
 
 def pixels_of(scenes: Scenes, drawn: list[Scene]) -> Tensor:
@@ -63,17 +64,39 @@ def build_model(centres: Tensor, seed: int) -> VQGAN:
     # Features are small; the decoder's first layer likes inputs of deviation 1.
     torch.nn.init.normal_(model.post_quant_conv.weight, std=(CONFIG.embed_dim**0.5 * centres.std()).reciprocal().item())
     model.quantize.embedding.weight.data.copy_(centres)
-    # No blocks at full resolution: they would take most of a step's time. `whole` puts in ones that change nothing.
-    model.decoder.up[0].block = nn.ModuleList()
+    # Of the blocks at full resolution the shortcut alone is trained: they would take most of a step's time. `whole` puts in
+    # ones that change nothing.
+    model.decoder.up[0].block = nn.ModuleList([Shortcut(model.decoder.up[0].block[0].nin_shortcut)])
     return model
 
 
+class Shortcut(nn.Module):
+    """A residual block without its residual: 1 x 1 convolution [B, C, H, W] to more channels.
+
+    It begins so that two of the three channels in every group of the last norm are constants of opposite sign, beside which
+    the third keeps its mean.
+    """
+
+    def __init__(self, nin_shortcut: nn.Module):
+        super().__init__()
+        self.nin_shortcut = nin_shortcut
+        weight, bias = nin_shortcut.get_parameter("weight"), nin_shortcut.get_parameter("bias")
+        nn.init.normal_(weight, std=weight.shape[1] ** -0.5)
+        for offset, constant in enumerate((0.0, ANCHOR, -ANCHOR)):
+            bias.data[offset::3] = constant
+            if constant:
+                weight.data[offset::3] = 0.0
+
+    def forward(self, x: Tensor, guide: None = None) -> Tensor:
+        return self.nin_shortcut(x)
+
+
 def whole(weights: dict[str, Tensor]) -> VQGAN:
-    """The codec of the configuration with trained weights; what `build_model` left out passes its input on."""
+    """The codec of the configuration with trained weights; the blocks that `build_model` left out add nothing."""
     model = VQGAN(CONFIG)
     for block in model.decoder.up[0].block:
-        torch.nn.init.zeros_(block.conv2.weight)
-        torch.nn.init.zeros_(block.conv2.bias)
+        nn.init.zeros_(block.conv2.weight)
+        nn.init.zeros_(block.conv2.bias)
     model.load_state_dict(weights, strict=False)
     return model
 
