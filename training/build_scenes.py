@@ -17,7 +17,18 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from . import build_tokenizer, export_scenes, loop, places, sprites, train_scene_codec, train_scene_transformer
+from mcsjd_core.text.words import LIST
+
+from . import (
+    build_tokenizer,
+    export_scenes,
+    loop,
+    places,
+    sprites,
+    train_scene_codec,
+    train_scene_transformer,
+    write_words,
+)
 from .patch_encoder import load_encoder
 from .scenes import Scenes
 
@@ -50,6 +61,7 @@ def build(
     drawing = train_scene_transformer.Training(sequences, settings.seed)
     loop.train(drawing, transformer, replace(settings, minutes=transformer_minutes))
     export_scenes.export(transformer, codec, tokenizer, out)
+    write_words.write(scenes, out / LIST, settings.seed)
 
 
 if __name__ == "__main__":

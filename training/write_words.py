@@ -19,11 +19,13 @@ def words(scenes: Scenes, seed: int = 0) -> list[str]:
     return sorted({word.lower() for caption in captions(scenes, seed) for word in WORD.findall(caption)})
 
 
+def write(scenes: Scenes, file: Path, seed: int = 0) -> None:
+    file.write_text("\n".join(words(scenes, seed)) + "\n", encoding="utf-8")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name in ("sprites", "places", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     arguments = parser.parse_args()
-    found = words(Scenes.load(arguments.sprites, arguments.places))
-    arguments.out.write_text("\n".join(found) + "\n", encoding="utf-8")
-    print(f"{len(found)} words written to {arguments.out}")
+    write(Scenes.load(arguments.sprites, arguments.places), arguments.out)
