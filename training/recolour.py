@@ -7,7 +7,6 @@ import math
 import numpy as np
 from PIL import Image
 
-
 # Median hue (degrees), saturation and value (0..1) of what people call by the word.
 COLOURS = {
     "red": (0, 0.85, 0.85),
