@@ -1,4 +1,5 @@
-"""Write the example graphs in `workflows/`, for the browser and (in `workflows/api/`) for the HTTP interface.
+"""Write the example graphs in `workflows/`, for the browser and (in `workflows/api/`) for the HTTP interface, and the
+blueprint in `subgraphs/`.
 
     python scripts/make_workflows.py --server http://127.0.0.1:8188 [--thumbnails]
 
@@ -20,10 +21,12 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+import blueprint
 from graph_parts import NOTE, Node, Workflow
 from workflow_graphs import WORKFLOWS
 
 FOLDER = Path(__file__).resolve().parent.parent / "workflows"
+BLUEPRINTS = FOLDER.parent / "subgraphs"  # ComfyUI lists what lies there
 PACK = {"cnr_id": "mc-sjd", "ver": "0.1.0"}
 CORE = {"cnr_id": "comfy-core", "ver": "0.3.64"}
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
@@ -189,8 +192,13 @@ def files(object_info: dict) -> dict[Path, str]:
             (FOLDER / f"{name}.json", graph.ui(name)),
             (FOLDER / "api" / f"{name}.json", graph.api()),
         ):
-            written[path] = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    return written
+            written[path] = as_text(content)
+    whole = blueprint.blueprint(Graph(blueprint.INSIDE, object_info))
+    return written | {BLUEPRINTS / f"{blueprint.NAME}.json": as_text(whole)}
+
+
+def as_text(content: dict) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
 class Server:

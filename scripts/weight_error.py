@@ -61,7 +61,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=EMBEDDED_MODEL, metavar="DIR")
     parser.add_argument(
-        "--prompts", nargs="+", default=["a red apple on grass", "a rocket in a starry sky", "a cat on wood", "a blue car in a city"], metavar="TEXT"
+        "--prompts",
+        nargs="+",
+        default=["a red apple on grass", "a rocket in a starry sky", "a cat on wood", "a blue car in a city"],
+        metavar="TEXT",
     )
     arguments = parser.parse_args()
     reference = load(arguments.model)
