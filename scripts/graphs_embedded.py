@@ -163,7 +163,7 @@ the warm tokens saved.
 """
     changed = {"coupling": EXACT, "temperature": 0.95}
     ways = [
-        ("First run", {"coupling": EXACT, "temperature": 1.0}, {}),
+        ("First run", {"coupling": EXACT}, {}),
         ("Changed, from scratch", changed, {}),
         ("Changed, warm", changed | {"initialiser": "warm"}, {"warm_tokens": (10, 0)}),
     ]
