@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -21,18 +21,19 @@ from mcsjd_core import COUPLINGS, EMBEDDED_MODEL, DecodeSettings, load, sample
 from mcsjd_core.decoding.loop import AUTOREGRESSIVE
 from mcsjd_core.families.interface import Family
 from mcsjd_core.reporting.entropy import picture_entropies
+from mcsjd_core.reporting.intervals import mean_interval
 
 from .prompts import QUALITY, unseen_pairs
 from .scenes import Scenes
 
 WINDOWS = (16, 32, 64)
 BATCH = 8  # prompts that are decoded together; a row's forwards do not depend on the others
-T_32 = 2.04  # two-sided 95 % point of Student's t with 31 degrees of freedom
 
 
 def interval(values: list[float]) -> str:
     """Mean and half width of its 95 % interval."""
-    return f"{fmean(values):.2f} ± {T_32 * stdev(values) / len(values) ** 0.5:.2f}"
+    found = mean_interval(values)
+    return f"{found.mean:.2f} ± {found.high - found.mean:.2f}"
 
 
 def batches(prompts: list[str]) -> Iterator[list[str]]:
