@@ -24,7 +24,6 @@ from mcsjd_core.bench import (
     forward,
     memory,
     peer,
-    plain_law,
     shapes,
     stopwatch,
     trajectories,
@@ -33,14 +32,13 @@ from mcsjd_core.bench import (
 from mcsjd_core.bench.janus_checkpoint import JanusSize
 from mcsjd_core.bench.timing import PARTS
 from mcsjd_core.nn.transformer import TransformerConfig
-from mcsjd_core.reporting.tables import mean_and_error
 from test_transfers import Watch
 from tiny_checkpoint import write_tiny_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 KEYS = {
     "step_compression", "speedup", "overhead_share", "transfers_per_iteration", "ar_ratio_to_transformers",
-    "auto_window_slowdown", "plain_law_step_compression", "trajectories", "forward_cost", "memory", "peak_bytes", "machine",
+    "auto_window_slowdown", "trajectories", "forward_cost", "memory", "peak_bytes", "machine",
     "plan", "sections",
 }  # fmt: skip
 PLAN = replace(
@@ -90,22 +88,6 @@ def test_all_figures_are_there(result):
     assert set(result["trajectories"]) == set(trajectories.LAWS)
     assert all(set(counts) == {"1", "2"} for counts in result["trajectories"].values())
     assert set(result["forward_cost"]) == set(shapes.SHAPES)
-
-
-def test_couplings_at_the_plain_law_are_compared_on_the_same_pictures(result, tiny):
-    found = result["sections"]["plain_law"]
-    assert set(found["step_compressions"]) == set(COUPLINGS) and found["tokens"] == 18
-    for coupling, windows in found["step_compressions"].items():
-        assert set(windows) == {"3", "5"}
-        for window, values in windows.items():
-            settings = mcsjd_core.DecodeSettings(coupling, int(window))
-            traces = drawing.draw(tiny, drawing.texts(0, 4), settings, rows=3).traces
-            assert values == [trace.step_compression for trace in traces]
-            assert result["plain_law_step_compression"][coupling][window] == pytest.approx(mean(values))
-    assert len(found["entropies_nats"]) == 4  # one picture is no measure of the others
-    (table,) = plain_law.tables(found)
-    assert mean_and_error(found["entropies_nats"]) in table.note
-    assert [row[0] for row in table.rows] == [coupling.label for coupling in COUPLINGS.values()]
 
 
 def test_the_machine_is_described_by_what_the_system_says(result):

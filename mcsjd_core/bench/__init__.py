@@ -10,13 +10,13 @@ import time
 from dataclasses import asdict
 
 from ..reporting.tables import Table
-from . import automatic, breakdown, couplings, forward, machine, memory, peer, plain_law, trajectories, transfers
+from . import automatic, breakdown, couplings, forward, machine, memory, peer, trajectories, transfers
 from .plan import FULL, QUICK, Bench, Plan
 
 __all__ = ["FULL", "QUICK", "SECTIONS", "Bench", "Plan", "Table", "run", "tables"]
 
 # Memory comes first: the most that the process held is still that of the small model.
-SECTIONS = (memory, couplings, plain_law, automatic, trajectories, transfers, breakdown, forward, peer)
+SECTIONS = (memory, couplings, automatic, trajectories, transfers, breakdown, forward, peer)
 
 
 def run(bench: Bench, names: tuple[str, ...] | None = None) -> dict:

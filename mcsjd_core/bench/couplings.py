@@ -83,6 +83,7 @@ def _summary(runs: list[dict], key: tuple[str, str]) -> dict:
         "window": key[1],
         "nfe": fmean(run["nfe"] for run in own),
         "step_compression": fmean(run["tokens"] / run["nfe"] for run in own),
+        "step_compressions": [run["tokens"] / run["nfe"] for run in own],
         "seconds": spread([run["seconds"] for run in own]),
         "speedup": spread(speedups),
         "same_tokens_as_autoregressive": sum(run["same_tokens_as_autoregressive"] for run in own),
@@ -104,7 +105,7 @@ def tables(data: dict) -> list[Table]:
         [
             METHOD_LABELS[method["coupling"]],
             method["window"],
-            f"{method['step_compression']:.2f}",
+            mean_and_error(method.get("step_compressions", [method["step_compression"]])),
             f"{method['nfe']:.1f}",
             _range(method["seconds"]),
             _range(method["speedup"]),
@@ -117,8 +118,9 @@ def tables(data: dict) -> list[Table]:
     note = (
         f"{data['model']}, {data['tokens']} tokens, {data['prompts']} prompts one at a time, guidance {law['cfg_scale']:g}, "
         f"temperature {law['temperature']:g}, top-k {law['top_k'] or 'off'}, {data['initialiser']} first drafts. Step "
-        "compression and NFE are means, seconds and factors medians with the quartiles over the prompts. Entropy of the "
-        f"target law: {mean_and_error(data.get('entropies_nats', [data['entropy_nats']]))} nats per token. "
+        "compression is a mean and its standard error, NFE a mean, seconds and factors medians with the quartiles over the "
+        "prompts. Entropy of the target law: "
+        f"{mean_and_error(data.get('entropies_nats', [data['entropy_nats']]))} nats per token. "
         f"Seed-exact pictures equal to AR's: {same} of {drawn}."
     )
     return [Table("One picture at a time", header, rows, note)]

@@ -30,7 +30,6 @@ class Plan:
     auto_repeats: int = 3
     auto_windows: tuple[int, ...] = (4, 8, 16, 32)  # that the automatic one is held against
     rows: int | None = None
-    plain_pictures: int = 64  # of every coupling at the plain law, two or more
     trajectories: tuple[int, ...] = (1, 2, 4, 8)
     trajectory_window: int = 64
     trajectory_prompts: int = 4
@@ -43,7 +42,7 @@ class Plan:
 FULL = Plan("full", prompts=16, windows=(16, 32, 64))
 QUICK = Plan(
     "quick", prompts=2, windows=(16,), repeats=2, forward_repeats=2, auto_repeats=1, auto_windows=(8, 16), rows=4,
-    plain_pictures=4, trajectories=(1, 2), trajectory_window=32, trajectory_prompts=1, forward_windows=(1, 16, 32), iterations=4,
+    trajectories=(1, 2), trajectory_window=32, trajectory_prompts=1, forward_windows=(1, 16, 32), iterations=4,
     peer_side=4, timed_layers=1,
 )  # fmt: skip
 
