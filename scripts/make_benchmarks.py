@@ -72,8 +72,9 @@ def _highlights(result: dict) -> list[str]:
     if ratios:
         parts = " and ".join(f"{ratio:.2f} times at batch {batch}" for batch, ratio in ratios.items())
         lines.append(f"- Plain AR against transformers' `generate`, in tokens per second: {parts}.")
-    for shape, share in result.get("overhead_share", {}).items():
-        lines.append(f"- Share of an iteration that is not the forward, {shape}: {100 * share:.1f} %.")
+    if shares := result.get("overhead_share"):
+        parts = "; ".join(f"{shape} {100 * share:.1f} %" for shape, share in shares.items())
+        lines.append(f"- Share of an iteration that is not the forward: {parts}.")
     return ["\n".join(map(wrapped, lines))] if lines else []
 
 

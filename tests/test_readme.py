@@ -1,4 +1,4 @@
-"""README's own examples, each run as it is written, one after the other, with nothing but what README installs."""
+"""The examples of README and of docs/python.md, each run as it is written, one after the other, with nothing but what README installs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = ("README.md", "docs/python.md")
+TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 SHELL = ("", "sh", "bash", "shell", "console")
 NOT_RUN = {
@@ -26,8 +27,8 @@ NOT_RUN = {
 }
 
 
-def blocks() -> list[tuple[str, str]]:
-    return FENCE.findall(README)
+def blocks(page: str = "README.md") -> list[tuple[str, str]]:
+    return FENCE.findall(TEXTS[page])
 
 
 def commands() -> list[str]:
@@ -76,9 +77,10 @@ def test_packages_beyond_the_requirements_are_out_of_sight(clone):
 
 
 @pytest.mark.slow
-def test_every_example_runs_as_it_is_written(clone):
-    """In README's order, so that a later one may use what an earlier one wrote."""
-    for language, code in blocks():
+@pytest.mark.parametrize("page", PAGES)
+def test_every_example_runs_as_it_is_written(clone, page):
+    """In the page's order, so that a later one may use what an earlier one wrote."""
+    for language, code in blocks(page):
         if language == "python":
             run(["-c", code], clone)
         elif language in SHELL:
