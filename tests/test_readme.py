@@ -1,4 +1,4 @@
-"""The examples of README and of docs/python.md, each run as it is written, one after the other, with nothing but what README installs."""
+"""The examples of README and of docs/python.md, run as they are written, with nothing but what README installs."""
 
 from __future__ import annotations
 
