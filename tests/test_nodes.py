@@ -26,6 +26,9 @@ NODE_IDS = [
     "MCSJD_ImageNetClass",
     "MCSJD_ExampleFrame",
     "MCSJD_PromptList",
+    "MCSJD_ExportTokens",
+    "MCSJD_LoadDiffusion",
+    "MCSJD_DecodeDiffusion",
 ]
 
 
@@ -63,7 +66,8 @@ def test_texts_that_saved_graphs_contain_do_not_change(pack, model_folder):
     couplings = ["plain AR", "SJD (independent)", "MC-SJD (maximal)", "MC-SJD (Gumbel)", "seed-exact (Gumbel)"]
     assert inputs["coupling"].options[:5] == couplings
     assert inputs["initialiser"].options[:4] == ["random", "left", "above", "warm"]
-    assert inputs["dtype"].options[:6] == ["auto", "bf16", "fp16", "fp32", "fp8 weights", "int8 weights"]
+    dtypes = next(entry.options for entry in pack.nodes["MCSJD_LoadModel"].GET_SCHEMA().inputs if entry.id == "dtype")
+    assert dtypes[:6] == ["auto", "bf16", "fp16", "fp32", "fp8 weights", "int8 weights"]
     assert pack.folders.EMBEDDED == "embedded: scenes" and pack.folders.EMBEDDED_VIDEO == "embedded: emoji-motion"
 
 

@@ -8,6 +8,7 @@ import importlib.metadata as metadata
 import os
 import re
 import sys
+from importlib.machinery import PathFinder
 
 
 def distributions_of(names):
@@ -26,18 +27,19 @@ def distributions_of(names):
     return found
 
 
-class Hidden(importlib.abc.MetaPathFinder):
+class Shown(importlib.abc.MetaPathFinder):
+    """Finds what Python's own finder of files finds, except modules that belong to other packages: as if they were not there."""
+
     def __init__(self, allowed):
         owners = metadata.packages_distributions().items()
         known = {name: {re.sub(r"[-_.]+", "-", each).lower() for each in names} for name, names in owners}
-        self.modules = {name for name, names in known.items() if not names & allowed}
+        self.hidden = {name for name, names in known.items() if not names & allowed}
 
     def find_spec(self, name, path=None, target=None):
-        if name in self.modules:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return None if name in self.hidden else PathFinder.find_spec(name, path, target)
 
 
 with open(os.environ["README_REQUIREMENTS"], encoding="utf-8") as file:
     lines = [line.split("#")[0].strip() for line in file]
 names = [re.match(r"[\w.-]+", line)[0] for line in lines if line]
-sys.meta_path.insert(0, Hidden(distributions_of(["torch", *names])))
+sys.meta_path[sys.meta_path.index(PathFinder)] = Shown(distributions_of(["torch", *names]))
