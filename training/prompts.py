@@ -5,7 +5,7 @@ from __future__ import annotations
 from .places import PHRASES
 from .scenes import Scenes, held_out
 
-# 24 prompts of trained pairs of thing and place, for the count by eye and `docs/quality.png`.
+# 24 prompts of trained pairs of thing and place, for the count by eye and `docs/quality.webp`.
 QUALITY = (
     "a red apple on grass", "a rocket in a starry sky", "a cat on wood", "a blue car in a city",
     "a sunflower in a meadow", "a penguin on water", "a yellow balloon in a cloudy sky", "a fox in a forest",

@@ -2,7 +2,7 @@
 
     python -m training.scene_sheets --sprites build/sprites.npz --places build/places.npz --out docs
 
-`quality.png`: 24 prompts x 4 seeds; `unseen_pairs.png`: 8 prompts whose thing never stood in that place in training. Settings
+`quality.webp`: 24 prompts x 4 seeds; `unseen_pairs.webp`: 8 prompts whose thing never stood in that place in training. Settings
 are the checkpoint's own, the coupling is `maximal`, seeds 0 to 3; nothing is picked by hand.
 """
 
@@ -44,5 +44,5 @@ if __name__ == "__main__":
     a = parser.parse_args()
     a.out.mkdir(parents=True, exist_ok=True)
     model = load(a.model)
-    draw_rows(model, QUALITY, 3).save(a.out / "quality.png")
-    draw_rows(model, unseen_pairs(Scenes.load(a.sprites, a.places)), 2).save(a.out / "unseen_pairs.png")
+    draw_rows(model, QUALITY, 3).save(a.out / "quality.webp", quality=90)
+    draw_rows(model, unseen_pairs(Scenes.load(a.sprites, a.places)), 2).save(a.out / "unseen_pairs.webp", quality=90)
