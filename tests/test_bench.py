@@ -190,7 +190,8 @@ def test_public_shapes_are_those_of_the_published_models():
 def test_memory_is_that_of_the_tensors(result, model):
     sizes = result["memory"]
     assert sizes["weights"] == sum(p.numel() * 4 for p in model.token_model.parameters())
-    config, slots = model.token_model.model.config, model.prompt(drawing.texts(0, 1), None, True).embeddings.shape[1] + 24 + 4
+    config = model.token_model.model.config
+    slots = model.prompt(drawing.texts(0, 1), None, True).embeddings.shape[1] + 24 + 4
     assert sizes["cache"] == 2 * 2 * config.layers * config.kv_heads * config.head_dim * slots * 4
     assert sizes["peak"] is None or sizes["peak"] <= result["peak_bytes"]
 
