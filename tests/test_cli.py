@@ -310,7 +310,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(cli, capsys, tmp_path, argume
 
 
 def test_a_video_file_for_a_picture_is_refused_before_weights_are_read(cli, monkeypatch, capsys):
-    monkeypatch.setattr("mcsjd_core.cli.generate.open_model", lambda _: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("mcsjd_core.cli.generate.open_model", lambda *_: pytest.fail("the model was loaded"))
     assert cli("generate", "x", "--out", "x.webp") == FAILED
     assert "must end in .png" in capsys.readouterr().err
 

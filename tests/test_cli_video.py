@@ -109,7 +109,7 @@ def test_mistakes_are_answered_with_a_sentence(cli, tmp_path, capsys, arguments,
 
 @pytest.mark.parametrize("arguments", [("--start-frames", "0.png", "--out", "x.png"), ("--continue-from", "0.png")])
 def test_what_the_family_cannot_do_is_said_before_its_weights_are_read(cli, monkeypatch, arguments):
-    monkeypatch.setattr("mcsjd_core.cli.generate.open_model", lambda _: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("mcsjd_core.cli.generate.open_model", lambda *_: pytest.fail("the model was loaded"))
     assert cli(*arguments) == FAILED
 
 

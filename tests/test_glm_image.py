@@ -223,7 +223,7 @@ def test_pixels_and_guidance_are_refused_in_one_sentence(model):
 def test_the_command_writes_what_diffusers_takes(model, directory, tmp_path, monkeypatch, capsys):
     from mcsjd_core.cli import generate, main
 
-    monkeypatch.setattr(generate, "open_model", lambda arguments: model)
+    monkeypatch.setattr(generate, "open_model", lambda *_: model)
     command = ["generate", "red", "owl", "--model", str(directory), "--size", SIZES[0], "--quiet"]
     assert main(command) == 2 and "Name a file for them with --save-tokens" in capsys.readouterr().err
     assert main([*command, "--save-tokens", str(tmp_path / "tokens.safetensors")]) in (0, None)

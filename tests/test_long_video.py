@@ -71,7 +71,8 @@ def test_the_command_draws_longer_videos_than_the_model_s(model, tmp_path, monke
 
     from mcsjd_core.cli import generate, main
 
-    monkeypatch.setattr(generate, "open_model", lambda arguments: model)
+    monkeypatch.setattr(generate, "open_model", lambda *_: model)
+    monkeypatch.setattr(generate, "draws_video", lambda _: True)
     Image.new("RGB", (48, 32), "teal").save(tmp_path / "start.png")
     command = [
         "generate",
