@@ -3,7 +3,7 @@
     python scripts/measure_drafts.py [--pictures 64] [--window 64]
 
 Picture i of every way has the same prompt and seed, so gains over `maximal` with one chain of drafts are paired. Prints a
-Markdown table, row by row as it is measured; docs/drafts.md holds one. What a forward costs is clocked on one picture at a time:
+Markdown table, row by row as it is measured. What a forward costs is clocked on one picture at a time:
 seconds a forward, over those of the first row; a forward goes over M windows.
 """
 
