@@ -373,7 +373,6 @@ def test_the_committed_figures_are_complete():
     not_yet = {"auto_window_slowdown", "trajectories"}  # sections that were not run on the present model
     assert set(figures) >= KEYS - not_yet and figures["plan"]["name"] == "full" and figures["plan"]["prompts"] >= 16
     assert set(figures["ar_ratio_to_transformers"]) == {"1", "4"}
-    assert not not_yet & set(figures) or set(figures["auto_window_slowdown"]) == {"1", "4", "8"}
 
 
 def test_what_the_pages_say_is_made_from_the_figures(result):

@@ -261,6 +261,16 @@ def test_the_table_admits_pictures_that_differ():
     assert _summary_row(rows, list(rows))[-1] == "1 of 2"
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_table_has_intervals_from_three_pictures_on(count):
+    record = {"coupling": "maximal", "window": 4, "nfe": 2, "same_tokens_as_autoregressive": False}
+    rows = [record | {"step_compression": 2.0 + i, "seconds": 1.0 + i / 9} for i in range(count)]
+    row = _summary_row(rows, [row | {"seconds": 9.0 + i} for i, row in enumerate(rows)])
+    compression, factor, verdict = row[2], row[5], row[6]
+    shown = ["to" in compression, "to" in factor, verdict == "faster here"]
+    assert shown == [count >= 3] * 3 and (verdict == "too few pictures") == (count < 3)
+
+
 def test_the_law_is_described_by_what_is_switched_on():
     assert describe_law(LawSettings(cfg_scale=3.0, top_k=100)) == "guidance 3, temperature 1, top-k 100"
     assert describe_law(LawSettings(temperature=0.5, top_p=0.9)) == "no guidance, temperature 0.5, top-p 0.9"

@@ -44,6 +44,7 @@ from .progress import advance, token_bar
 from .room import check_room
 
 EXACT = "gumbel_exact"
+FEWEST = 3  # pictures that an interval is made of: of two, Student's is thirteen standard errors wide each way
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -266,8 +267,9 @@ def _summary(methods: list[DecodeSettings], rows: list[list[Outcome]]) -> str:
     lines = [_summary_row(records, columns[0]) for records in columns]
     law = describe_law(methods[0].law)
     text = aligned(header, lines, left=(0, -1))
-    means = (
-        f"Means of {len(rows)} pictures per method, with 95 % intervals" if len(rows) > 1 else "One picture per method"
+    means = f"Means of {len(rows)} pictures per method" if len(rows) > 1 else "One picture per method"
+    means += (
+        ", with 95 % intervals" if len(rows) >= FEWEST else f"; from {FEWEST} on (--seeds 0,1,2) with 95 % intervals"
     )
     text += (
         f"\n{means}; {law}; initialiser {methods[0].initialiser}. Pictures that differ from AR's follow the same law."
@@ -283,16 +285,21 @@ def _summary_row(records: list[dict], reference: list[dict]) -> list[str]:
         return fmean(record[key] for record in records)
 
     first = [METHOD_LABELS[records[0]["coupling"]], str(records[0]["window"])]
-    costs = [_range(mean_interval([record["step_compression"] for record in records]))]
+    costs = [_range(_interval([record["step_compression"] for record in records]))]
     costs += [f"{mean('nfe'):.1f}", f"{mean('seconds'):.2f}"]
     if records is reference:
         return [*first, *costs, "1.00", "", ""]
     # Pictures are compared one by one: an easy one is quick for both.
     pairs = zip(reference, records, strict=True)
-    faster = mean_interval([math.log(slow["seconds"] / record["seconds"]) for slow, record in pairs])
+    faster = _interval([math.log(slow["seconds"] / record["seconds"]) for slow, record in pairs])
     factor = Interval(*(math.exp(value) for value in faster))
     same = sum(record["same_tokens_as_autoregressive"] for record in records)
     return [*first, *costs, _range(factor), _verdict(factor), f"{same} of {len(records)}"]
+
+
+def _interval(values: list[float]) -> Interval:
+    """The mean with its interval; without bounds where so few values tell next to nothing of their spread."""
+    return mean_interval(values) if len(values) >= FEWEST else Interval(fmean(values), math.nan, math.nan)
 
 
 def _range(interval: Interval) -> str:
@@ -303,7 +310,7 @@ def _range(interval: Interval) -> str:
 def _verdict(factor: Interval) -> str:
     """What the 95 % interval of a speed-up allows to say."""
     if math.isnan(factor.low):
-        return "one picture only"
+        return "too few pictures"
     if factor.low > 1:
         return "faster here"
     return "AR faster here" if factor.high < 1 else "no difference shown"
