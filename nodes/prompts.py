@@ -9,7 +9,7 @@ from .schema import schema
 from .types import CATEGORY, PromptsSocket
 
 MOST_PICTURES = 64  # of one run
-EXAMPLE = "a red apple on grass\na rocket in a starry sky\na cat on wood\na house in the mountains"
+EXAMPLE = "a red apple on grass\na rocket in a starry sky\na panda in front of autumn trees\na house in the mountains"
 
 
 class PromptList(io.ComfyNode):

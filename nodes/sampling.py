@@ -46,8 +46,8 @@ class Sampler(io.ComfyNode):
                     multiline=True,
                     dynamic_prompts=True,
                     default=PROMPT,
-                    tooltip="What to draw. The embedded model knows things in places: a cat on wood, a blue car in "
-                    "a city. Line breaks and repeated spaces count as one space. If this is empty, the embedded "
+                    tooltip="What to draw. The embedded model knows things in places: a pumpkin on pebbles, a blue car "
+                    "in a city. Line breaks and repeated spaces count as one space. If this is empty, the embedded "
                     "model and models of classes draw anything; other models get their usual request without "
                     "a description, as their authors send it.",
                 ),

@@ -78,7 +78,11 @@ NOTE_BELOW_SEED = LOADER[1] + BELOW + 190 + 84 + BELOW
 
 
 def method(first: int, column: int, title: str, values: dict, links: dict | None = None) -> list[Node]:
-    """Sampler and Decode with the ids `first` and `first` + 1, one below the other."""
+    """Sampler and Decode with the ids `first` and `first` + 1, one below the other.
+
+    Without live previews: such graphs compare seconds, and in Nodes 2.0 a preview makes the sampler reach over Decode.
+    """
+    values = {"live_preview": False} | values
     links = {"model": (1, 0), "prompt": (2, 0), "seed": (3, 0)} | (links or {})
     x = COLUMNS[column]
     sampler = Node(first, "MCSJD_Sampler", (x, 0), SAMPLER, values, links, title=title)

@@ -39,7 +39,7 @@ pictures still follow the model's own distribution exactly. The report's first l
 
 **Try**
 - another **seed**: other pictures.
-- another **prompt**: *a cat on wood*, *a rocket in a starry sky*, *a blue car in a city*.
+- another **prompt**: *a panda in front of autumn trees*, *a rocket in a starry sky*, *a blue car in a city*.
 - **coupling** *plain AR*: the baseline.
 - **coupling** *seed-exact*: the pictures of *plain AR*, in fewer forwards.
 """
