@@ -16,7 +16,7 @@ ALIASES = ["MC-SJD", "SJD", "autoregressive", "speculative", "text to image"]
 IN, OUT = -10, -20  # ids that ComfyUI gives the ends of a subgraph
 LOAD, SAMPLE, DRAW = 1, 2, 3
 PROMOTED = ((LOAD, "model"), (SAMPLE, "prompt"), (SAMPLE, "seed"), (SAMPLE, "coupling"), (SAMPLE, "batch_size"))
-RESULTS = ((DRAW, 0, "image"), (SAMPLE, 1, "run"))
+RESULTS = ((DRAW, 0, "image"), (SAMPLE, 1, "stats"))
 SIZE, END = (400, 420), (120, 40)  # of the node that stands for it; of an end inside of it
 
 x = [0, LOADER[0] + GAP, LOADER[0] + SAMPLER[0] + 2 * GAP]
@@ -96,14 +96,11 @@ def _hand_out(nodes: dict, links: list[dict], slot: int, id: int, output: int, n
 
 
 def _stand_in(graph, inputs: list[dict], outputs: list[dict]) -> dict:
-    """The one node of the root, with the promoted widgets' defaults."""
+    """The one node of the root, with the promoted widgets' defaults: one value each, since what becomes of a seed after a run is
+    not promoted with it.
+    """
     by_id = {node.id: node for node in graph.nodes}
-    values = []
-    for id, name in PROMOTED:
-        schema = graph.schemas[id]
-        values.append(schema.value(by_id[id], name))
-        if schema.inputs[name][1].get("control_after_generate"):
-            values.append("fixed")
+    values = [graph.schemas[id].value(by_id[id], name) for id, name in PROMOTED]
     return {
         "id": 1,
         "type": id_of(NAME),
