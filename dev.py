@@ -4,6 +4,7 @@
     python3 dev.py compare "a red apple on grass"   the same picture with every method, measured
     python3 dev.py download NAME                    fetch a public checkpoint
     python3 dev.py gpu --json gpu.json              is everything right on this GPU, and how fast; minutes
+    python3 dev.py train scenes --work build        train an embedded model further (scenes or video); see training/README.md
     python3 dev.py bench --quick                    speed and memory on this machine; installs transformers, to compare with
     python3 dev.py test [pytest arguments]          style, types, dependencies, and the tests on all cores
     python3 dev.py test --oldest [pytest arguments] the tests with the oldest versions that are promised to work
@@ -29,9 +30,11 @@ HELP = ("-h", "--help")
 # Arguments of `pip install`, call by call; words with a slash or ending in .txt are files below ROOT.
 RUN = [["torch", "-r", "requirements.txt"]]
 BENCH = [*RUN, ["transformers; python_version >= '3.11'"]]
+TRAIN = [*RUN, ["-r", "training/requirements.txt"]]
 TEST = [*RUN, ["-r", "tests/requirements.txt"], ["--no-deps", "-r", "tests/requirements-nodeps.txt"]]
 
 CHECKS = (["ruff", "check"], ["ruff", "format", "--check"])  # tests hold types and the contracts of dependencies
+RECIPES = {"scenes": "training.build_scenes", "video": "training.build_video"}
 WORKERS = [
     "-n",
     "auto",
@@ -135,6 +138,14 @@ def run(environment, arguments):
     os.execv(command[0], command)
 
 
+def train(environment, model, *arguments):
+    """Run the recipe of an embedded model, which goes on where it stopped."""
+    if model not in RECIPES:
+        sys.exit(f"There is no recipe for {model!r}; there are {' and '.join(RECIPES)}.")
+    install(environment, "train", TRAIN)
+    run(environment, ["-m", RECIPES[model], *arguments])
+
+
 def main():
     if sys.version_info < (3, 10):
         sys.exit(f"Python 3.10 or newer is needed, this is {sys.version.split()[0]}; call this file with a newer one.")
@@ -143,7 +154,7 @@ def main():
     command, rest = sys.argv[1], sys.argv[2:]
     environment = Environment(".venv", CONSTRAINTS)
     wants_help = command in HELP or (command != "test" and bool({*HELP} & {*rest}))
-    if wants_help and (command in HELP or not is_installed(environment, "run", RUN)):
+    if wants_help and (command in (*HELP, "train") or not is_installed(environment, "run", RUN)):
         print(__doc__)  # help installs nothing
         return
     try:
@@ -157,6 +168,8 @@ def main():
             else:
                 rest = ["--ignore=tests/test_types.py", *rest]
             run(environment, ["-m", "pytest", *WORKERS, *rest])
+        if command == "train":
+            train(environment, *(rest or [""]))
         if not wants_help:
             install(environment, *(("bench", BENCH) if command in ("bench", "gpu") else ("run", RUN)))
         run(environment, ["-m", "mcsjd_core", command, *rest])

@@ -19,7 +19,9 @@ def dev(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, ROOT / "dev.py", *arguments], capture_output=True, text=True, timeout=100)
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("-h",), ("bench", "--help"), ("generate", "-h")])
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("-h",), ("bench", "--help"), ("generate", "-h"), ("train", "scenes", "-h")]
+)
 def test_help_installs_nothing_and_exits_well(arguments, monkeypatch, capsys):
     module = load_file("dev", ROOT / "dev.py")
     monkeypatch.setattr(module, "make", lambda: pytest.fail("help made an environment"))
@@ -31,8 +33,21 @@ def test_help_installs_nothing_and_exits_well(arguments, monkeypatch, capsys):
 
 def test_help_lists_every_command():
     done = dev("--help")
-    names = {command.__name__.rsplit(".", 1)[1] for command in COMMANDS} | {"test"}
+    names = {command.__name__.rsplit(".", 1)[1] for command in COMMANDS} | {"test", "train"}
     assert done.returncode == 0 and all(f"dev.py {name}" in done.stdout for name in names)
+
+
+def test_training_is_a_recipe_by_name(monkeypatch):
+    module, calls = load_file("dev", ROOT / "dev.py"), []
+    monkeypatch.setattr(module, "install", lambda _, name, installs: calls.append(name))
+    monkeypatch.setattr(module, "run", lambda _, arguments: calls.append(arguments) or sys.exit())
+    monkeypatch.setattr(module.sys, "argv", ["dev.py", "train", "video", "--work", "build"])
+    with pytest.raises(SystemExit):
+        module.main()
+    assert calls == ["train", ["-m", "training.build_video", "--work", "build"]]
+    assert importlib.util.find_spec("training.build_video") is not None
+    done = dev("train", "songs")
+    assert done.returncode != 0 and "no recipe for 'songs'; there are scenes and video" in done.stderr
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib came with Python 3.11")

@@ -2,7 +2,7 @@
 
     apt-get install fonts-noto-color-emoji lomiri-wallpapers-16.04 mypaint-data-extras blender-data
     npm install --prefix build/npm fluentui-emoji@1.3.0 @lobehub/fluent-emoji-3d@1.1.0 @twemoji/svg@15.0.0
-    pip install fonttools resvg-py scikit-image OpenEXR scipy
+    pip install -r training/requirements.txt
     python -m training.build_scenes --npm build/npm/node_modules --work build --out build/scenes
 
 A step whose result is there is skipped, and an interrupted training continues: run the same command again. More minutes than
@@ -66,7 +66,8 @@ def build(
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--npm", type=Path, required=True, help="node_modules folder with the three packages")
+    parser.add_argument("--npm", type=Path, default=Path("build/npm/node_modules"), help="folder with the three packages, "
+                        "if sprites.npz is not in the work folder yet")  # fmt: skip
     parser.add_argument("--root", type=Path, default=Path("/"), help="where the Debian packages are unpacked")
     parser.add_argument("--work", type=Path, default=Path("build"), help="folder for everything in between")
     parser.add_argument("--out", type=Path, default=Path("build/scenes"))

@@ -2,10 +2,11 @@
 
     python -m training.build_video --sprites build/sprites.npz --places build/places.npz --work build-video
 
-`training.sprites` and `training.places` say where their data come from. Every step is skipped when its result is there, and
-an interrupted training continues: run the same command again. Seeds are fixed; budgets are minutes, so another machine
-takes other numbers of steps and gets other weights. Decoder and transformer do not need each other: their commands may run
-side by side.
+`training.sprites` and `training.places` say where their data come from; both are needed for the stage alone. An interrupted
+training continues: run the same command again. More minutes than before train decoder and transformer further; the encoder
+stays as it was once it is trained, for both hang on its codes. Seeds are fixed; budgets are minutes, so another machine takes
+other numbers of steps and gets other weights. Decoder and transformer do not need each other: their commands may run side
+by side.
 """
 
 from __future__ import annotations
@@ -25,23 +26,25 @@ def build(stage_file: Path, work: Path, out: Path, minutes: dict[str, float], ru
     encoder, codec, transformer = (work / name for name in ("encoder", "codec", "transformer"))
     loaded, seed = Stage.load(stage_file), run.seed
 
-    def train(folder: Path, make) -> None:
-        if not (folder / "report.json").exists():
-            loop.train(make(), folder, replace(run, minutes=minutes[folder.name]))
+    def train(task: loop.Task, folder: Path) -> None:
+        loop.train(task, folder, replace(run, minutes=minutes[folder.name]))
 
-    train(encoder, lambda: train_video_encoder.EncoderTask(
-        loaded, train_video_encoder.Settings(seed=seed), run.device))  # fmt: skip
-    train(codec, lambda: train_video_codec.DecoderTask(
-        loaded, train_video_encoder.read_encoder(encoder), train_video_codec.Settings(seed=seed), run.device))  # fmt: skip
-    train(transformer, lambda: train_video_transformer.TransformerTask(
-        loaded, train_video_encoder.read_encoder(encoder), train_video_transformer.Settings(seed=seed), run.device))  # fmt: skip
+    if not (encoder / "report.json").exists():
+        train(train_video_encoder.EncoderTask(loaded, train_video_encoder.Settings(seed=seed), run.device), encoder)
+    train(train_video_codec.DecoderTask(
+        loaded, train_video_encoder.read_encoder(encoder), train_video_codec.Settings(seed=seed), run.device), codec)  # fmt: skip
+    train(train_video_transformer.TransformerTask(
+        loaded, train_video_encoder.read_encoder(encoder), train_video_transformer.Settings(seed=seed), run.device),
+        transformer)  # fmt: skip
     export_video.export(stage_file, transformer, codec, out)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sprites", type=Path, required=True, help="file written by training.sprites")
-    parser.add_argument("--places", type=Path, required=True, help="file written by training.places")
+    parser.add_argument(
+        "--sprites", type=Path, default=Path("build/sprites.npz"), help="file written by training.sprites"
+    )
+    parser.add_argument("--places", type=Path, default=Path("build/places.npz"), help="file written by training.places")
     parser.add_argument("--root", type=Path, default=Path("/"), help="where the Debian packages are unpacked")
     parser.add_argument("--work", type=Path, default=Path("build-video"), help="folder for everything in between")
     parser.add_argument("--out", type=Path, default=Path("embedded/motion"))
