@@ -85,7 +85,7 @@ def test_all_figures_are_there(result):
     assert set(result["speedup"]["maximal"]) == {"3", "5", "auto"} and set(result["speedup"]["gumbel"]) == {"3", "5"}
     assert set(result["auto_window_slowdown"]) == {"1", "2"}
     assert set(result["overhead_share"]) == {"tiny", *(f"Janus-Pro-1B, {law}" for law in breakdown.LAWS)}
-    assert set(result["trajectories"]) == set(trajectories.LAWS)
+    assert set(result["trajectories"]) == set(trajectories.COUPLINGS)
     assert all(set(counts) == {"1", "2"} for counts in result["trajectories"].values())
     assert set(result["forward_cost"]) == set(shapes.SHAPES)
 
@@ -133,10 +133,10 @@ def test_slowdowns_of_the_automatic_window_follow_from_the_seconds(result):
 
 
 def test_compression_by_trajectories_follows_from_the_forwards(result):
-    for law, found in result["sections"]["trajectories"]["laws"].items():
-        for count, runs in found["runs"].items():
+    for coupling, found in result["sections"]["trajectories"]["couplings"].items():
+        for count, runs in found.items():
             assert len(runs) == 2
-            assert result["trajectories"][law][count] == pytest.approx(mean(r["tokens"] / r["nfe"] for r in runs))
+            assert result["trajectories"][coupling][count] == pytest.approx(mean(r["tokens"] / r["nfe"] for r in runs))
 
 
 def test_the_overhead_is_what_is_not_the_forward(result):

@@ -30,9 +30,9 @@ class Plan:
     auto_repeats: int = 3
     auto_windows: tuple[int, ...] = (4, 8, 16, 32)  # that the automatic one is held against
     rows: int | None = None
-    trajectories: tuple[int, ...] = (1, 2, 4, 8)
+    trajectories: tuple[int, ...] = (1, 2, 4)
     trajectory_window: int = 64
-    trajectory_prompts: int = 4
+    trajectory_prompts: int = 16
     forward_windows: tuple[int, ...] = (1, 4, 8, 16, 32, 64, 128)
     iterations: int = 16  # of a decode whose parts are clocked
     peer_side: int = 8  # tokens in a row and in a column
