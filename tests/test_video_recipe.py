@@ -39,8 +39,8 @@ def test_a_stage_has_the_things_asked_for_and_holds_out_the_ends_of_wide_grounds
     monkeypatch.setattr(stage, "PANORAMAS", ())
     image = np.zeros((SPRITE, SPRITE, 4), np.uint8)
     image[..., 1:] = 255
-    rows = [("fox", "", "noto"), ("fox", "", "fluent 3d"), ("fox", "", "twemoji"), ("car", "red", "noto"),
-            ("car", "blue", "noto"), ("trophy", "", "noto")]  # fmt: skip
+    rows = [("fox", "", "twemoji"), ("fox", "", "fluent flat"), ("fox", "", "noto"), ("car", "red", "twemoji"),
+            ("car", "blue", "twemoji"), ("trophy", "", "twemoji")]  # fmt: skip
     things, colours, styles = zip(*rows, strict=True)
     sprites = Sprites(np.stack([image] * len(rows)), list(things), list(colours), list(styles))
     wide = np.arange(600, dtype=np.uint8)[None, :, None].repeat(128, 0).repeat(3, 2)
