@@ -191,11 +191,9 @@ def sample(
     )
     if drawing.note:
         tell(drawing.note)
-    grid, needed = drawing.grid, drawing.memory_bytes
-    _load_transformer(model, needed)
-    preview = LivePreview(model.family, grid)
-    preview.enabled &= live_preview and _make_room_for_previews(model, needed, min(PREVIEWED, len(texts)), grid)
-    progress = Progress(len(texts) * grid.num_tokens)
+    _load_transformer(model, drawing.memory_bytes)
+    preview = _preview_of(model, drawing, len(texts), live_preview)
+    progress = Progress(len(texts) * drawing.grid.num_tokens)
 
     def on_step(step: Step) -> None:
         progress.update(sum(step.done), preview.picture(step))
@@ -226,6 +224,13 @@ def _load_transformer(model: LoadedModel, needed: int) -> None:
 def _follow_weights(patcher: ModelPatcher) -> None:
     """Tell the model where to compute: ComfyUI may leave some weights in system memory, so no single weight shows it."""
     patcher.model.compute_device = getattr(patcher.model, "device", None)
+
+
+def _preview_of(model: LoadedModel, drawing: mcsjd_core.Drawing, batch: int, wanted: bool) -> LivePreview:
+    """Live previews of a run, if they are wanted and possible."""
+    preview, needed = LivePreview(model.family, drawing.grid), drawing.memory_bytes
+    preview.enabled &= wanted and _make_room_for_previews(model, needed, min(PREVIEWED, batch), drawing.grid)
+    return preview
 
 
 def _make_room_for_previews(model: LoadedModel, needed: int, count: int, grid: Grid) -> bool:

@@ -223,14 +223,10 @@ def draw(
     continue_video: ImageTokens | None = None,
 ) -> tuple[ImageTokens, Report]:  # fmt: skip
     """The tokens that the sampler's inputs ask for, and what they cost."""
-    if coupling not in METHODS:
-        raise InputError(f"coupling must be one of {', '.join(METHODS)}, got {coupling!r}.")
-    own = model.family.defaults
-    law = own_settings(own.law, cfg_scale=cfg, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-    check_trajectories(trajectories, METHODS[coupling], record_details)
-    settings = DecodeSettings(
-        METHODS[coupling], own.window if window < 0 else window, law, initialiser, seed, record_details, trajectories,
-        model.execution, row_seeds=row_seeds_of(batch_seeds), part=0 if continue_video is None else continue_video.part + 1,
+    asked = {"cfg_scale": cfg, "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    settings = settings_of(
+        model, coupling, window, own_settings(model.family.defaults.law, **asked), initialiser=initialiser, seed=seed,
+        record_details=record_details, trajectories=trajectories, batch_seeds=batch_seeds, continued=continue_video,
     )  # fmt: skip
     texts = texts_of(prompt, prompts, batch_size)
     warm_tokens = warm_tokens if initialiser == "warm" else None
@@ -259,6 +255,28 @@ def draw(
         skipped_frames=start.skipped,
     )  # fmt: skip
     return tokens, cost
+
+
+def settings_of(
+    model: LoadedModel, coupling: str, window: int, law: LawSettings, *, initialiser: str, seed: int, record_details: bool,
+    trajectories: int, batch_seeds: str, continued: ImageTokens | None,
+) -> DecodeSettings:  # fmt: skip
+    """How to decode with the coupling of that label; a negative window is the model's own."""
+    if coupling not in METHODS:
+        raise InputError(f"coupling must be one of {', '.join(METHODS)}, got {coupling!r}.")
+    check_trajectories(trajectories, METHODS[coupling], record_details)
+    return DecodeSettings(
+        METHODS[coupling],
+        model.family.defaults.window if window < 0 else window,
+        law,
+        initialiser,
+        seed,
+        record_details,
+        trajectories,
+        model.execution,
+        part=0 if continued is None else continued.part + 1,
+        row_seeds=row_seeds_of(batch_seeds),
+    )
 
 
 def own_settings(own: LawSettings, **asked: float) -> LawSettings:

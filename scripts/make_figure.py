@@ -85,7 +85,8 @@ def law(position: int, y: int, heights: tuple[int, ...]) -> list[str]:
     return [*bars, f'<path d="M{x_of(position)} {y} h{CELL}" stroke="#c4b5fd" stroke-width="1.5"/>']
 
 
-def figure() -> str:
+def iteration() -> list[str]:
+    """The four steps of an iteration of MC-SJD."""
     parts = step(56, "1", "Draft", "the last window's survivors,", "and fresh guesses")
     parts += tokens(0, 40, "ghd", "committed") + tokens(3, 40, "qkartmeb", "draft")
     parts += brace(0, 2, 90, "committed", "#475569") + brace(
@@ -110,9 +111,12 @@ def figure() -> str:
         6, 10, 376, "next drafts: most did not change", "#2563eb"
     )
     parts += brace(11, 13, 376, "fresh drafts", GREY)
+    return parts
 
-    parts.append(f'<path d="M24 424 H{WIDTH - 24}" stroke="#e2e8f0" stroke-width="1.5"/>')
-    parts += step(
+
+def comparison() -> list[str]:
+    """What SJD makes of the same window."""
+    parts = step(
         466,
         "",
         "SJD, for comparison",
@@ -123,16 +127,19 @@ def figure() -> str:
     parts += tokens(3, 446, "qk", "accepted") + tokens(5, 446, "z", "corrected")
     parts += tokens(6, 446, "ucw", "redrawn") + tokens(9, 446, "e", "survivor") + tokens(10, 446, "j", "redrawn")
     parts += brace(3, 5, 496, "the same", GREY) + brace(6, 10, 496, "few drafts survive, by chance", "#dc2626")
-    parts.append(
-        text(
-            24,
-            566,
-            "Both commit tokens that follow the model's own law exactly. The letters are an example, not a measurement.",
-            13,
-            GREY,
-        )
+    return parts
+
+
+def figure() -> str:
+    rule = f'<path d="M24 424 H{WIDTH - 24}" stroke="#e2e8f0" stroke-width="1.5"/>'
+    note = text(
+        24,
+        566,
+        "Both commit tokens that follow the model's own law exactly. The letters are an example, not a measurement.",
+        13,
+        GREY,
     )
-    body = "\n".join(parts)
+    body = "\n".join([*iteration(), rule, *comparison(), note])
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
         f'font-family="Helvetica, Arial, sans-serif">\n<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>\n{body}\n</svg>\n'

@@ -271,13 +271,18 @@ def fill(module: nn.Module, tensors: Iterable[tuple[str, Tensor]], *, dtype: tor
         "of wrong shape": misshaped,
         "not floating-point": quantised,
     }
-    problems = [f"{len(names)} {what}: {_some(names)}" for what, names in found.items() if names]
+    _check_nothing_found(found, source)
+    module.load_state_dict(weights, strict=False, assign=True)
+    module.requires_grad_(False).eval()
+
+
+def _check_nothing_found(wrong: dict[str, list[str]], source: Path) -> None:
+    """Raise InputError if any kind of wrong tensors has a name in it."""
+    problems = [f"{len(names)} {what}: {_some(names)}" for what, names in wrong.items() if names]
     if problems:
         raise InputError(
             f"The tensors in {source} do not fit ({'; '.join(problems)}); it is of another model, or damaged."
         )
-    module.load_state_dict(weights, strict=False, assign=True)
-    module.requires_grad_(False).eval()
 
 
 def _some(names: list[str]) -> str:
