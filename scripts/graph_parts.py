@@ -47,6 +47,14 @@ def note(id: int, pos: tuple[int, int], size: tuple[int, int], text: str) -> Nod
     return Node(id, NOTE, pos, size, {"text": text}, title="What to try")
 
 
+def first_run(gigabytes: str) -> str:
+    """How a note says what fetches a public model."""
+    return (
+        f"Switch **accept_licence** on in *Get Model* and press **Run**: {gigabytes} are downloaded, once. Then press **R** and "
+        "**Run** again: the graph draws."
+    )
+
+
 def loader(id: int = 1, y: int = 0, **values) -> Node:
     return Node(id, "MCSJD_LoadModel", (0, y), LOADER, values)
 

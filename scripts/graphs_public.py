@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from graph_parts import COLUMNS, STATS, Node, Workflow, below, saved, stats, text_to_image
+from graph_parts import COLUMNS, STATS, Node, Workflow, below, first_run, saved, stats, text_to_image
 
 
 def lumina() -> Workflow:
-    text = """\
+    text = f"""\
 ## Lumina-mGPT 7B: 768 px from text
 
-Switch **accept_licence** on in *Get Model* and press **Run**: 14.3 GB are downloaded, once. Then press \
-**R**, and the graph draws.
+{first_run("14.3 GB")}
 
 A picture of 768x768 is 48 rows of 48 codes. With a separator after each row and an end token, which are certain and need no \
 guess, that makes 2353 tokens. Guidance, top-k and temperature are the authors' defaults; the window is that of the MC-SJD \
@@ -30,11 +29,10 @@ paper's code.
 
 
 def janus() -> Workflow:
-    text = """\
+    text = f"""\
 ## Janus-Pro: 384 px from text
 
-Switch **accept_licence** on in *Get Model* and press **Run**: 4.2 GB are downloaded, once. Then press \
-**R**, and the graph draws.
+{first_run("4.2 GB")}
 
 A picture is 24 rows of 24 codes, 576 tokens; the model draws no other size. Guidance and temperature are the authors' \
 settings, without top-k or top-p.
@@ -50,11 +48,10 @@ settings, without top-k or top-p.
 
 
 def llamagen() -> Workflow:
-    text = """\
+    text = f"""\
 ## LlamaGen: classes of ImageNet
 
-Switch **accept_licence** on in *Get Model* and press **Run**: 0.7 GB are downloaded, once. Then press \
-**R**, and the graph draws.
+{first_run("0.7 GB")}
 
 The class picker gives the prompt. A name or number in the sampler's prompt does the same; an empty prompt draws anything. \
 Guidance and top-k are those of the authors' demo.
@@ -77,11 +74,10 @@ def lowered(node: Node, down: int) -> Node:
 
 
 def emu3() -> Workflow:
-    text = """\
+    text = f"""\
 ## Emu3-Gen: 720 px from text
 
-Switch **accept_licence** on in *Get Model* and press **Run**: 35.1 GB are downloaded, once. Then press \
-**R**, and the graph draws. In bf16 the weights take 15.7 GB of memory.
+{first_run("35.1 GB")} In bf16 the weights take 15.7 GB of memory.
 
 A picture of 720x720 is 90 rows of 90 codes, each row with a separator that needs no guess: 8193 tokens. Guidance, top-k and \
 the ending of the prompt are the authors'; the request for the negative prompt names the same size.
@@ -97,13 +93,6 @@ the ending of the prompt are the authors'; the request for the negative prompt n
         "negative": "lowres, blurry, jpeg artifacts, watermark, text",
     }
     return text_to_image("Emu3-Gen", values, text)
-
-
-def first_run(gigabytes: str) -> str:
-    return (
-        f"Switch **accept_licence** on in *Get Model* and press **Run**: {gigabytes} are downloaded, once. Then press **R**, and \
-the graph draws."
-    )
 
 
 def simplear() -> Workflow:

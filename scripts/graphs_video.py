@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from graph_parts import COLUMNS, SAMPLER, STATS, Node, Workflow, below, loader, note, shown, stats
+from graph_parts import COLUMNS, SAMPLER, STATS, Node, Workflow, below, first_run, loader, note, shown, stats
 
 CHART = "compression by frame"
 
@@ -56,11 +56,11 @@ Neighbouring frames are alike, so many guesses are accepted. The chart shows thi
 
 
 def cosmos() -> Workflow:
-    text = """\
+    text = f"""\
 ## Cosmos: continue a video
 
 Accept NVIDIA's licence on the pages of *Cosmos-Predict1-4B* and *Cosmos-Tokenize1-DV8x16x16-720p* at huggingface.co and log in. \
-Switch **accept_licence** on in *Get Model* and press **Run**: 8.3 GB are downloaded, once. Then press **R**.
+{first_run("8.3 GB")}
 
 33 frames of 1024x640, 25 per second: 12,800 tokens, of which 10,240 are drawn after one start frame. This model reads no text.
 

@@ -67,3 +67,12 @@ def test_help_pages_go_into_the_archive_of_the_registry():
     """A pattern without a leading slash would drop every folder of that name, the help pages' too."""
     patterns = (ROOT / ".comfyignore").read_text(encoding="utf-8").splitlines()
     assert "/docs/" in patterns and "docs/" not in patterns
+
+
+def test_every_type_of_socket_has_a_name(pack):
+    kinds = {
+        socket.get_io_type()
+        for node in pack.nodes.values()
+        for socket in (*node.GET_SCHEMA().inputs, *node.GET_SCHEMA().outputs)
+    }
+    assert {kind for kind in kinds if kind.startswith("MCSJD_")} == read("en", "main")["dataTypes"].keys()

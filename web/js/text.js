@@ -1,5 +1,6 @@
 // Shows the text that a node sends with its result inside the node: the model's facts, the report.
 import { app } from "../../../scripts/app.js";
+import { language, translate } from "./translate.js";
 
 const WIDGET = "mcsjd_text";
 const ID = "mcsjd_text_id"; // property by which a node finds its text again after undo, a change of tab and a reload
@@ -33,15 +34,10 @@ function remember(node, text) {
   }
 }
 
-function hintOf(hints) {
-  const locale = app.extensionManager?.setting?.get?.("Comfy.Locale") ?? navigator.language;
-  return locale.startsWith("zh") ? hints.zh : hints.en;
-}
-
 function addText(node, [height, hints]) {
   const element = document.createElement("textarea");
   element.readOnly = true;
-  element.placeholder = hintOf(hints);
+  element.placeholder = hints[language() ?? "en"];
   element.className = "comfy-multiline-input";
   element.style.cssText = "resize: none; font-size: 13px; line-height: 1.35;";
   element.style.minHeight = `${height}px`; // Nodes 2.0 asks the element, the classic renderer getMinHeight
@@ -60,7 +56,7 @@ function addText(node, [height, hints]) {
 
 function show(node, text) {
   const widget = node.widgets?.find(({ name }) => name === WIDGET);
-  if (widget) widget.value = text;
+  if (widget) widget.value = translate(text); // what is stored stays in English, the language of the node's output
 }
 
 // A copy of a node starts with the text of the original and then has its own.

@@ -1,0 +1,103 @@
+"""What nodes show and what stands in the example graphs has a translation, line by line, as `web/js/translate.js` applies it."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+
+import tiny
+from comfy_host import ROOT, WORKFLOWS, draw, read_graph
+from mcsjd_core import DecodeSettings, Grid, LawSettings
+from mcsjd_core.reporting.report import KEPT, Report
+
+PATHS = sorted((ROOT / "web" / "texts").glob("*.json"))
+PLACE = re.compile(r"\{(\d+)\}")
+# Titles that are names of methods, and stay.
+NAMES = {"SJD", "MC-SJD", "plain AR", "seed-exact", "plain AR - seed-exact", "plain AR - MC-SJD"}
+pytestmark = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+
+
+class Table:
+    """A translation file; `used` are the entries that were needed."""
+
+    def __init__(self, path):
+        self.entries = json.loads(path.read_text(encoding="utf-8"))
+        self.used: set[str] = set()
+        places = sorted((line for line in self.entries if PLACE.search(line)), key=len, reverse=True)
+        self.patterns = [(re.compile("(.+)".join(map(re.escape, PLACE.split(line)[::2]))), line) for line in places]
+
+    def knows(self, line: str) -> bool:
+        """Whether the line is translated; the texts in its places may be."""
+        if line in self.entries:
+            self.used.add(line)
+            return True
+        for pattern, entry in self.patterns:
+            if found := pattern.fullmatch(line):
+                self.used.add(entry)
+                for part in found.groups():
+                    if not self.knows(part):
+                        self.used.update({*part.split(", ")} & self.entries.keys())
+                return True
+        return False
+
+    def unknown(self, text: str) -> list[str]:
+        return [line for line in text.split("\n") if line.strip() and not self.knows(line)]
+
+
+def graph_texts() -> set[str]:
+    nodes = [node for path in WORKFLOWS.glob("*.json") for node in read_graph(path)["nodes"]]
+    notes = {value for node in nodes if node["type"] == "MarkdownNote" for value in node["widgets_values"]}
+    return notes | {node["title"] for node in nodes if "title" in node} - NAMES
+
+
+def report(**settings) -> Report:
+    grid, batch = settings.pop("grid", Grid(4, 4)), settings.pop("batch", 1)
+    decoded = tiny.run(tiny.transformer(12), grid, batch, **settings)
+    names = {"model": "tiny", "device": torch.device("cpu"), "dtype": torch.float32}
+    return Report.of(decoded, DecodeSettings(**settings), **names, grid=grid)
+
+
+def report_texts() -> list[str]:
+    """Reports in which every sentence comes up."""
+    plain, wide = report(coupling="autoregressive"), report(window=16)
+    exact = report(batch=2, coupling="gumbel_exact", window=4)
+    unguided = replace(exact.settings, execution="compiled", law=LawSettings(cfg_scale=1.0))
+    other = replace(exact, settings=unguided, model="other", device="cuda", dtype="bfloat16")
+    seeds = replace(exact, settings=replace(exact.settings, row_seeds="own", trajectories=2), dtype="bfloat16")
+    shorter = "of 3 given frames the last one is used: this model continues 1 frame"
+    shown = replace(wide, preview_seconds=0.1, kept=(1,), start_note=shorter)
+    longer = "of 20 given frames the last 9 are used: this model continues 1 or 9 frames"
+    guided = replace(wide, settings=replace(wide.settings, law=LawSettings(cfg_scale=2.0)))
+    laws = [replace(plain.settings.law, top_p=1.0), replace(plain.settings.law, top_k=0, top_p=1.0, min_p=0.1)]
+    lawful = [replace(plain, settings=replace(plain.settings, law=law)) for law in laws]
+    film = report(grid=Grid(2, 4, frames=2), window=4)
+    texts = [each.text() for each in (plain, wide, exact, other, seeds, shown, film, *lawful)]
+    return [*texts, wide.text(plain), guided.text(other), replace(film, start_note=longer).text(), KEPT]
+
+
+def node_texts(pack, model_folder, tiny_video, model) -> list[str]:
+    """Of Load Model for a model of pictures and one of videos, and of Get Model for each download."""
+    (model_folder / "film").symlink_to(tiny_video)
+    film = pack.run("MCSJD_LoadModel", model="film", dtype="auto")[0]
+    texts = [pack.runtime.describe(each) for each in (model, film, replace(model, logits_change=0.01))]
+    texts.append(texts[0].replace(" million ", " billion "))
+    downloads = pack.part("mcsjd_core.checkpoints.catalogue").DOWNLOADS
+    texts += [pack.run("MCSJD_GetModel", model=name, accept_licence=False)[0] for name in downloads]
+    return [*texts, "The model is downloaded: press R, then choose it in Load Model."]
+
+
+def test_every_text_is_translated_and_nothing_else(path, pack, model_folder, tiny_video, model):
+    table = Table(path)
+    texts = [*sorted(graph_texts()), *report_texts(), *node_texts(pack, model_folder, tiny_video, model)]
+    texts.append(pack.run("MCSJD_Stats", stats=draw(pack, model, batch_size=2)[1])[0])
+    assert [line for text in texts for line in table.unknown(text)] == []
+    assert table.entries.keys() - table.used == set()
+
+
+def test_places_are_the_same_in_both_languages(path):
+    for line, translated in json.loads(path.read_text(encoding="utf-8")).items():
+        assert sorted(set(PLACE.findall(line))) == sorted(set(PLACE.findall(translated))), line
