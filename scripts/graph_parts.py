@@ -22,6 +22,7 @@ class Node:
     values: dict = field(default_factory=dict)
     links: dict[str, tuple[int, int]] = field(default_factory=dict)
     title: str | None = None
+    font_size: int | None = None  # of a note's text, in pixels before zoom; `web/js/notes.js` reads it
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,14 @@ class Workflow:
 
 # Width and height in the browser. The lower 200 of a sampler are for its live preview.
 LOADER, SAMPLER, STATS, DECODE = (340, 320), (340, 980), (400, 470), (340, 46)
+SMALL = 12  # font size of long notes
 GAP, BELOW = 60, 100  # between columns; below a node that grows
 COLUMNS = [column * (340 + GAP) for column in range(6)]
 EXACT, MAXIMAL, SJD, PLAIN = "seed-exact (Gumbel)", "MC-SJD (maximal)", "SJD (independent)", "plain AR"
 
 
-def note(id: int, pos: tuple[int, int], size: tuple[int, int], text: str) -> Node:
-    return Node(id, NOTE, pos, size, {"text": text}, title="What to try")
+def note(id: int, pos: tuple[int, int], size: tuple[int, int], text: str, font_size: int = 14) -> Node:
+    return Node(id, NOTE, pos, size, {"text": text}, title="What to try", font_size=font_size)
 
 
 def first_run(gigabytes: str) -> str:
@@ -117,7 +119,7 @@ def text_to_image(model: str, values: dict, text: str, note_height: int = 420, d
         [
             get,
             load,
-            note(7, (0, below(load)), (340, note_height), text),
+            note(7, (0, below(load)), (340, note_height), text, SMALL),
             Node(2, "MCSJD_Sampler", (COLUMNS[1], 0), SAMPLER, values, {"model": (1, 0)}),
             Node(3, "MCSJD_Decode", (COLUMNS[2], 0), (400, 46), {}, {"model": (1, 0), "tokens": (2, 0)}),
             stats(6, (COLUMNS[2], 160), STATS, {}, stats=(2, 1), image=(3, 0)),

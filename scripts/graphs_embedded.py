@@ -92,10 +92,10 @@ The further apart the lines, the more the coupling gains.
             saved(12, (x, 0), (400, 540), (11, 0), "SJD", "Pictures of SJD"),
             saved(22, (x, 640), (400, 540), (21, 0), "MC-SJD", "Pictures of MC-SJD"),
             stats(
-                25, (right, 710), (620, 470), {"chart": "acceptance trajectories"}, "MC-SJD, with SJD as the baseline",
+                25, (right, 640), (620, 470), {"chart": "acceptance trajectories"}, "MC-SJD, with SJD as the baseline",
                 stats=(20, 1), baseline=(10, 1), image=(21, 0),
             ),
-            shown(26, (right, 0), (620, 590), (25, 1), "Acceptance of guesses, by age"),
+            shown(26, (right, 0), (620, 520), (25, 1), "Acceptance of guesses, by age"),
         ],
         thumbnail=(12, 22, 26),
     )  # fmt: skip
@@ -117,7 +117,7 @@ def three_ways(methods: list[tuple[str, dict, dict]], name: str, differences: li
         blend = {"blend_factor": 1.0, "blend_mode": "difference"}
         links = {"image1": (one + 1, 0), "image2": (other + 1, 0)}
         nodes.append(Node(40 + 2 * index, "ImageBlend", (COLUMNS[2 + index], y), (340, 110), blend, links, title=title))
-        nodes.append(shown(41 + 2 * index, (x + 420, 350 * index), (360, 270), (40 + 2 * index, 0), title))
+        nodes.append(shown(41 + 2 * index, (x + 420, 320 * index), (360, 210), (40 + 2 * index, 0), title))
     return nodes
 
 
@@ -142,7 +142,7 @@ balance; this is rarest with dtype *fp32*.)
             note(4, (0, NOTE_BELOW_SEED), (340, 400), text),
             *three_ways(ways, "seed-exact", differences),
             stats(
-                50, (COLUMNS[4] + 420, 720), (360, 470), {"chart": "tokens per forward"}, "seed-exact against plain AR",
+                50, (COLUMNS[4] + 420, 640), (360, 470), {"chart": "tokens per forward"}, "seed-exact against plain AR",
                 stats=(20, 1), baseline=(10, 1), image=(21, 0),
             ),
         ],
@@ -176,7 +176,7 @@ the warm tokens saved.
             note(4, (0, NOTE_BELOW_SEED), (340, 400), text),
             *three_ways(ways, "warm", differences),
             stats(
-                50, (COLUMNS[4] + 420, 720), (360, 470), {"chart": "tokens per forward"}, "Warm against from scratch",
+                50, (COLUMNS[4] + 420, 640), (360, 470), {"chart": "tokens per forward"}, "Warm against from scratch",
                 stats=(30, 1), baseline=(20, 1), image=(31, 0),
             ),
         ],
@@ -206,8 +206,8 @@ def from_a_picture(title: str, between: list[Node], values: dict, links: dict, t
             *between,
             Node(7, "MCSJD_Sampler", (COLUMNS[3], 0), SAMPLER, values, {"model": (1, 0)} | links, title=title),
             Node(8, "MCSJD_Decode", (right, 0), (400, 46), {}, {"model": (1, 0), "tokens": (7, 0)}),
-            saved(9, (right, 160), (400, 430), (8, 0), name, title),
-            stats(10, (right, 690), (400, 450), {"chart": "tokens per forward"}, stats=(7, 1), image=(8, 0)),
+            saved(9, (right, 160), (400, 310), (8, 0), name, title),
+            stats(10, (right, 560), (400, 450), {"chart": "tokens per forward"}, stats=(7, 1), image=(8, 0)),
         ],
         thumbnail=(4, 9),
     )

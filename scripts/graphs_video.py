@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from graph_parts import COLUMNS, SAMPLER, STATS, Node, Workflow, below, first_run, loader, note, shown, stats
+from graph_parts import COLUMNS, SAMPLER, SMALL, STATS, Node, Workflow, below, first_run, loader, note, shown, stats
 
 CHART = "compression by frame"
 
@@ -20,16 +20,16 @@ def video_graph(load: Node, start: Node, values: dict, text: str, before: tuple[
             *before,
             load,
             start,
-            note(10, (0, below(start)), (340, 400), text),
+            note(10, (0, below(start)), (340, 400), text, SMALL),
             Node(3, "MCSJD_Sampler", (COLUMNS[1], 0), SAMPLER, values, {"model": (1, 0), "start_frames": (2, 0)}),
             Node(4, "MCSJD_DecodeVideo", (x, 0), (400, 110), {}, {"model": (1, 0), "tokens": (3, 0)}),
             stats(7, (x, 230), STATS, {"chart": CHART}, stats=(3, 1), image=(4, 0)),
             shown(8, (x, 800), (400, 340), (7, 1), "Compression by frame"),
             Node(
-                5, "SaveVideo", (right, 0), (520, 560), {"filename_prefix": "video/MC-SJD"}, {"video": (4, 1)},
+                5, "SaveVideo", (right, 0), (520, 610), {"filename_prefix": "video/MC-SJD"}, {"video": (4, 1)},
                 title="Save Video",
             ),
-            shown(6, (right, 680), (520, 460), (4, 0), "All frames"),
+            shown(6, (right, 730), (520, 410), (4, 0), "All frames"),
         ],
         thumbnail=(6,),
     )  # fmt: skip

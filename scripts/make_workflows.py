@@ -144,7 +144,8 @@ class Graph:
         if node.type == NOTE:
             colors = {"color": "#432", "bgcolor": "#653"}
             values = list(node.values.values())
-            return common | {"inputs": [], "outputs": [], "properties": {}, "widgets_values": values} | colors
+            properties = {"mcsjd_font_size": node.font_size}
+            return common | {"inputs": [], "outputs": [], "properties": properties, "widgets_values": values} | colors
         properties = (PACK if node.type.startswith(PREFIX) else CORE) | {"Node name for S&R": node.type}
         return common | {
             "inputs": self._ui_inputs(node),

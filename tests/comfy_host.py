@@ -224,6 +224,9 @@ CONTROLLED = {
 }  # widgets with what becomes of them after a run
 
 
+NOTE = "MarkdownNote"
+
+
 def is_link(value) -> bool:
     return isinstance(value, list)
 
@@ -233,7 +236,7 @@ def api_of_ui(ui: dict) -> dict:
     links = {link[0]: [str(link[1]), link[2]] for link in ui["links"]}
     graph = {}
     for node in ui["nodes"]:
-        if not node["properties"]:  # a note: the server never hears of it
+        if node["type"] == NOTE:  # the server never hears of it
             continue
         values = iter(node["widgets_values"])
         inputs = {}

@@ -255,6 +255,14 @@ def test_pictures_are_saved_under_the_pack_s_name():
         assert prefix.startswith(("MC-SJD/", "video/MC-SJD"))
 
 
+def test_notes_are_as_large_as_a_reader_needs_at_that_zoom():
+    """The browser's own 10 pixels are 6 at 60 %."""
+    for name in NAMES:
+        ui = read_graph(WORKFLOWS / f"{name}.json")
+        (note,) = (node for node in ui["nodes"] if node["type"] == "MarkdownNote")
+        assert note["properties"]["mcsjd_font_size"] * ui["extra"]["ds"]["scale"] >= 7
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_graphs_open_where_their_texts_can_be_read(name):
     """In a window of 1600 x 1000 all of a graph is seen at 60 % or more; below that the browser draws no texts."""
