@@ -249,13 +249,13 @@ def _make_room_for_previews(model: LoadedModel, needed: int, count: int, grid: G
 
 def pictures(model: LoadedModel, tokens: ImageTokens) -> Tensor:
     """IMAGE [B, H, W, 3] float32 on the CPU of whole tokens; of videos [B T, H, W, 3], one after the other."""
-    _load_codec(model, len(tokens.tokens), tokens.grid)
     at_once = PICTURES_AT_ONCE if model.family.clip.is_picture else 1
     progress, parts, done = Progress(len(tokens.tokens)), [], 0
-    for clips in video.clips(model.family, tokens.tokens, tokens.size, at_once):
-        parts.append(clips.flatten(0, 1).movedim(1, -1).cpu())
-        done += len(clips)
-        progress.update(done)
+    with _codec_at_work(model, len(tokens.tokens), tokens.grid):
+        for clips in video.clips(model.family, tokens.tokens, tokens.size, at_once):
+            parts.append(clips.flatten(0, 1).movedim(1, -1).cpu())
+            done += len(clips)
+            progress.update(done)
     return torch.cat(parts).contiguous()
 
 
@@ -267,11 +267,11 @@ def encode(model: LoadedModel, images: Tensor, size: str | None) -> ImageTokens:
         )
     _check_pixels(images)
     size = choose_size(size, model.family.sizes)
-    _load_codec(model, len(images), model.family.grid(size))
     progress, parts = Progress(len(images)), []
-    for part in images.movedim(-1, 1).split(PICTURES_AT_ONCE):
-        parts.append(mcsjd_core.encode(model.family, part, size).cpu())
-        progress.update(sum(map(len, parts)))
+    with _codec_at_work(model, len(images), model.family.grid(size)):
+        for part in images.movedim(-1, 1).split(PICTURES_AT_ONCE):
+            parts.append(mcsjd_core.encode(model.family, part, size).cpu())
+            progress.update(sum(map(len, parts)))
     return ImageTokens.of(torch.cat(parts), size, model)
 
 
@@ -279,8 +279,9 @@ def start_of_video(model: LoadedModel, clip: Tensor, size: str, frames: int | No
     """Tokens of the last frames of an IMAGE [T, H, W, C], as many as the model may be given, for `sample` to continue."""
     grid = model.family.grid(size, frames)
     _check_pixels(clip)
-    _load_codec(model, 1, model.family.grid(size, model.family.clip.start_of(len(clip))))
-    codes = video.start_codes(model.family, clip.movedim(-1, 1), size)
+    start = model.family.grid(size, model.family.clip.start_of(len(clip)))
+    with _codec_at_work(model, 1, start):
+        codes = video.start_codes(model.family, clip.movedim(-1, 1), size)
     return ImageTokens.of(grid.tokens(codes), size, model, frames)
 
 
@@ -289,7 +290,11 @@ def _check_pixels(images: Tensor) -> None:
         raise InputError(f"The image to encode has no pixels: its shape is {list(images.shape)}; connect a picture.")
 
 
-def _load_codec(model: LoadedModel, count: int, grid: Grid) -> None:
+@contextmanager
+def _codec_at_work(model: LoadedModel, count: int, grid: Grid) -> Iterator[None]:
+    """Inside, the codec is on its device, with room for so many pictures, and that device is the current one."""
     needed = codec_bytes(model.family, min(count, PICTURES_AT_ONCE), grid)
     # A codec is small; in one piece it lies where its codebook lies.
     mm.load_models_gpu([model.codec_patcher], memory_required=needed, force_full_load=True)
+    with at_work_on(model.codec_patcher.load_device):
+        yield
