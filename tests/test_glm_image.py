@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 import mcsjd_core
 from mcsjd_core import DecodeSettings, Grid, InputError, LawSettings
 from mcsjd_core.checkpoints.checkpoint import Fields
+from mcsjd_core.decoding.feed import decode_feed
 from mcsjd_core.decoding.grid import FREE
 from mcsjd_core.families.glm_image import GlmImage, body_config, planes_of, preview_of, prior_token_ids
 from mcsjd_core.families.token_model import TransformerTokenModel
@@ -201,6 +203,17 @@ def test_seed_exact_is_exact_for_ragged_rows_and_trajectories(model):
     plain, *others = (mcsjd_core.sample(model, TEXTS, each, size=SIZES[1]).tokens for each in settings)
     assert all(torch.equal(plain, other) for other in others)
     assert model.defaults.law == LawSettings(temperature=0.9, top_k=50, top_p=0.75)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_pictures_of_a_fed_batch_keep_their_places(model, rows):
+    """Each is the picture of its own run, whose prompt was made for it alone."""
+    texts, settings = [*TEXTS, "blue"], DecodeSettings("gumbel_exact", 5, model.defaults.law, seed=3)
+    prompt = model.prompt(texts, None, False, SIZES[0])
+    fed = decode_feed(model.token_model, prompt, model.grid(SIZES[0]), settings, rows).tokens
+    for number, text in enumerate(texts):
+        alone = mcsjd_core.sample(model, [text], replace(settings, seed=3 + number), size=SIZES[0]).tokens[0]
+        assert torch.equal(fed[number], alone)
 
 
 # -- what there is not, prompts and files -----------------------------------------------------------------------------------
