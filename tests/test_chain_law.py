@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from mcsjd_core import COUPLINGS, DecodeSettings, Grid, LawSettings
+from mcsjd_core.decoding import recall
 from mcsjd_core.decoding import state as state_module
 from mcsjd_core.decoding import trajectories as trajectories_module
-from mcsjd_core.decoding.drafts import LAW_INITIALISERS
+from mcsjd_core.decoding.drafts import LAW_INITIALISERS, RECALL
 from mcsjd_core.decoding.iteration import Iteration
 from mcsjd_core.decoding.trajectories import TrajectoryIteration
 from mcsjd_core.laws.coupling import Maximal, draw, modified_rejection
@@ -23,17 +24,18 @@ from test_sequence_law import TRUNCATIONS, p_value, pair_law, sample, table_law
 from tiny import TableModel
 
 SAMPLES, CODES, TOKENS = 60_000, 3, 4
-FAMILY_ERROR, TESTS = 1e-3, 40
+FAMILY_ERROR, TESTS = 1e-3, 60
 LEVEL = FAMILY_ERROR / TESTS
 VERIFIED = [name for name, coupling in COUPLINGS.items() if coupling.uses_draft_law]
 GRIDS = {"random": Grid(1, 4), "left": Grid(1, 4), "above": Grid(2, 2), "left_law": Grid(1, 4),
-         "above_law": Grid(2, 2), "previous_frame_law": Grid(1, 2, frames=2)}  # fmt: skip
+         "above_law": Grid(2, 2), "previous_frame_law": Grid(1, 2, frames=2), RECALL: Grid(1, 4)}  # fmt: skip
 
 
 def chain_p_value(
-    coupling="maximal", trajectories=2, window=3, initialiser="random", law=LawSettings(), seed=0
-) -> float:
-    model = TableModel(CODES, TOKENS, seed=1)
+    coupling="maximal", trajectories=2, window=3, initialiser="random", law=LawSettings(), seed=0,
+    codes=CODES,
+) -> float:  # fmt: skip
+    model = TableModel(codes, TOKENS, seed=1)
     settings = DecodeSettings(coupling, window, law, initialiser, seed, trajectories=trajectories)
     return p_value(sample(model, settings, GRIDS[initialiser], SAMPLES), table_law(model, law))
 
@@ -58,6 +60,14 @@ def test_sequences_of_several_chains_follow_the_exact_law(coupling, trajectories
 def test_sequences_whose_first_drafts_come_from_laws_follow_the_exact_law(coupling, initialiser):
     law = LawSettings(cfg_scale=1.5, top_p=0.95)
     assert chain_p_value(coupling, 1, 2, initialiser, law, seed=5) > LEVEL
+
+
+@pytest.mark.parametrize(("window", "trajectories"), [(2, 1), (3, 1), (4, 1), (3, 2)])
+@pytest.mark.parametrize("coupling", COUPLINGS)
+def test_sequences_whose_drafts_follow_recalled_laws_follow_the_exact_law(coupling, window, trajectories, monkeypatch):
+    monkeypatch.setattr(recall, "SURE", 0.4)  # so that the short table's laws are often sure enough
+    law = LawSettings(cfg_scale=1.5, top_k=0 if window == 3 else 2)
+    assert chain_p_value(coupling, trajectories, window, RECALL, law, seed=11) > LEVEL
 
 
 def test_pairs_of_rows_with_several_chains_are_independent():
@@ -153,6 +163,68 @@ def test_the_g_test_rejects(breakage, monkeypatch):
 def test_the_g_test_rejects_first_drafts_that_are_a_law_s_likeliest_code_and_count_as_drawn_from_it(monkeypatch):
     monkeypatch.setattr(Maximal, "first_draft", lambda self, law, noise: law.pick(law.probs.argmax(-1)))
     assert chain_p_value("maximal", 1, 2, "left_law") <= LEVEL
+
+
+def draft_couples_to_what_later_laws_depend_on(patch):
+    """The later ones alone are left, so that they are often what is recalled."""
+    slot = recall.Recall.slot
+
+    def later_slot(self, sequence, positions, block, later):
+        kept_at = self.positions
+        self.positions = torch.where(kept_at[: len(positions)] > positions, kept_at[: len(positions)], recall.NEVER)
+        try:
+            return slot(self, sequence, positions, block, True)
+        finally:
+            self.positions = kept_at
+
+    patch.setattr(recall.Recall, "slot", later_slot)
+
+
+def recalled_drafts_count_as_drawn_from_their_old_laws(patch):
+    draft_anew = Iteration.draft_anew
+
+    def broken(self, recall, drafts, source, positions):
+        draft_anew(self, recall, drafts, source.clone(), positions)
+
+    patch.setattr(Iteration, "draft_anew", broken)
+
+
+def recalled_drafts_share_the_numbers_that_judge_them(patch):
+    patch.setattr(state_module.State, "recall_noise", state_module.State.noise)
+
+
+def laws_are_recalled_by_the_position_s_own_draft(patch):
+    surroundings = recall.Recall.surroundings
+
+    def broken(self, sequence, positions):
+        tokens = surroundings(self, sequence, positions).clone()
+        tokens[..., 0] = sequence.gather(1, positions)
+        return tokens
+
+    patch.setattr(recall.Recall, "surroundings", broken)
+
+
+RECALL_BROKEN = (
+    recalled_drafts_count_as_drawn_from_their_old_laws,
+    recalled_drafts_share_the_numbers_that_judge_them,
+    laws_are_recalled_by_the_position_s_own_draft,
+)
+
+
+@pytest.mark.parametrize("breakage", RECALL_BROKEN, ids=lambda breakage: breakage.__name__)
+def test_the_g_test_rejects_recall_where(breakage, monkeypatch):
+    breakage(monkeypatch)
+    assert chain_p_value("maximal", 1, 4, RECALL) <= LEVEL
+
+
+def test_the_g_test_rejects_drafts_that_couple_to_what_later_laws_depend_on(monkeypatch):
+    draft_couples_to_what_later_laws_depend_on(monkeypatch)
+    assert chain_p_value("maximal", 1, 3, RECALL, seed=5, codes=2) <= LEVEL
+
+
+def test_unbroken_recall_passes_where_broken_copies_are_rejected():
+    assert chain_p_value("maximal", 1, 4, RECALL) > LEVEL
+    assert chain_p_value("maximal", 1, 3, RECALL, seed=5, codes=2) > LEVEL
 
 
 def test_the_unbroken_core_passes_where_broken_copies_are_rejected():

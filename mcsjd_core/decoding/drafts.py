@@ -1,7 +1,8 @@
 """Draft initialisers: the first guess for a position that enters the window.
 
 Any rule is legal that does not look at the position's own noise. INITIALISERS choose a token: the draft law is the point mass
-on it. LAW_INITIALISERS choose an earlier position, and the draft is drawn from the law stored for it: this is its law.
+on it. LAW_INITIALISERS choose an earlier position, and the draft is drawn from the law stored for it: this is its law. RECALL
+draws from laws that were given in the same surroundings, see `recall.py`; its first guesses are random.
 """
 
 from __future__ import annotations
@@ -107,4 +108,5 @@ def _else(guess: Tensor, fallback: Tensor) -> Tensor:
 
 INITIALISERS = {f.__name__: f for f in (random, left, above, previous_frame, warm)}
 LAW_INITIALISERS = {f.__name__: f for f in (left_law, above_law, previous_frame_law)}
+RECALL = "recall"
 READS_TOKENS = ("left", "above", "previous_frame")  # the others know every guess before the run begins

@@ -18,6 +18,7 @@ from ..laws.law import Law, guide, target_law, usable
 from .drafts import INITIALISERS, LAW_INITIALISERS, NO_GUESS, READS_TOKENS, DraftInputs
 from .grid import FREE, Grid
 from .interface import Prompt, TokenModel
+from .recall import STEPS, Recall, is_sure
 from .settings import DecodeSettings, coupling_of
 from .state import State
 from .trace import window_details
@@ -69,7 +70,7 @@ class Iteration:
     def draft(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Drafts [A, L] of the window, written to the sequence: survivors stay, guesses follow.
 
-        With them the positions [A, L] whose stored laws they follow, NO_GUESS for chosen ones. `positions` has a row for every
+        With them the slots [A, L] of the stored laws that they follow, NO_GUESS for chosen ones. `positions` has a row for every
         chain.
         """
         state, rows, name = self.state, len(positions), self.settings.initialiser
@@ -77,13 +78,39 @@ class Iteration:
         fresh = positions >= known[:, None]
         inputs = DraftInputs(state.sequence[:rows], known, positions, self.grid, None, state.law_start[:rows])
         drafts = torch.where(fresh, self.guess(inputs), inputs.sequence.gather(1, positions))
-        source = torch.where(fresh, NO_GUESS, positions)  # the position whose law a draft follows, if any
+        source = torch.where(fresh, NO_GUESS, state.slots_of(positions))  # of the law that a draft follows, if any
         if name in LAW_INITIALISERS and state.law is not None:
-            source = torch.where(fresh & self.may_differ(positions), LAW_INITIALISERS[name](inputs), source)
-            drawn = self.coupling.first_draft(state.laws_of(state.law, source), state.noise(positions))
+            chosen = state.slots_of(LAW_INITIALISERS[name](inputs))
+            source = torch.where(fresh & self.may_differ(positions), chosen, source)
+            drawn = self.coupling.first_draft(state.laws_at(state.law, source), state.noise(positions))
             drafts = torch.where(fresh & (source != NO_GUESS), drawn, drafts)
         state.sequence[:rows].scatter_(1, positions, drafts)
+        if state.recall is not None:
+            self.draft_anew(state.recall, drafts, source, positions)
         return drafts, source
+
+    def draft_anew(self, recall: Recall, drafts: Tensor, source: Tensor, positions: Tensor) -> None:
+        """Drafts of the first positions after the last commit from recalled laws, in place, in `drafts`, `source` and sequence.
+
+        A position is drafted anew if the token before it changed. It is coupled to its old draft as a token is to its draft.
+        """
+        state, rows = self.state, len(positions)
+        sequence, block = state.sequence[:rows], state.block(rows, last=True)
+        changed = torch.ones(rows, 1, dtype=torch.bool, device=positions.device)
+        for step in range(min(STEPS, positions.shape[1])):
+            at, old, old_source = (each[:, step : step + 1] for each in (positions, drafts, source))
+            slot = recall.slot(sequence, at, block, self.coupling.recalls_later)
+            assert state.law is not None
+            law, q = state.laws_at(state.law, slot), self.draft_law(old_source, old)
+            changed = changed & (slot != NO_GUESS) & self.may_differ(at)
+            if step:
+                changed = changed & is_sure(law)
+            new = self.coupling.renew(law, q, self.codes(old), state.recall_noise(at))
+            new = torch.where(changed, new, old)
+            source[:, step : step + 1] = torch.where(changed, slot, old_source)
+            changed = changed & (new != old)
+            drafts[:, step : step + 1] = new
+            sequence.scatter_(1, at, new)
 
     def guess(self, inputs: DraftInputs) -> Tensor:
         """Tokens [A, L] chosen for first drafts."""
@@ -144,7 +171,7 @@ class Iteration:
         """The laws [A, L] that drafts follow, points where they were chosen; None in a run that keeps no laws."""
         if self.state.law is None:
             return None
-        return self.state.laws_of(self.state.law, source).add_points(source == NO_GUESS, self.codes(drafts))
+        return self.state.laws_at(self.state.law, source).add_points(source == NO_GUESS, self.codes(drafts))
 
     def commit(self, tokens: Tensor, drafts: Tensor, positions: Tensor, p: Law, usable_logits: Tensor) -> None:
         """Accept the leading drafts that stayed and one more token; what comes after them survives as drafts that follow p."""
@@ -155,6 +182,8 @@ class Iteration:
         state, (rows, window) = self.state, tokens.shape
         committed = state.committed[: len(accepted)]
         counts = torch.minimum(accepted + 1, self.total - committed)
+        if state.recall is not None:  # the laws were given for what still stands there
+            state.recall.remember(state.sequence[:rows], positions, state.block(rows))
         state.sequence[:rows].scatter_(1, positions, tokens)
         # Not `committed`, though it is the same: torch's compiler takes a mere copy after what is added to it below.
         state.law_start[:rows] = positions[:, 0]

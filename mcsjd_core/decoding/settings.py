@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ..errors import InputError
 from ..laws.coupling import COUPLINGS
 from ..laws.law import LawSettings
-from .drafts import INITIALISERS, LAW_INITIALISERS
+from .drafts import INITIALISERS, LAW_INITIALISERS, RECALL
 from .window_policy import LADDER
 
 AUTOREGRESSIVE = "autoregressive"
@@ -15,7 +15,7 @@ METHODS = (AUTOREGRESSIVE, *COUPLINGS)
 AUTO = "auto"
 COUNTED, OWN = "counted", "own"
 ROW_SEEDS = (COUNTED, OWN)
-ALL_INITIALISERS = (*INITIALISERS, *LAW_INITIALISERS)
+ALL_INITIALISERS = (*INITIALISERS, *LAW_INITIALISERS, RECALL)
 EXECUTIONS = ("eager", "compiled", "captured")  # see `runners`
 
 

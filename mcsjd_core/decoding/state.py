@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..laws.law import Law, empty_law
-from ..laws.noise import Noise, own_row_seeds, row_seeds, seeds_given
-from .drafts import INITIALISERS, NO_GUESS, READS_TOKENS, DraftInputs
+from ..laws.noise import ACCEPT, RESAMPLE, Noise, own_row_seeds, row_seeds, seeds_given
+from .drafts import INITIALISERS, NO_GUESS, READS_TOKENS, RECALL, DraftInputs
 from .grid import FREE, Grid
 from .interface import Prompt
+from .recall import WINDOWS, Recall
 from .settings import OWN, DecodeSettings, coupling_of
 from .trace import DETAILS
 
@@ -23,6 +26,7 @@ class State:
     for rows that are ahead, and what is drawn there is never used. known [B M]: first position without a draft of its own; its
     draft will be that of guesses [B M, N + W], or what an initialiser makes of what stands before it. law [B M, W + 1, ...]:
     the laws that the drafts follow, the first being that of position law_start [B M]; the last of them is empty (all zero).
+    With a `recall` there are several windows of them, which are written in turn.
     forced [B M, N + W]: the token that a position has to hold, FREE where the model decides.
     keys [B M, purposes, N + W] and codes [V]: for the noise. step [B M]: a row's iterations so far. report [1 + B]: what the
     host reads after an iteration, whether the logits were usable and how many tokens each row committed. details [5, B, W]:
@@ -47,6 +51,12 @@ class State:
         noise = [Noise(self.seeds, every_position, 0, chain=chain) for chain in range(self.chains)]
         own = coupling_of(settings).uses_draft_law
         self.keys = _interleaved([(each if own else noise[0]).position_keys() for each in noise])
+        self.window, self.recall, windows = window, None, 1
+        if settings.initialiser == RECALL:
+            self.recall, windows = Recall(rows, window, grid, device), WINDOWS
+            self.recall_keys = self.keys.clone()
+            others = [replace(each, chain=each.chain + self.chains).position_keys() for each in noise]
+            self.recall_keys[:, ACCEPT - 1 : RESAMPLE] = _interleaved(others)[:, ACCEPT - 1 : RESAMPLE]
         self.start = prompt.embeddings[:, -1:].reshape(batch, -1, 1, prompt.embeddings.shape[-1]).clone()
         self.forced = torch.nn.functional.pad(forced, (0, window), value=FREE).repeat_interleave(self.chains, 0)
         self.guesses = self._first_guesses(grid, settings, codebook_size, noise, earlier)
@@ -56,7 +66,7 @@ class State:
         self.known, self.law_start = (torch.full((rows,), given, device=device) for _ in range(2))
         self.step = torch.zeros(rows, dtype=torch.long, device=device)
         self.report = torch.zeros(1 + batch, dtype=torch.long, device=device)
-        self.law = empty_law((rows, window + 1), codebook_size, settings.law, device) if keeps_law else None
+        self.law = empty_law((rows, windows * window + 1), codebook_size, settings.law, device) if keeps_law else None
         self.details = torch.zeros(len(DETAILS), batch, window, device=device) if settings.trace_detail else None
         self.lane = np.arange(batch)  # the lane that holds row b of the batch now
 
@@ -84,18 +94,37 @@ class State:
         rows = len(positions)
         return Noise(self.seeds, positions, self.step[:rows], self.keys[:rows], self.codes)
 
-    def laws_of(self, kept: Law, positions: Tensor) -> Law:
-        """A copy of the laws [A M, L] stored for `positions`, empty ones where that is NO_GUESS."""
-        rows, spare = len(positions), kept.probs.shape[1] - 1
-        offsets = torch.where(positions == NO_GUESS, spare, positions - self.law_start[:rows, None])
-        return kept.take_positions(offsets)
+    def recall_noise(self, positions: Tensor) -> Noise:
+        """As `noise`, for drafts from laws that are recalled: with numbers of its own to accept and to redraw by."""
+        return replace(self.noise(positions), keys=self.recall_keys[: len(positions)])
+
+    def block(self, rows: int, last: bool = False) -> Tensor:
+        """Which of a recall's windows [A M] is written next, or was written last."""
+        return (self.step[:rows] - int(last)) % WINDOWS
+
+    def slots_of(self, positions: Tensor) -> Tensor:
+        """Where the laws [A M, L] of `positions` stand that were kept last; NO_GUESS for NO_GUESS."""
+        rows = len(positions)
+        slots = positions - self.law_start[:rows, None]
+        if self.recall is not None:
+            slots = slots + self.window * self.block(rows, last=True)[:, None]
+        return torch.where(positions == NO_GUESS, NO_GUESS, slots)
+
+    def laws_at(self, kept: Law, slots: Tensor) -> Law:
+        """A copy of the laws [A M, L] that stand at `slots`, empty ones where that is NO_GUESS."""
+        return kept.take_positions(torch.where(slots == NO_GUESS, kept.probs.shape[1] - 1, slots))
 
     def keep_law(self, kept: Law, law: Law) -> None:
         """`law` [A, L] is what the tokens of this window follow from now on, kept and redrawn ones alike."""
         rows, window, _ = law.probs.shape
-        kept.probs[:rows, :window] = law.probs
-        if law.codes is not None and kept.codes is not None:
-            kept.codes[:rows, :window] = law.codes
+        for stored, new in ((kept.probs, law.probs), (kept.codes, law.codes)):
+            if stored is None or new is None:
+                continue
+            if self.recall is None:
+                stored[:rows, :window] = new
+            else:
+                lane = torch.arange(rows, device=new.device)
+                stored[:, :-1].unflatten(1, (WINDOWS, self.window))[lane, self.block(rows), :window] = new
 
     def swap_rows(self, here: np.ndarray, there: np.ndarray) -> None:
         """Exchange the contents of the lanes `here` with those of `there`; a lane occurs once."""
@@ -117,6 +146,7 @@ class State:
         """Everything that belongs to a row, seen as [B, ...]."""
         of_chains = [self.keys, self.step, self.forced, self.guesses, self.sequence, self.known, self.law_start]
         of_chains += [] if self.law is None else [self.law.probs, self.law.codes]
+        of_chains += [] if self.recall is None else [self.recall_keys, self.recall.tokens, self.recall.positions]
         chains = [tensor.unflatten(0, (-1, self.chains)) for tensor in of_chains if tensor is not None]
         return [self.seeds, self.start, self.committed, *chains]
 

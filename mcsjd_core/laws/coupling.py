@@ -3,6 +3,9 @@
 A coupling gets the target laws p and draft laws q of the whole window, the drafts x ~ q, and the window's noise. What it
 returns follows p; where it equals the draft, the draft is kept. To add one, write a class with the same members and
 put it into `COUPLINGS`.
+
+`recalls_later` says whether a new draft may follow a law that was given for a later position (see `decoding/recall.py`). Such a
+law depends on earlier drafts of the position, so whoever couples to these, or draws by the noise that they were drawn by, may not.
 """
 
 from __future__ import annotations
@@ -60,6 +63,7 @@ class ByRejection:
     """What the couplings have in common that keep no noise: a first draft is drawn from its law by noise of its own."""
 
     uses_draft_law = True
+    recalls_later = False
 
     def first_draft(self, law: Law, noise: Noise) -> Tensor:
         """Drafts [B, L] ~ law."""
@@ -68,6 +72,8 @@ class ByRejection:
 
 class ByGumbel:
     """What the couplings have in common that draw by Gumbel noise: a first draft does so, too, and so is kept more often."""
+
+    recalls_later = False
 
     def first_draft(self, law: Law, noise: Noise) -> Tensor:
         """Drafts [B, L] ~ law."""
@@ -78,6 +84,7 @@ class Independent(ByRejection):
     """SJD (Teng et al., arXiv 2410.01699): after the first mismatch every token is drawn afresh."""
 
     label = "SJD (independent)"
+    recalls_later = True  # drafts after a mismatch are drawn afresh, whatever was drawn before
 
     def couple(self, p: Law, q: Law, drafts: Tensor, noise: Noise) -> Tensor:
         tokens = modified_rejection(p, q, drafts, noise)
@@ -127,6 +134,7 @@ class GumbelExact(ByGumbel):
 
     label = "seed-exact (Gumbel)"
     uses_draft_law = False  # it verifies by equality, so any draft from any source will do
+    recalls_later = True
 
     def couple(self, p: Law, q: Law | None, drafts: Tensor, noise: Noise) -> Tensor:
         return gumbel_max(p, noise)
