@@ -21,6 +21,7 @@ from mcsjd_core import (
     decode,
 )
 from mcsjd_core.decoding import loop
+from mcsjd_core.decoding.drafts import RECALL
 from mcsjd_core.decoding.interface import Prompt
 from tiny import FORCED_IDS, TableModel, prompt, run, transformer
 
@@ -56,7 +57,7 @@ def plain():
 
 
 @pytest.mark.parametrize("law", [LawSettings(), GUIDED], ids=["plain", "guided and truncated"])
-@pytest.mark.parametrize("initialiser", INITIALISERS)
+@pytest.mark.parametrize("initialiser", [*INITIALISERS, RECALL])
 @pytest.mark.parametrize("window", WINDOWS)
 def test_gumbel_exact_equals_autoregressive_token_for_token(window, initialiser, law, plain):
     settings = {"coupling": "gumbel_exact", "window": window, "initialiser": initialiser, "law": law}

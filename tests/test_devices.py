@@ -11,6 +11,7 @@ import yaml
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mcsjd_core import COUPLINGS, INITIALISERS, DecodeSettings, Grid, LawSettings
+from mcsjd_core.decoding.drafts import RECALL
 from tiny import run, transformer
 
 CODES, GRID = 40, Grid(4, 5)
@@ -83,7 +84,9 @@ def test_a_decode_with_details_needs_no_float64_and_only_what_apple_s_gpus_have(
     assert not without_kernel(watch.operations, "MPS")
 
 
-@pytest.mark.parametrize("changes", [*({"initialiser": name} for name in INITIALISERS), {"trajectories": 3}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [*({"initialiser": name} for name in (*INITIALISERS, RECALL)), {"trajectories": 3}], ids=str
+)
 def test_first_drafts_and_trajectories_do_not_either(changes):
     watch = watched(DecodeSettings("gumbel_exact", 7, LAWS["everything"], **changes))
     assert not without_kernel(watch.operations, "MPS")

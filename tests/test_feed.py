@@ -33,7 +33,9 @@ def single(prompt: Prompt, number: int, settings: DecodeSettings) -> torch.Tenso
 @pytest.mark.parametrize("rows", [1, 4, 20])
 @pytest.mark.parametrize(
     "how",
-    [{"coupling": "maximal"}, {"coupling": "independent", "initialiser": "left_law"}, {"coupling": "gumbel_exact"},
+    [{"coupling": "maximal"}, {"coupling": "independent", "initialiser": "left_law"},
+     {"coupling": "maximal", "initialiser": "recall"}, {"coupling": "gumbel", "initialiser": "recall", "trajectories": 2},
+     {"coupling": "gumbel_exact"},
      {"coupling": "gumbel", "trajectories": 2}, {"coupling": "autoregressive"}],
     ids=str,
 )  # fmt: skip

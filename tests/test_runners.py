@@ -19,6 +19,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from mcsjd_core import COUPLINGS, INITIALISERS, METHODS, DecodeSettings, Grid, InputError, LawSettings
 from mcsjd_core.cli.options import add_model_arguments
 from mcsjd_core.decoding import loop, runners
+from mcsjd_core.decoding.drafts import RECALL
 from mcsjd_core.decoding.interface import Prompt
 from mcsjd_core.decoding.iteration import Shape
 from mcsjd_core.decoding.ledger import Ledger
@@ -33,7 +34,7 @@ LAW = LawSettings(cfg_scale=2.0, temperature=0.9, top_k=8, top_p=0.95)
 EARLIER = torch.zeros(1, GRID.num_tokens, dtype=torch.long)
 
 
-CASES = [(c, i) for c in COUPLINGS for i in INITIALISERS if i != "warm" or c == "gumbel_exact"]
+CASES = [(c, i) for c in COUPLINGS for i in (*INITIALISERS, RECALL) if i != "warm" or c == "gumbel_exact"]
 
 
 def settings_of(coupling="maximal", law=LAW, initialiser="random", **more) -> DecodeSettings:

@@ -48,7 +48,7 @@ class Recall:
         return torch.where(index >= 0, tokens, NEVER)
 
     def remember(self, sequence: Tensor, positions: Tensor, block: Tensor) -> None:
-        """Laws of positions [A, L], given for what stands in the sequences, are kept in the rows' blocks [A] of `window` slots."""
+        """Keep where laws of positions [A, L] were given, for what stands in the sequences: in blocks [A] of `window` slots."""
         rows, window = positions.shape
         lane = torch.arange(rows, device=positions.device)
         of_block = self.positions.unflatten(1, (WINDOWS, self.window))

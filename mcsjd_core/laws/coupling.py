@@ -5,7 +5,7 @@ returns follows p; where it equals the draft, the draft is kept. To add one, wri
 put it into `COUPLINGS`.
 
 `recalls_later` says whether a new draft may follow a law that was given for a later position (see `decoding/recall.py`). Such a
-law depends on earlier drafts of the position, so whoever couples to these, or draws by the noise that they were drawn by, may not.
+law depends on earlier drafts of the position: who couples to these, or draws by the noise that they were drawn by, may not.
 """
 
 from __future__ import annotations
