@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..mcsjd_core import INITIALISERS, DecodeSettings, InputError, LawSettings
+from ..mcsjd_core.decoding.drafts import RECALL
 from ..mcsjd_core.families.sizes import choose_size
 from ..mcsjd_core.reporting.report import METHOD_LABELS, Report
 from . import runtime
@@ -23,7 +24,7 @@ from .video import encoded_texts, start_of, video_inputs
 
 METHODS = {label: name for name, label in METHOD_LABELS.items()}
 # In the order of saved graphs: what came later stands last.
-STARTS = [*(name for name in INITIALISERS if name != "previous_frame"), "previous_frame"]
+STARTS = [*(name for name in INITIALISERS if name != "previous_frame"), "previous_frame", RECALL]
 PROMPT = "a red apple on grass"
 OWN = -1  # of a setting: the model's own, as it was published
 DRAWN = Repeats()
@@ -134,8 +135,10 @@ class Sampler(io.ComfyNode):
                     default="random",
                     tooltip="First guess for a token, before the model has seen it: a random one, the token to its "
                     "left, the one above, the one in the same position of the frame before (previous_frame, "
-                    "for videos), or (warm) the one in the connected warm_tokens. It changes how many "
-                    "forwards are needed, never what can be drawn. warm works only with seed-exact.",
+                    "for videos), or (warm) the one in the connected warm_tokens. recall begins with random ones and, "
+                    "after each commit, guesses anew by what the model said in the same surroundings; it "
+                    "mostly needs fewest forwards. None of this changes what can be drawn. warm works only with "
+                    "seed-exact.",
                 ),
                 io.String.Input(
                     "negative",

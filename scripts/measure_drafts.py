@@ -1,15 +1,16 @@
 """Tokens a forward of every way to draft, on the embedded image model at its own settings, with 95 % intervals.
 
-    python scripts/measure_drafts.py [--pictures 64] [--window 64]
+    python scripts/measure_drafts.py --json build/drafts.json [--pictures 64] [--window 64]
 
-Picture i of every way has the same prompt and seed, so gains over `maximal` with one chain of drafts are paired. Prints a
-Markdown table, row by row as it is measured. What a forward costs is clocked on one picture at a time:
-seconds a forward, over those of the first row; a forward goes over M windows.
+Picture i of every way has the same prompt and seed, so gains over `maximal` with one chain of random first drafts are paired.
+What was measured is kept in the file, so that a run may be interrupted, and goes on; it ends with a Markdown table. What a
+forward costs is processor time on one thread, in pictures of their own: seconds a forward, over those of the first row.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from pathlib import Path
@@ -30,11 +31,12 @@ PROMPTS = [f"{thing} {place}" for place in PLACES for thing in THINGS]
 # (coupling, chains of drafts, first drafts); the first row is what the others are compared with.
 WAYS = (
     ("maximal", 1, "random"), ("independent", 1, "random"), ("gumbel", 1, "random"), ("gumbel_exact", 1, "random"),
+    ("maximal", 1, "recall"), ("independent", 1, "recall"), ("gumbel", 1, "recall"), ("gumbel_exact", 1, "recall"),
     ("maximal", 1, "left"), ("maximal", 1, "left_law"), ("maximal", 1, "above_law"),
-    ("maximal", 2, "random"), ("maximal", 4, "random"), ("gumbel_exact", 4, "random"), ("gumbel", 4, "random"),
-    ("independent", 4, "random"),
+    ("maximal", 2, "random"), ("maximal", 4, "random"), ("gumbel_exact", 4, "random"),
+    ("maximal", 2, "recall"), ("gumbel_exact", 2, "recall"), ("gumbel_exact", 4, "recall"),
 )  # fmt: skip
-BATCH, CLOCKED = 16, 2  # pictures that are drawn together; that are clocked alone
+BATCH, CLOCKED = 16, 3  # pictures that are drawn together; that are clocked alone
 
 
 def settings(model: Family, way: tuple[str, int, str], window: int, seed: int) -> DecodeSettings:
@@ -53,9 +55,9 @@ def compressions(model: Family, way: tuple[str, int, str], window: int, count: i
 def seconds_a_forward(model: Family, way: tuple[str, int, str], window: int) -> float:
     total = forwards = 0.0
     for number in range(CLOCKED):
-        began = time.perf_counter()
+        began = time.process_time()
         decoded = sample(model, [PROMPTS[number]], settings(model, way, window, number))
-        total += time.perf_counter() - began
+        total += time.process_time() - began
         forwards += decoded.nfe
     return total / forwards
 
@@ -65,26 +67,43 @@ def told(values: list[float]) -> str:
     return f"{found.mean:.2f} ± {found.high - found.mean:.2f}"
 
 
+def table(found: dict[str, dict]) -> str:
+    lines = ["| coupling | chains | first drafts | tokens a forward | times the first row | cost of a forward |"]
+    lines += ["| --- | --- | --- | --- | --- | --- |"]
+    first = found[name_of(WAYS[0])]
+    for coupling, chains, initialiser in WAYS:
+        row = found.get(name_of((coupling, chains, initialiser)))
+        if row is None:
+            continue
+        gains = [new / old for new, old in zip(row["compressions"], first["compressions"], strict=True)]
+        gain = "1" if row is first else told(gains)
+        cost = row["seconds"] / first["seconds"]
+        lines += [f"| {coupling} | {chains} | {initialiser} | {told(row['compressions'])} | {gain} | {cost:.2f} |"]
+    return "\n".join(lines)
+
+
+def name_of(way: tuple[str, int, str]) -> str:
+    return " ".join(map(str, way))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=EMBEDDED_MODEL)
+    parser.add_argument("--json", type=Path, required=True, help="what was measured, kept from run to run")
     parser.add_argument("--pictures", type=int, default=64)
     parser.add_argument("--window", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     a = parser.parse_args()
-    torch.set_num_threads(a.threads)
+    torch.set_num_threads(1)
     model = load(a.model, packed=True)
-    print("| coupling | chains | first drafts | tokens a forward | times `maximal`, one chain | cost of a forward |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    yardstick, cost = [], 1.0
+    found = json.loads(a.json.read_text()) if a.json.exists() else {}
     for way in WAYS:
-        found, seconds = compressions(model, way, a.window, a.pictures), seconds_a_forward(model, way, a.window)
-        if not yardstick:
-            yardstick, cost = found, seconds
-        gains = [new / old for new, old in zip(found, yardstick, strict=True)]
-        gain = "1" if found is yardstick else told(gains)
-        coupling, chains, initialiser = way
-        print(f"| {coupling} | {chains} | {initialiser} | {told(found)} | {gain} | {seconds / cost:.2f} |", flush=True)
+        if name_of(way) in found:
+            continue
+        values = compressions(model, way, a.window, a.pictures)
+        found[name_of(way)] = {"compressions": values, "seconds": seconds_a_forward(model, way, a.window)}
+        a.json.write_text(json.dumps(found))
+        print(f"{name_of(way)}: {told(values)}", file=sys.stderr, flush=True)
+    print(table(found))
 
 
 if __name__ == "__main__":

@@ -145,6 +145,8 @@ class LiveBytes(TorchDispatchMode):
         {"top_k": 5, "top_p": 0.9},
         {"record_details": True},
         {"record_details": True, "coupling": "MC-SJD (Gumbel)", "batch_size": 2, "top_k": 5},
+        {"initialiser": "recall", "batch_size": 2},
+        {"initialiser": "recall", "top_k": 5, "coupling": "MC-SJD (Gumbel)"},
     ],
 )
 def test_memory_asked_for_covers_what_a_decode_takes(pack, model, monkeypatch, changes):

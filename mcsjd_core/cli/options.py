@@ -78,7 +78,8 @@ def add_initialiser_argument(group, names: list[str], default: str | None) -> No
         "--initialiser",
         choices=names,
         default=default,
-        help="first draft of a position that enters the window (default: random)",
+        help="first draft of a position that enters the window; recall also drafts anew after every commit, by laws of the "
+        "same surroundings (default: random)",
     )
 
 

@@ -14,7 +14,7 @@ from ..laws.law import Law
 from .grid import Grid
 
 WINDOWS = 4  # windows of laws that are kept: what is older was hardly missed
-STEPS = 4  # positions after the last commit that may be drafted anew
+STEPS = 2  # positions after the last commit that may be drafted anew
 SURE = 0.7  # how likely a law's likeliest code has to be beyond the first of them: a wrong guess spoils what stands after it
 NEVER = -1  # in place of a position: nothing is kept there
 

@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import torch
 
+from ..decoding.drafts import RECALL
 from ..decoding.grid import Grid
 from ..decoding.interface import Prompt
 from ..decoding.loop import PREFILL, cache_slots
+from ..decoding.recall import WINDOWS
 from ..decoding.settings import DecodeSettings
 from ..families.interface import Family
 
 LOGIT_BYTES, GUIDED_BYTES = 8, 16  # a code of the window while logits are guided: for each model row, for each picture
 LAW_BYTES = 44  # a code that top-k keeps, while tokens are drawn: target and draft law, residual or noise
 DETAIL_BYTES = 100  # a code of the window while details are recorded: both laws sorted, and their sums in whole numbers
+RECALL_BYTES = 150  # a law that is kept to be recalled: what stands around it, and the search among them
+PROBABILITY_BYTES = 4
+STORED_BYTES, ROOM = 16, 8  # a code of such a law after top-k, and codes beside these that small laws have room for
 ACTIVATIONS = 20  # numbers per embedding channel: a block's residual, queries, keys, values and feed-forward layer
 MASK_BYTES = 8  # a pair of query and cache slot, also as the attention kernel wants it
 SIGNS = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "Cannot allocate memory")
 
 
 def decode_bytes(family: Family, prompt: Prompt, settings: DecodeSettings, grid: Grid, given: int = 0) -> int:
-    """What a decode allocates: KV cache, logits or laws of the window, activations. `given` tokens are not drawn."""
+    """What a decode allocates: KV cache, laws, logits of the window, activations. `given` tokens are not drawn."""
     rows, slots, dim = prompt.embeddings.shape
     widest = min(settings.effective_window, grid.num_tokens - given)
     window, codebook_size = widest + settings.side_slots, family.token_model.codebook_size
@@ -35,7 +40,11 @@ def decode_bytes(family: Family, prompt: Prompt, settings: DecodeSettings, grid:
     recording = prompt.batch * codebook_size * DETAIL_BYTES if settings.trace_detail else 0
     channels = dim * ACTIVATIONS * prompt.embeddings.element_size()
     activations = rows * max(min(slots + given, PREFILL), window) * (channels + capacity * MASK_BYTES)
-    return cache + window * max(guiding, drawing, recording) + activations
+    recalled = 0
+    if settings.initialiser == RECALL:
+        size = (kept + ROOM) * STORED_BYTES if kept < codebook_size else kept * PROBABILITY_BYTES
+        recalled = WINDOWS * widest * prompt.batch * settings.trajectories * (RECALL_BYTES + size)
+    return cache + window * max(guiding, drawing, recording) + activations + recalled
 
 
 def codec_bytes(family: Family, count: int, grid: Grid) -> int:
