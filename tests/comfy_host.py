@@ -178,6 +178,16 @@ def node_of(graph: dict, kind: str) -> str:
     return next(node_id for node_id, node in graph.items() if node["class_type"] == kind)
 
 
+def without_diffusion(graph: dict) -> dict:
+    """The same graph for a model whose tokens its own codec makes pictures of, as that of the small ones does."""
+    graph = {id: node for id, node in graph.items() if node["class_type"] != "MCSJD_LoadDiffusion"}
+    for node in graph.values():
+        if node["class_type"] == "MCSJD_DecodeDiffusion":
+            node["class_type"] = "MCSJD_Decode"
+            node["inputs"] = {name: node["inputs"][name] for name in ("model", "tokens")}
+    return graph
+
+
 def run_graph(pack: Pack, graph: dict) -> dict[str, tuple]:
     """Run a graph in the API format; gives the outputs of every node, and for the core's preview nodes what they show."""
     results: dict[str, tuple] = {}

@@ -8,7 +8,7 @@ import urllib.request
 
 import pytest
 
-from comfy_host import ROOT, WORKFLOWS, Events, load_file, node_of, shipped
+from comfy_host import ROOT, WORKFLOWS, Events, is_link, load_file, node_of, shipped, without_diffusion
 
 pytestmark = pytest.mark.comfyui
 
@@ -18,7 +18,7 @@ NODE_IDS = {path.stem for path in (ROOT / "web" / "docs").glob("*.md")}  # every
 
 def with_model(graph: dict, model: str) -> dict:
     """The same graph for another model; crops keep 2 rows, which the small ones have, and videos are drawn by another one."""
-    graph = json.loads(json.dumps(graph))
+    graph = without_diffusion(json.loads(json.dumps(graph)))
     if draws_video(graph):
         model = f"{model}-video"
     for node in graph.values():
@@ -68,7 +68,7 @@ def test_the_pack_loads_without_a_word(comfyui):
     assert known.keys() >= NODE_IDS
     assert "IMPORT FAILED" not in comfyui.log and "Traceback" not in comfyui.log
     models = known["MCSJD_LoadModel"]["input"]["required"]["model"][1]["options"]
-    assert models == ["embedded: emoji-motion", "embedded: scenes", "many-rows", "many-tokens", "tiny", "tiny-video"]
+    assert models == ["embedded: scenes", "embedded: emoji-motion", "many-rows", "many-tokens", "tiny", "tiny-video"]
 
 
 def test_texts_help_and_script_are_served(comfyui):
@@ -95,6 +95,9 @@ def test_shipped_files_are_what_the_generators_write(comfyui, monkeypatch):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_workflow_runs_counts_its_tokens_and_shows_its_pictures(comfyui, name):
     graph = with_model(shipped(name), "tiny")
+    for node in graph.values():  # a seed of its own, or what another graph drew would be shown
+        if "seed" in node["inputs"] and not is_link(node["inputs"]["seed"]):
+            node["inputs"]["seed"] += 1000 * NAMES.index(name)
     messages = succeeds(comfyui, graph)
     outputs = {m["data"]["node"]: m["data"]["output"] for m in messages if m["type"] == "executed"}
     for node_id, node in graph.items():
@@ -240,7 +243,11 @@ def wait_for_error(server, prompt_id: str) -> str:
     return messages["execution_error"]["exception_message"]
 
 
+# Of the faults, and of prompts whose words the small models have never seen.
+ON_PURPOSE = ("invalid prompt", "This model does not know")
+
+
 def test_the_log_holds_no_warning_of_ours(comfyui):
     """Runs last in this file: what the runs above have written, but for the faults they made on purpose."""
-    ours = [line for line in comfyui.log.splitlines() if "mc-sjd" in line.lower() and "warn" in line.lower()]
-    assert ours == []
+    lines = [line for line in comfyui.log.splitlines() if not any(words in line for words in ON_PURPOSE)]
+    assert [line for line in lines if "mc-sjd" in line.lower() and "warn" in line.lower()] == []

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from comfy_host import WORKFLOWS, api_of_ui, node_of, read_graph, run_graph, schema_problems, shipped
+from comfy_host import WORKFLOWS, api_of_ui, node_of, read_graph, run_graph, schema_problems, shipped, without_diffusion
 
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 
@@ -80,8 +80,7 @@ def small_models(pack, tiny_checkpoint, tiny_video, clips, monkeypatch) -> None:
 
 def with_embedded(pack, name: str) -> dict:
     """The graph with an embedded model, which everyone has, and crops that the small one has the rows for."""
-    graph = shipped(name)
-    graph = {id: node for id, node in graph.items() if node["class_type"] != "MCSJD_LoadDiffusion"}
+    graph = without_diffusion(shipped(name))
     draws_video = any(node["class_type"] == "MCSJD_DecodeVideo" for node in graph.values())
     model = pack.folders.EMBEDDED_VIDEO if draws_video else pack.folders.EMBEDDED
     graph[node_of(graph, "MCSJD_LoadModel")]["inputs"]["model"] = model
@@ -90,9 +89,6 @@ def with_embedded(pack, name: str) -> dict:
             node["inputs"]["rows"] = 2
         if node["class_type"] == "MCSJD_GetModel":
             node["inputs"]["accept_licence"] = False
-        if node["class_type"] == "MCSJD_DecodeDiffusion":  # the small model has pixels of its own
-            node["class_type"] = "MCSJD_Decode"
-            node["inputs"] = {name: node["inputs"][name] for name in ("model", "tokens")}
     return graph
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..file_contents import check_contents
+from .quantised import seen_through
 
 SAFETENSORS, TORCH = (".safetensors",), (".bin", ".ckpt", ".pt", ".pth")
 SUFFIXES = SAFETENSORS + TORCH
@@ -75,7 +76,7 @@ def open_tensors(file: Path) -> Iterator[TensorFile]:
     except (SafetensorError, OSError) as error:
         raise InputError(f"{file} is not a whole safetensors file ({error}); download it again.") from None
     with handle:
-        yield _Safetensors(handle)
+        yield seen_through(_Safetensors(handle), handle.metadata(), file)
 
 
 def _read_torch(file: Path) -> dict[str, Tensor]:
