@@ -20,9 +20,11 @@ from mcsjd_core.cli import FAILED, INTERRUPTED
 from mcsjd_core.cli.prompt_rows import SOME_FAILED
 from mcsjd_core.pipeline.sampling import sample
 from mcsjd_core.scale import drawer as drawer_module
+from mcsjd_core.scale import ray_engine
 from mcsjd_core.scale.drawer import Drawer
 from mcsjd_core.scale.output import Output
 from mcsjd_core.scale.plan import Plan
+from mcsjd_core.scale.ray_engine import Workers
 from mcsjd_core.whole_files import part_of
 from test_cli import ROOT, checkpoint, cli  # noqa: F401 - fixtures
 
@@ -260,6 +262,22 @@ def test_memory_is_freed_and_only_some_rows_are_held(checkpoint, prompts, tmp_pa
     for rows in (1, 3):
         plain.run(Plan(checkpoint, rows=rows), prompts, Output(tmp_path / "o"), lambda _: None)
     assert seen == [1] * COUNT + [COUNT]
+
+
+@pytest.mark.parametrize("text", ["", "0", "3-2", "x", "2-x"])
+def test_numbers_of_workers_are_checked(text):
+    assert Workers.of_text("2-8", 1) == Workers(2, 8, 1) and Workers.of_text("4", 0) == Workers(4, 4, 0)
+    with pytest.raises(InputError, match="--workers is a number such as 4"):
+        Workers.of_text(text, 0)
+
+
+def test_without_ray_one_sentence_says_what_to_install(cli, tmp_path, capsys, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(ray_engine.importlib.util, "find_spec", lambda name: None)
+    (tmp_path / "p.txt").write_text("x")
+    assert cli("generate", "--prompts", "p.txt", "--out", "o", "--engine", "ray") == FAILED
+    assert "pip install 'ray[data]'" in capsys.readouterr().err
+    assert cli("generate", "--prompts", "p.txt", "--out", "o", "--workers", 2) == FAILED
+    assert "add --engine ray" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL on Windows")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import InputError
-from ..scale import plain
+from ..scale import plain, ray_engine
 from ..scale.output import Output, Record
 from ..scale.plan import Plan
 from ..scale.prompt_file import COLUMNS, count_rows, digest, unread_columns
@@ -16,13 +16,21 @@ from .options import LAW_FIELDS, pick_device
 from .progress import picture_bar
 from .threads import leave_busy_cores_alone
 
+ENGINES = ("plain", "ray")
 SOME_FAILED = 1  # exit code: all rows were tried, and some of them could not be drawn
 ONE_RUN = {
     "prompts": "PROMPT", "trace": "--trace", "trace_detail": "--trace-detail", "save_tokens": "--save-tokens",
     "continue_from": "--continue-from", "keep_rows": "--keep-rows", "start_frames": "--start-frames", "frames": "--frames",
     "warm_tokens": "--warm-tokens",
 }  # fmt: skip
-OF_A_FILE = {"rows": 1, "retry": False}  # options that mean nothing without a file, and their defaults
+OF_A_FILE = {
+    "rows": 1,
+    "retry": False,
+    "engine": "plain",
+    "address": None,
+    "workers": None,
+    "gpus": None,
+}  # options that mean nothing without a file, and their defaults
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +46,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--rows", type=int, default=1, metavar="N", help="pictures drawn side by side (default: %(default)s)"
     )
+    group.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="plain",
+        help="plain: this process; ray: workers of a Ray cluster, which needs the package ray (default: %(default)s)",
+    )
+    group.add_argument(
+        "--address", metavar="HOST:PORT", help="of the Ray cluster (default: one is made on this machine)"
+    )
+    group.add_argument("--workers", metavar="N", help="how many hold the model, such as 4, or 2-8 (default: 1)")
+    group.add_argument("--gpus", type=float, metavar="G", help="of each worker (default: 1 with --device cuda, else 0)")
     group.add_argument("--retry", action="store_true", help="try rows again that failed before")
 
 
@@ -55,6 +74,8 @@ def check(arguments: argparse.Namespace) -> None:
             raise InputError(f"{shown} is for single runs, and a file of prompts has its own; leave out one of them.")
     if arguments.batch != 1:
         raise InputError("--batch draws a prompt several times; in a file, give every picture a row and a seed.")
+    if arguments.engine == "plain" and (arguments.address or arguments.workers or arguments.gpus is not None):
+        raise InputError("--address, --workers and --gpus are for workers of Ray; add --engine ray.")
     if arguments.out is None:
         raise InputError("A file of prompts needs a folder for its pictures; name one with --out.")
     if arguments.out.exists() and not arguments.out.is_dir():
@@ -74,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
         with output.taken(agreed, again=arguments.retry):
             done = sum(1 for _ in output.records())
             with picture_bar(total, done, arguments.quiet) as bar:
-                plain.run(plan, file, output, _teller(bar))
+                _draw(arguments, plan, file, output, _teller(bar))
     except OSError as error:
         raise InputError(
             f"{arguments.out} cannot be written to ({error.strerror or error}); mend that, and the same command goes on."
@@ -83,6 +104,19 @@ def run(arguments: argparse.Namespace) -> int:
         print("The same command goes on from here.", file=sys.stderr)
         raise
     return _report(output)
+
+
+def _draw(arguments: argparse.Namespace, *run) -> None:
+    """With the engine that was asked for; `run` as in `plain.run`."""
+    if arguments.engine == "plain":
+        plain.run(*run)
+        return
+    gpus = arguments.gpus
+    if gpus is None:
+        gpus = 0 if pick_device(arguments.device) == "cpu" else 1
+    workers = ray_engine.Workers.of_text(arguments.workers or "1", gpus)
+    with ray_engine.connected(arguments.address, workers):
+        ray_engine.run(*run, workers)
 
 
 def _plan(arguments: argparse.Namespace) -> Plan:

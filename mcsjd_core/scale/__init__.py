@@ -1,1 +1,1 @@
-"""More pictures than one run, models larger than one GPU."""
+"""More pictures than one run, more machines than one, models larger than one GPU."""

@@ -1,0 +1,181 @@
+"""The engine of many processes and machines: Ray Data reads the file, actors hold the model, draw, and write.
+
+Every row is drawn as it would be alone, so that it does not matter which worker has it, or how many there are. What a lost worker
+had committed is found by the one that takes its place.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from .drawer import Drawer, chunks
+from .output import Output, Record
+from .plan import Plan
+from .prompt_file import Row
+
+BLOCKS_A_WORKER = 40  # parts that the file is cut into: at its end a worker waits for no more than one of them
+OBJECT_STORE = 2**28  # bytes of a cluster that is made here: rows and records are small
+LOST_WORKERS = 3  # times that a row may take its worker with it
+FATAL = "fatal"  # key of a record that no row can mend
+QUIET = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+
+
+@dataclass(frozen=True)
+class Workers:
+    """From `least` to `most` of them, each with so many GPUs."""
+
+    least: int = 1
+    most: int = 1
+    gpus: float = 0
+
+    @classmethod
+    def of_text(cls, text: str, gpus: float) -> Workers:
+        """`4`, or `2-8`."""
+        least, _, most = text.partition("-")
+        if not least.isdecimal() or not (most or least).isdecimal() or not 1 <= int(least) <= int(most or least):
+            raise InputError(f"--workers is a number such as 4, or two such as 2-8, got {text!r}.")
+        return cls(int(least), int(most or least), gpus)
+
+
+def run(plan: Plan, prompts: Path, output: Output, on_record: Callable[[Record], None],
+        workers: Workers = Workers(), worker: type | None = None) -> None:  # fmt: skip
+    """As `plain.run`, on the cluster that `connected` has. `worker` is the class of the actors, made with plan and folder."""
+    from ray.data import ActorPoolStrategy
+
+    rows = waiting_rows(prompts.resolve(), output, plan.chunk, workers)
+    if rows is None:
+        return
+    drawn = rows.map_batches(
+        worker or DrawingWorker,
+        fn_constructor_args=(plan, output.folder.resolve()),
+        batch_size=plan.chunk,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(min_size=workers.least, max_size=workers.most, max_tasks_in_flight_per_actor=2),
+        num_cpus=1,
+        num_gpus=workers.gpus,
+        max_task_retries=LOST_WORKERS,
+    )
+    for row in drawn.iter_rows():
+        record = json.loads(row["record"])
+        if sentence := record.get(FATAL):
+            raise InputError(sentence)
+        on_record(record)
+
+
+@contextmanager
+def connected(address: str | None, workers: Workers) -> Iterator[None]:
+    """Inside, Ray is there: the cluster at `address`, or one of this machine that ends with it. One that runs already is kept."""
+    if importlib.util.find_spec("ray") is None:
+        raise InputError("The engine ray needs the package ray; install it with `pip install 'ray[data]'`.")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent without being asked for
+    import ray
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    if ray.is_initialized():
+        yield
+        return
+    root = str(Path(__file__).resolve().parents[2])  # workers import this package from where it lies
+    environment = {"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}}
+    try:
+        if address is None:
+            cores: dict[str, Any] = {"num_cpus": workers.most, "object_store_memory": OBJECT_STORE}
+            ray.init("local", **cores, runtime_env=environment, **QUIET)
+        else:
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = "on this machine" if address is None else f"at {address}"
+        raise InputError(
+            f"Ray cannot be reached {where} ({str(error).splitlines()[0]}); start it, or mend --address."
+        ) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def waiting_rows(prompts: Path, output: Output, chunk: int, workers: Workers):
+    """A Ray dataset of the rows that are not done, as JSON in the column `row`; None if there are none."""
+    import ray
+    from ray.data.context import DataContext
+
+    count = sum(1 for _ in output.waiting(prompts))
+    if not count:
+        return None
+    DataContext.get_current().enable_progress_bars = False
+    blocks = min(math.ceil(count / chunk), BLOCKS_A_WORKER * workers.most)
+    source = _source(prompts, Output(output.folder.resolve()), count, math.ceil(count / blocks / chunk) * chunk)
+    # Workers hold all cores, and reading must not wait for one.
+    return ray.data.read_datasource(source, override_num_blocks=blocks, num_cpus=0, concurrency=2)
+
+
+def _source(prompts: Path, output: Output, count: int, size: int):
+    """The file as blocks of `size` rows, each read by a task of its own."""
+    import pyarrow
+    from ray.data.block import BlockMetadata
+    from ray.data.datasource import Datasource, ReadTask
+
+    def read(start: int) -> Iterator[Any]:
+        rows = islice(output.waiting(prompts), start, start + size)
+        yield pyarrow.table({"row": [json.dumps(asdict(row)) for row in rows]})
+
+    class PromptSource(Datasource):
+        def estimate_inmemory_data_size(self) -> int:
+            return prompts.stat().st_size
+
+        def get_read_tasks(self, parallelism, per_task_row_limit=None, data_context=None) -> list[ReadTask]:
+            return [
+                ReadTask(lambda start=start: read(start), BlockMetadata(min(size, count - start), None, None, None))
+                for start in range(0, count, size)
+            ]
+
+    return PromptSource()
+
+
+class DrawingWorker:
+    """An actor. Its model is loaded at its first rows: what fails before, Ray would try again without end."""
+
+    def __init__(self, plan: Plan, folder: Path):
+        self.plan, self.output = plan, Output(folder)
+        self.drawer: Drawer | None = None
+        self.records: list[Record] = []
+
+    def __call__(self, batch):
+        """Rows as JSON to records as JSON, both pyarrow tables."""
+        import pyarrow
+
+        self.records = []
+        try:
+            self._draw([Row(**json.loads(row)) for row in batch["row"].to_pylist()])
+        except InputError as error:
+            self.records.append({FATAL: str(error)})
+        except OSError as error:
+            self.records.append({FATAL: f"{self.output.folder} cannot be written to ({error.strerror or error}); mend that, and "
+                                        "the same command goes on."})  # fmt: skip
+        return pyarrow.table({"record": [json.dumps(record) for record in self.records]})
+
+    def _draw(self, rows: list[Row]) -> None:
+        """A worker that was lost may have done some of them."""
+        if not self.output.folder.is_dir():
+            raise InputError(
+                f"{self.output.folder} is not there on every machine; name a folder that all of them share."
+            )
+        found = {row.number: self.output.record(row.number) for row in rows}
+        self.records += [record for record in found.values() if record is not None]
+        waiting = [row for row in rows if found[row.number] is None]
+        if not waiting:
+            return
+        if self.drawer is None:
+            self.drawer = Drawer(self.plan.load(), self.plan, self.output, lambda record: self.records.append(record))
+        for part in chunks(waiting, self.plan.chunk):
+            self.drawer.draw(part)
