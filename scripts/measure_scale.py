@@ -2,30 +2,55 @@
 
     python scripts/measure_scale.py overhead        the engines against the bare loop, one worker, embedded model
     python scripts/measure_scale.py speedup         two workers of Ray against one, embedded model
-    python scripts/measure_scale.py waiting --workers 1,2,4,8 --prompts 1000 --seconds 0.2
+    python scripts/measure_scale.py waiting --workers 8,64 --seconds 4 --prompts 1000
                                                     workers that wait as long as a picture takes, in place of drawing it
     python scripts/measure_scale.py communication   bytes and time of a forward's collectives, computed from published bandwidths
 
-The first two need quiet cores; methods take turns in one process. The third measures Ray alone.
+overhead compares shares of the same seconds, and can be believed on a machine that does something else, too; speedup needs
+two cores of its own. waiting measures Ray alone, and what its own processes compute is little.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
-PROMPTS = ("red apple", "rocket", "fox", "star")
+from mcsjd_core import EMBEDDED_MODEL, pictures, sample, to_image
+from mcsjd_core.scale import ray_engine
+from mcsjd_core.scale.drawer import Drawer
+from mcsjd_core.scale.output import Output
+from mcsjd_core.scale.plan import Plan
+from mcsjd_core.scale.prompt_file import read_rows
+
+THINGS, PLACES = ("a red apple", "a car", "a fox", "a tree"), ("on grass", "on sand", "in the sea")
+AT_ONCE = 8  # processes that stand for waiting workers, several each where there are more
+os.environ.setdefault("RAY_worker_niceness", "0")  # else Ray's workers give way to whatever else runs
 
 
 def prompt_file(folder: Path, count: int) -> Path:
     file = folder / "prompts.txt"
-    file.write_text("".join(f"{PROMPTS[number % len(PROMPTS)]}\n" for number in range(count)), encoding="utf-8")
+    texts = (f"{THINGS[n % len(THINGS)]} {PLACES[n % len(PLACES)]}\n" for n in range(count))
+    file.write_text("".join(texts), encoding="utf-8")
     return file
+
+
+@contextmanager
+def prompts_and_output(count: int) -> Iterator[tuple[Path, Output]]:
+    """A file of prompts and a folder that is taken, both of which go again."""
+    with tempfile.TemporaryDirectory() as name:
+        output = Output(Path(name) / "out")
+        with output.taken({}):
+            yield prompt_file(Path(name), count), output
 
 
 def seconds_of(work: Callable[[], object]) -> float:
@@ -34,16 +59,101 @@ def seconds_of(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+def interval(pairs: list[tuple[float, float]]) -> str:
+    """Ratio of the sums of pairs, with a 95 % bootstrap interval over the pairs."""
+
+    def ratio(some: list[tuple[float, float]]) -> float:
+        return sum(a for a, _ in some) / sum(b for _, b in some)
+
+    draw = random.Random(0)
+    found = sorted(ratio(draw.choices(pairs, k=len(pairs))) for _ in range(2000))
+    return f"{ratio(pairs):.3f} ({found[50]:.3f} to {found[1949]:.3f})"
+
+
+# -- one worker against the bare loop ----------------------------------------------------------------------------------
+
+
+def overhead(arguments: argparse.Namespace) -> None:
+    """Picture by picture in turn, so that both kinds see the same machine."""
+    plan = Plan(EMBEDDED_MODEL)
+    model = plan.load()
+    with prompts_and_output(arguments.prompts) as (file, output):
+        drawer = Drawer(model, plan, output)
+
+        def bare(row) -> None:
+            """No engine: the loop that anyone would write."""
+            settings = Plan(EMBEDDED_MODEL, seed=row.number - 1).settings(model.defaults)
+            tokens = sample(model, [row.prompt], settings).tokens
+            to_image(pictures(model, tokens)[0]).save(output.folder / f"bare {row.number}.png")
+
+        rows = list(read_rows(file))
+        bare(rows[0])  # what happens once
+        pairs = []
+        for row in rows:
+            works = {"bare": lambda row=row: bare(row), "plain": lambda row=row: drawer.draw([row])}
+            order = sorted(works, reverse=row.number % 2 == 0)
+            took = {name: seconds_of(works[name]) for name in order}
+            pairs.append((took["plain"], took["bare"]))
+    print(f"bare loop: {statistics.median(b for _, b in pairs):.3f} s a picture")
+    print(f"plain engine: {interval(pairs)} of the bare loop, {len(pairs)} pictures each")
+    with ray_engine.connected(None, ray_engine.Workers(1, 1)):
+        pairs = dispatched(plan, arguments.prompts)
+    print(f"ray, 1 worker: {interval(pairs)} of what the worker spends on drawing, {len(pairs)} pictures")
+
+
+class TimedWorker(ray_engine.DrawingWorker):
+    """Its records tell when it began with them and when it had ended, by the machine's clock."""
+
+    def __call__(self, batch):
+        import pyarrow
+
+        began = time.monotonic()
+        records = [json.loads(text) for text in super().__call__(batch)["record"].to_pylist()]
+        ended = time.monotonic()
+        records = [record | {"span": (began, ended)} for record in records]
+        return pyarrow.table({"record": [json.dumps(record) for record in records]})
+
+
+def dispatched(plan: Plan, count: int) -> list[tuple[float, float]]:
+    """For every picture but the first, which loads the model: seconds since the end of the one before, and of drawing it."""
+    told: list[dict] = []
+    with prompts_and_output(count) as (file, output):
+        ray_engine.run(plan, file, output, told.append, worker=TimedWorker)
+    spans = sorted(record["span"] for record in told)
+    return [(end - last, end - began) for (_, last), (began, end) in pairwise(spans)]
+
+
+# -- two workers against one -------------------------------------------------------------------------------------------
+
+
+def speedup(arguments: argparse.Namespace) -> None:
+    """Pictures a second between the first and the last record: neither Ray's start nor the model's is the engine's."""
+    plan, found = Plan(EMBEDDED_MODEL), {1: [], 2: []}
+    with ray_engine.connected(None, ray_engine.Workers(2, 2)):
+        for _ in range(arguments.repeats):
+            for count, rates in found.items():
+                rates.append(rate(plan, arguments.prompts, ray_engine.Workers(count, count)))
+    for count, rates in found.items():
+        print(f"{count} workers: {statistics.median(rates):.3f} pictures a second")
+    print(f"speed-up: {interval(list(zip(found[2], found[1], strict=True)))}, {arguments.repeats} rounds")
+
+
+def rate(plan, prompts: int, workers: ray_engine.Workers, worker: type | None = None) -> float:
+    """Pictures a second, from when every worker has had rows to the last record."""
+    told: list[float] = []
+    with prompts_and_output(prompts) as (file, output):
+        ray_engine.run(plan, file, output, lambda _: told.append(time.perf_counter()), workers, worker)
+    skipped = 2 * workers.most
+    return (len(told) - skipped) / (told[-1] - told[skipped - 1])
+
+
+# -- workers that wait -------------------------------------------------------------------------------------------------
 
 
 class WaitingWorker:
     """An actor that waits where another would draw. Its records are those that the driver wants, and no more."""
 
-    seconds = 0.0
-
-    def __init__(self, plan, folder):
+    def __init__(self, plan, output):
         self.seconds = plan.seconds
 
     def __call__(self, batch):
@@ -54,114 +164,42 @@ class WaitingWorker:
         return pyarrow.table({"record": [json.dumps({"row": row, "error": None}) for row in rows]})
 
 
+@dataclass(frozen=True)
 class Waiting:
     """Stands in for a plan."""
 
-    chunk = 1
-
-    def __init__(self, seconds: float):
-        self.seconds = seconds
+    seconds: float
+    chunk: int = 1
 
 
-def waiting(arguments: argparse.Namespace) -> None:
-    """Pictures a second against the number of workers; the first and the last picture count, starting Ray does not."""
-    from mcsjd_core.scale import ray_engine
-    from mcsjd_core.scale.output import Output
+class InThreads(ray_engine.Workers):
+    """`most` workers in no more than AT_ONCE processes: one that waits needs a process as little as a core."""
 
-    print(f"{arguments.prompts} prompts, {arguments.seconds} s each")
-    for count in map(int, arguments.workers.split(",")):
-        workers = ray_engine.Workers(count, count)
-        with tempfile.TemporaryDirectory() as name, ray_engine.connected(None, workers):
-            file, told = prompt_file(Path(name), arguments.prompts), []
-            plan = Waiting(arguments.seconds)
-            ray_engine.run(plan, file, Output(Path(name)), lambda _, told=told: told.append(time.perf_counter()),
-                           workers, WaitingWorker)  # fmt: skip
-        # From the first picture on: actors start one after the other, and a run of hours does not see that.
-        rate = (len(told) - 1) / (told[-1] - told[0])
-        print(
-            f"{count:3} workers: {rate:8.2f} pictures a second, {rate * arguments.seconds / count:6.1%} of linear",
-            flush=True,
+    def pool(self):
+        from ray.data import ActorPoolStrategy
+
+        processes = min(self.most, AT_ONCE)
+        threads = self.most // processes
+        return ActorPoolStrategy(
+            size=processes, max_concurrent_calls_per_actor=threads, max_tasks_in_flight_per_actor=2 * threads
         )
 
 
-def runs(arguments: argparse.Namespace, kinds: dict[str, Callable]) -> dict[str, list[float]]:
-    """Seconds a picture of every kind in turn, models loaded before."""
-    found: dict[str, list[float]] = {name: [] for name in kinds}
-    for _ in range(arguments.repeats):
-        for name, draw in kinds.items():
-            with tempfile.TemporaryDirectory() as folder:
-                file = prompt_file(Path(folder), arguments.prompts)
-                found[name].append(draw(file, Path(folder)) / arguments.prompts)
-    return found
+def waiting(arguments: argparse.Namespace) -> None:
+    """Pictures a second against the number of workers."""
+    counts = [int(text) for text in arguments.workers.split(",")]
+    with ray_engine.connected(None, ray_engine.Workers(AT_ONCE, AT_ONCE)):
+        for count in counts:
+            plan = Waiting(arguments.seconds)
+            found = rate(plan, arguments.prompts, InThreads(count, count), WaitingWorker)
+            print(
+                f"{count:3} workers, {arguments.seconds:g} s a picture, {arguments.prompts} prompts: "
+                f"{found:7.2f} pictures a second, {found * plan.seconds / count:6.1%} of linear",
+                flush=True,
+            )
 
 
-def drawn_by_ray(plan, count: int) -> Callable:
-    """Seconds from the first record to the last, scaled to all of them: neither Ray's start nor the model's is the engine's."""
-    from mcsjd_core.scale import ray_engine
-    from mcsjd_core.scale.output import Output
-
-    def draw(file: Path, folder: Path) -> float:
-        told: list[float] = []
-        output, workers = Output(folder / "out"), ray_engine.Workers(count, count)
-        with output.taken({}):
-            ray_engine.run(plan, file, output, lambda _: told.append(time.perf_counter()), workers)
-        skipped = 2 * count  # every worker has begun by then
-        return (told[-1] - told[skipped - 1]) / (len(told) - skipped) * len(told)
-
-    return draw
-
-
-def overhead(arguments: argparse.Namespace) -> None:
-    from mcsjd_core import EMBEDDED_MODEL, pictures, sample, to_image
-    from mcsjd_core.scale import ray_engine
-    from mcsjd_core.scale.drawer import Drawer, chunks
-    from mcsjd_core.scale.output import Output
-    from mcsjd_core.scale.plan import Plan
-
-    plan = Plan(EMBEDDED_MODEL)
-    model = plan.load()
-
-    def bare(file: Path, folder: Path) -> float:
-        """No engine: the loop that anyone would write."""
-
-        def work() -> None:
-            for number, text in enumerate(file.read_text(encoding="utf-8").splitlines()):
-                settings = Plan(EMBEDDED_MODEL, seed=number).settings(model.defaults)
-                tokens = sample(model, [text], settings).tokens
-                to_image(pictures(model, tokens)[0]).save(folder / f"{number}.png")
-
-        return seconds_of(work)
-
-    def plain(file: Path, folder: Path) -> float:
-        output = Output(folder / "out")
-
-        def work() -> None:
-            with output.taken({}):
-                drawer = Drawer(model, plan, output)
-                for rows in chunks(output.waiting(file), plan.chunk):
-                    drawer.draw(rows)
-
-        return seconds_of(work)
-
-    with ray_engine.connected(None, ray_engine.Workers(1, 1)):
-        found = runs(arguments, {"bare loop": bare, "plain": plain, "ray, 1 worker": drawn_by_ray(plan, 1)})
-    for name, seconds in found.items():
-        ratios = [ours / loop for ours, loop in zip(seconds, found["bare loop"], strict=True)]
-        print(f"{name:14} {spread(seconds)} s a picture, {spread(ratios)} of the bare loop in the same round")
-
-
-def speedup(arguments: argparse.Namespace) -> None:
-    from mcsjd_core import EMBEDDED_MODEL
-    from mcsjd_core.scale import ray_engine
-    from mcsjd_core.scale.plan import Plan
-
-    plan = Plan(EMBEDDED_MODEL)
-    with ray_engine.connected(None, ray_engine.Workers(2, 2)):
-        found = runs(arguments, {"1 worker": drawn_by_ray(plan, 1), "2 workers": drawn_by_ray(plan, 2)})
-    ratios = [one / two for one, two in zip(found["1 worker"], found["2 workers"], strict=True)]
-    for name, seconds in found.items():
-        print(f"{name:10} {spread(seconds)} s a picture")
-    print(f"speed-up   {spread(ratios)}")
+# -- one model over several GPUs ---------------------------------------------------------------------------------------
 
 
 LAYERS, DIM, CODES = 64, 5120, 131072  # Emu3.5, 34 B parameters
@@ -197,8 +235,8 @@ def main() -> None:
     parser.add_argument("what", choices=("overhead", "speedup", "waiting", "communication"))
     parser.add_argument("--prompts", type=int, default=40)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--workers", default="1,2,4,8")
-    parser.add_argument("--seconds", type=float, default=0.2, help="that a waiting worker takes for a picture")
+    parser.add_argument("--workers", default="1,8,64")
+    parser.add_argument("--seconds", type=float, default=4, help="that a waiting worker takes for a picture")
     arguments = parser.parse_args()
     {"overhead": overhead, "speedup": speedup, "waiting": waiting, "communication": communication}[arguments.what](
         arguments

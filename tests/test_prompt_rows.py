@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -80,7 +81,9 @@ def test_every_row_is_its_single_run(draw, checkpoint, tmp_path, rows):  # noqa:
         with Image.open(tmp_path / "out" / record["file"]) as image:
             assert f"{image.width}x{image.height}" == record["size"]
     assert [record["row"] for record in records_of(tmp_path / "out")] == list(range(1, COUNT + 1))
-    assert held(tmp_path / "out") == {"run.json", "records.jsonl", ".lock"} and "second.png" in hashes(tmp_path / "out")
+    assert held(tmp_path / "out") == {"run.json", "records.jsonl", ".lock", ".turn"} and "second.png" in hashes(
+        tmp_path / "out"
+    )
 
 
 def test_a_run_that_is_stopped_goes_on_and_draws_nothing_twice(draw, tmp_path, monkeypatch, capsys):
@@ -108,7 +111,7 @@ def test_a_run_that_is_stopped_goes_on_and_draws_nothing_twice(draw, tmp_path, m
     assert draw("out", "--rows", 2) == SOME_FAILED
 
 
-@pytest.mark.parametrize("moment", range(6))
+@pytest.mark.parametrize("moment", range(8))
 def test_a_kill_at_any_moment_of_a_commit_loses_nothing(draw, tmp_path, monkeypatch, moment):
     """Dies in place of the n-th operation on files of a commit, as kill -9 would: nothing is tidied up."""
     assert draw("whole") == SOME_FAILED
@@ -152,7 +155,7 @@ def test_a_kill_at_any_moment_of_a_commit_loses_nothing(draw, tmp_path, monkeypa
     assert draw("out") == SOME_FAILED
     assert hashes(tmp_path / "out") == hashes(tmp_path / "whole")
     assert [record["row"] for record in records_of(tmp_path / "out")] == list(range(1, COUNT + 1))
-    assert held(tmp_path / "out") == {"run.json", "records.jsonl", ".lock"}
+    assert held(tmp_path / "out") == {"run.json", "records.jsonl", ".lock", ".turn"}
 
 
 def test_a_picture_that_only_has_to_be_moved_is_not_drawn_again(tmp_path):
@@ -200,6 +203,43 @@ def test_one_run_at_a_time_has_a_folder(tmp_path):
         Output(tmp_path).taken({}),
     ):
         pass
+
+
+def test_processes_of_a_run_that_has_ended_write_nothing_more(tmp_path):
+    """As workers on other machines would, which do not know yet that the run was stopped, and that it goes on."""
+    record = {"row": 1, "file": "a.png", "error": None}
+    old, new = Output(tmp_path), Output(tmp_path)
+    with old.taken({}):
+        worker = Output(tmp_path, old.run)
+    before = held(tmp_path)
+    for begun in (contextlib.nullcontext(), new.taken({})):
+        with begun:
+            for commit in (worker.commit, old.commit):
+                with pytest.raises(InputError, match="has ended; nothing is written"):
+                    commit(record, lambda part: part.write_text("picture"))
+            with pytest.raises(InputError, match="has ended"):
+                worker.record(1)
+            assert held(tmp_path) == before and not hashes(tmp_path)
+    with new.taken({}):
+        Output(tmp_path, new.run).commit(record, lambda part: part.write_text("picture"))
+    assert list(new.records()) == [record] and set(hashes(tmp_path)) == {"a.png"}
+
+
+def test_two_processes_with_one_row_commit_it_once(tmp_path):
+    """A worker that was taken for lost, and the one that took its place; the first is not done with writing."""
+    output = Output(tmp_path)
+    record = {"row": 1, "file": "a.png", "error": None}
+
+    def slow(part: Path) -> None:
+        part.write_text("first, ")
+        output.commit(record, lambda other: other.write_text("second"))
+        with part.open("a") as stream:
+            stream.write("late")
+
+    with output.taken({}):
+        output.commit(record, slow)
+        assert (tmp_path / "a.png").read_text() == "second" and output.record(1) == record
+    assert list(output.records()) == [record] and not list(tmp_path.glob(".*.part.*"))
 
 
 def test_rows_that_failed_are_tried_again_when_asked(draw, tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain
@@ -22,16 +23,17 @@ from typing import Any
 from ..errors import InputError
 from ..whole_files import part_of, replace_whole
 from .prompt_file import Row, read_rows
+from .turns import NO_RUN, begun_run, leading, turn
 
 A_FOLDER = 1000  # records
 Record = dict[str, Any]
 
 
 class Output:
-    """Files below `folder`. Several processes may commit rows, each its own; one at a time may have the folder `taken`."""
+    """Files below `folder`. Processes of `run` may commit rows; one at a time may have the folder `taken`, which begins a run."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, run: str = NO_RUN):
+        self.folder, self.run = folder, run
 
     @property
     def records_file(self) -> Path:
@@ -48,7 +50,11 @@ class Output:
         return self._loose / f"{start + 1}-{start + A_FOLDER}" / f"{number}.json"
 
     def record(self, number: int) -> Record | None:
-        """Of a row that is done and not gathered; a picture that was not moved any more is moved."""
+        """Of a row that is done and not gathered; a picture that only has to be moved is moved. Raises InputError as `commit`."""
+        with turn(self.folder, self.run):
+            return self._record(number)
+
+    def _record(self, number: int) -> Record | None:
         file = self.record_file(number)
         if not file.exists():
             return None
@@ -64,27 +70,34 @@ class Output:
     def commit(self, record: Record, write: Callable[[Path], object] | None) -> None:
         """A row is done: `write` fills its picture, the record's `file`; None for a row that failed.
 
-        Raises InputError if another row has written such a file.
+        Raises InputError if another row has written such a file, or if the run is over.
         """
-        number, part = record["row"], None
-        if self.record(number) is not None:  # by a worker that was taken for lost
+        if write is None:
+            with turn(self.folder, self.run):
+                self._put(record, None)
             return
-        if write is not None:
+        place = self.folder / record["file"]
+        part = part_of(place.with_stem(f"{place.stem}.{secrets.token_hex(4)}"))  # of this process alone
+        try:
+            write(part)
+            with turn(self.folder, self.run):
+                self._put(record, part)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _put(self, record: Record, picture: Path | None) -> None:
+        if self._record(record["row"]) is not None:  # by a worker that was taken for lost
+            return
+        place = self.folder / (record["file"] or "")
+        if picture is not None:
             if taken := self.why_taken(record["file"]):
                 raise InputError(taken)
-            part = part_of(self.folder / record["file"])
-        try:
-            if part is not None and write is not None:
-                write(part)
-            file = self.record_file(number)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            replace_whole(file, lambda beside: beside.write_text(_line(record), encoding="utf-8"))
-            if part is not None:
-                os.replace(part, self.folder / record["file"])
-        except OSError:
-            if part is not None and not self.record_file(number).exists():
-                part.unlink(missing_ok=True)
-            raise
+            os.replace(picture, part_of(place))
+        file = self.record_file(record["row"])
+        file.parent.mkdir(parents=True, exist_ok=True)
+        replace_whole(file, lambda beside: beside.write_text(_line(record), encoding="utf-8"))
+        if picture is not None:
+            os.replace(part_of(place), place)
 
     def _picture_is_there(self, record: Record) -> bool:
         if not record["file"]:
@@ -104,16 +117,20 @@ class Output:
         not agree with `agreed`.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with _locked(self.folder / ".lock", self.folder):
+        with leading(self.folder):
             self._agree(agreed)
-            self.gather(without_failed=again)
-            for part in self.folder.glob(".*.part.*"):  # no record tells of them
-                part.unlink()
             try:
-                yield
+                with begun_run(self.folder) as self.run:
+                    self._tidy(again)
+                    yield
             finally:
-                with suppress(OSError):  # a full disk: the next run gathers them
-                    self.gather()
+                with suppress(OSError):  # a full disk: the next run does it
+                    self._tidy()
+
+    def _tidy(self, without_failed: bool = False) -> None:
+        self.gather(without_failed)
+        for part in self.folder.glob(".*.part.*"):  # no record tells of them
+            part.unlink(missing_ok=True)
 
     def _agree(self, agreed: Record) -> None:
         file = self.folder / "run.json"
@@ -138,7 +155,7 @@ class Output:
                 lines.writelines(map(_line, kept))
 
         replace_whole(self.records_file, write)
-        for record in self.records():  # and no others: a worker of a run that was stopped may still commit one
+        for record in self.records():
             self.record_file(record["row"]).unlink(missing_ok=True)
         for folder in (*self._loose.glob("*-*"), self._loose):
             with suppress(OSError):  # not empty, or not there
@@ -191,19 +208,3 @@ def _in_order(gathered: Iterator[Record], loose: Iterator[Record]) -> Iterator[R
             yield old
             old = next(gathered, None)
     yield from (record for record in chain((old, new), gathered, loose) if record is not None)
-
-
-@contextmanager
-def _locked(file: Path, folder: Path) -> Iterator[None]:
-    """While a process lives it has the lock, and no longer: a killed one leaves none behind."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    with file.open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"Another run is writing to {folder}; wait for it, or name another --out.") from None
-        yield

@@ -12,8 +12,9 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -47,30 +48,53 @@ class Workers:
             raise InputError(f"--workers is a number such as 4, or two such as 2-8, got {text!r}.")
         return cls(int(least), int(most or least), gpus)
 
+    def pool(self):
+        """For Ray Data. Each has its next rows while it draws."""
+        from ray.data import ActorPoolStrategy
+
+        return ActorPoolStrategy(min_size=self.least, max_size=self.most, max_tasks_in_flight_per_actor=2)
+
 
 def run(plan: Plan, prompts: Path, output: Output, on_record: Callable[[Record], None],
         workers: Workers = Workers(), worker: type | None = None) -> None:  # fmt: skip
-    """As `plain.run`, on the cluster that `connected` has. `worker` is the class of the actors, made with plan and folder."""
-    from ray.data import ActorPoolStrategy
+    """As `plain.run`, on the cluster that `connected` has. `worker` is the class of the actors, made with plan and output."""
+    from ray.exceptions import OutOfMemoryError, RayActorError, WorkerCrashedError
 
+    output = Output(output.folder.resolve(), output.run)  # as workers see it, which have another working folder
     rows = waiting_rows(prompts.resolve(), output, plan.chunk, workers)
     if rows is None:
         return
-    drawn = rows.map_batches(
-        worker or DrawingWorker,
-        fn_constructor_args=(plan, output.folder.resolve()),
+    drawn = _drawn(rows, plan, output, workers, worker or DrawingWorker)
+    try:
+        # Left to itself, a loop that is stopped lets the workers draw on for as long as anyone holds the exception.
+        with closing(iter(drawn.iter_rows())) as records:
+            for row in records:
+                _tell(json.loads(row["record"]), on_record)
+    except (OutOfMemoryError, RayActorError, WorkerCrashedError):
+        raise InputError(
+            f"Some rows lost their worker {LOST_WORKERS + 1} times, most often for lack of memory: use fewer --workers or "
+            "--rows. The same command goes on."
+        ) from None
+
+
+def _tell(record: Record, on_record: Callable[[Record], None]) -> None:
+    if sentence := record.get(FATAL):
+        raise InputError(sentence)
+    on_record(record)
+
+
+def _drawn(rows, plan: Plan, output: Output, workers: Workers, worker: type):
+    """The dataset of the rows' records, as JSON in the column `record`; nothing is drawn before someone reads it."""
+    return rows.map_batches(
+        worker,
+        fn_constructor_args=(plan, output),
         batch_size=plan.chunk,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(min_size=workers.least, max_size=workers.most, max_tasks_in_flight_per_actor=2),
+        compute=workers.pool(),
         num_cpus=1,
         num_gpus=workers.gpus,
-        max_task_retries=LOST_WORKERS,
+        ray_remote_args_fn=partial(dict, max_task_retries=LOST_WORKERS),
     )
-    for row in drawn.iter_rows():
-        record = json.loads(row["record"])
-        if sentence := record.get(FATAL):
-            raise InputError(sentence)
-        on_record(record)
 
 
 @contextmanager
@@ -82,26 +106,54 @@ def connected(address: str | None, workers: Workers) -> Iterator[None]:
     import ray
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    if ray.is_initialized():
-        yield
-        return
-    root = str(Path(__file__).resolve().parents[2])  # workers import this package from where it lies
-    environment = {"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}}
+    began = not ray.is_initialized()
+    if began:
+        _connect(address, workers)
     try:
         if address is None:
-            cores: dict[str, Any] = {"num_cpus": workers.most, "object_store_memory": OBJECT_STORE}
-            ray.init("local", **cores, runtime_env=environment, **QUIET)
+            _check_gpus(ray.cluster_resources().get("GPU", 0), workers)
+        yield
+    finally:
+        if began:
+            ray.shutdown()
+
+
+def _connect(address: str | None, workers: Workers) -> None:
+    import ray
+
+    try:
+        if address is None:
+            with _importable_by_children():
+                ray.init("local", num_cpus=workers.most, object_store_memory=OBJECT_STORE, **QUIET)
         else:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # what Ray raises where it cannot start has no class of its own
         where = "on this machine" if address is None else f"at {address}"
         raise InputError(
             f"Ray cannot be reached {where} ({str(error).splitlines()[0]}); start it, or mend --address."
         ) from None
+
+
+@contextmanager
+def _importable_by_children() -> Iterator[None]:
+    """Processes that are started inside import this package from where it lies, and so do theirs."""
+    before = os.environ.get("PYTHONPATH")
+    root = str(Path(__file__).resolve().parents[2])
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (root, before)))
     try:
         yield
     finally:
-        ray.shutdown()
+        del os.environ["PYTHONPATH"]
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
+
+
+def _check_gpus(there: float, workers: Workers) -> None:
+    """Ray would wait for a GPU that no one will bring; a cluster may grow, and is waited for."""
+    if there < workers.gpus:
+        raise InputError(
+            f"A worker asks for {workers.gpus:g} GPUs, and Ray finds {there:g} on this machine; give --gpus or --device."
+        )
 
 
 def waiting_rows(prompts: Path, output: Output, chunk: int, workers: Workers):
@@ -114,9 +166,9 @@ def waiting_rows(prompts: Path, output: Output, chunk: int, workers: Workers):
         return None
     DataContext.get_current().enable_progress_bars = False
     blocks = min(math.ceil(count / chunk), BLOCKS_A_WORKER * workers.most)
-    source = _source(prompts, Output(output.folder.resolve()), count, math.ceil(count / blocks / chunk) * chunk)
-    # Workers hold all cores, and reading must not wait for one.
-    return ray.data.read_datasource(source, override_num_blocks=blocks, num_cpus=0, concurrency=2)
+    source = _source(prompts, output, count, math.ceil(count / blocks / chunk) * chunk)
+    # Workers hold all cores, and reading must not wait for one. A single reader goes on where its last block ended.
+    return ray.data.read_datasource(source, override_num_blocks=blocks, num_cpus=0, concurrency=1)
 
 
 def _source(prompts: Path, output: Output, count: int, size: int):
@@ -126,7 +178,7 @@ def _source(prompts: Path, output: Output, count: int, size: int):
     from ray.data.datasource import Datasource, ReadTask
 
     def read(start: int) -> Iterator[Any]:
-        rows = islice(output.waiting(prompts), start, start + size)
+        rows = reading.rows(prompts, output, start, size)
         yield pyarrow.table({"row": [json.dumps(asdict(row)) for row in rows]})
 
     class PromptSource(Datasource):
@@ -142,11 +194,30 @@ def _source(prompts: Path, output: Output, count: int, size: int):
     return PromptSource()
 
 
+class Reading:
+    """Where this process is in a prompt file: blocks that follow one another are read in one go, not each from the first row."""
+
+    def __init__(self):
+        self.of: tuple[str, ...] = ()
+        self.next, self.waiting = 0, iter(())
+
+    def rows(self, prompts: Path, output: Output, start: int, size: int) -> list[Row]:
+        """Those that are not done, from the one numbered `start` among them on."""
+        of = (str(prompts), str(output.folder), output.run)
+        if of != self.of or start < self.next:
+            self.of, self.next, self.waiting = of, 0, output.waiting(prompts)
+        skipped, self.next = start - self.next, start + size
+        return list(islice(self.waiting, skipped, skipped + size))
+
+
+reading = Reading()  # a worker of Ray is used for block after block
+
+
 class DrawingWorker:
     """An actor. Its model is loaded at its first rows: what fails before, Ray would try again without end."""
 
-    def __init__(self, plan: Plan, folder: Path):
-        self.plan, self.output = plan, Output(folder)
+    def __init__(self, plan: Plan, output: Output):
+        self.plan, self.output = plan, output
         self.drawer: Drawer | None = None
         self.records: list[Record] = []
 
