@@ -72,5 +72,6 @@ class Plan:
 
     def kept(self) -> dict[str, Any]:
         """What a run that goes on has to have in common with the first, as JSON has it."""
-        values = asdict(self) | {"model": str(self.model)}
+        law = {name: value for name, value in self.law.items() if value is not None}
+        values = asdict(self) | {"model": str(self.model), "law": law}
         return {name: value for name, value in values.items() if name not in FREE_TO_CHANGE}

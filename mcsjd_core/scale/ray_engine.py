@@ -93,6 +93,7 @@ def _drawn(rows, plan: Plan, output: Output, workers: Workers, worker: type):
         compute=workers.pool(),
         num_cpus=1,
         num_gpus=workers.gpus,
+        # Ray 2.64 will know no such argument any more, and try such rows for ever.
         ray_remote_args_fn=partial(dict, max_task_retries=LOST_WORKERS),
     )
 
