@@ -106,17 +106,19 @@ def run(arguments: argparse.Namespace) -> int:
     return _report(output)
 
 
-def _draw(arguments: argparse.Namespace, *run) -> None:
-    """With the engine that was asked for; `run` as in `plain.run`."""
+def _draw(
+    arguments: argparse.Namespace, plan: Plan, file: Path, output: Output, on_record: Callable[[Record], None]
+) -> None:
+    """With the engine that was asked for."""
     if arguments.engine == "plain":
-        plain.run(*run)
+        plain.run(plan, file, output, on_record)
         return
     gpus = arguments.gpus
     if gpus is None:
-        gpus = 0 if pick_device(arguments.device) == "cpu" else 1
+        gpus = 0 if plan.device == "cpu" else 1
     workers = ray_engine.Workers.of_text(arguments.workers or "1", gpus)
     with ray_engine.connected(arguments.address, workers):
-        ray_engine.run(*run, workers)
+        ray_engine.run(plan, file, output, on_record, workers)
 
 
 def _plan(arguments: argparse.Namespace) -> Plan:
