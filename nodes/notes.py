@@ -10,6 +10,6 @@ def tell(text: str) -> None:
     from server import PromptServer  # loaded by then; importing it where there is no server would start half of one
 
     logging.warning(f"MC-SJD: {text}")
-    server = PromptServer.instance
+    server = getattr(PromptServer, "instance", None)
     if server is not None and server.last_node_id is not None:
         server.send_progress_text(text, server.last_node_id)
