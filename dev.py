@@ -31,7 +31,10 @@ HELP = ("-h", "--help")
 RUN = [["torch", "-r", "requirements.txt"]]
 BENCH = [*RUN, ["transformers; python_version >= '3.11'"]]
 TRAIN = [*RUN, ["-r", "training/requirements.txt"]]
-TEST = [*RUN, ["-r", "tests/requirements.txt"], ["--no-deps", "-r", "tests/requirements-nodeps.txt"]]
+TEST = [[*RUN[0], "-r", "tests/requirements.txt"], ["--no-deps", "-r", "tests/requirements-nodeps.txt"]]
+
+# Most files of large packages are never imported; Python compiles and keeps those that are, unless it is told not to.
+COMPILE = [] if sys.dont_write_bytecode else ["--no-compile"]
 
 CHECKS = (["ruff", "check"], ["ruff", "format", "--check"])  # tests hold types and the contracts of dependencies
 RECIPES = {"scenes": "training.build_scenes", "video": "training.build_video"}
@@ -111,6 +114,7 @@ def install(environment, name, installs):
             "install",
             "--disable-pip-version-check",
             "--no-input",
+            *COMPILE,
             "-c",
             str(environment.constraints),
             *call,

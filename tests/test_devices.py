@@ -85,10 +85,16 @@ def test_a_decode_with_details_needs_no_float64_and_only_what_apple_s_gpus_have(
 
 
 @pytest.mark.parametrize(
-    "changes", [*({"initialiser": name} for name in (*INITIALISERS, RECALL)), {"trajectories": 3}], ids=str
+    "changes",
+    [
+        *({"initialiser": name} for name in (*INITIALISERS, RECALL)),
+        *({"coupling": coupling, "initialiser": "left_law"} for coupling in COUPLINGS),
+        *({"coupling": coupling, "trajectories": 3} for coupling in COUPLINGS),
+    ],
+    ids=str,
 )
 def test_first_drafts_and_trajectories_do_not_either(changes):
-    watch = watched(DecodeSettings("gumbel_exact", 7, LAWS["everything"], **changes))
+    watch = watched(DecodeSettings(**{"coupling": "gumbel_exact", "window": 7, "law": LAWS["everything"], **changes}))
     assert not without_kernel(watch.operations, "MPS")
 
 

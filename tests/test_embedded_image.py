@@ -8,7 +8,8 @@ import torch
 from mcsjd_core import EMBEDDED_MODEL, DecodeSettings, load, sample
 from mcsjd_core.reporting.entropy import picture_entropies
 
-PROMPTS = ["a red apple on grass", "a rocket in a starry sky", "a cat on wood", "a sunflower in a meadow"]
+PROMPTS = ["a red apple on grass", "a rocket in a starry sky"]
+TWICE = [prompt for prompt in PROMPTS for _ in range(2)]
 WINDOW = 64
 
 
@@ -23,7 +24,8 @@ def settings(model, coupling: str, window: int = WINDOW, seed: int = 0) -> Decod
 
 @pytest.fixture(scope="module")
 def exact(model):
-    return sample(model, PROMPTS, settings(model, "gumbel_exact"))
+    """Every prompt with two seeds: row b has seed b."""
+    return sample(model, TWICE, settings(model, "gumbel_exact"))
 
 
 def test_it_is_small_and_its_settings_are_those_of_a_real_model(model):
@@ -33,22 +35,27 @@ def test_it_is_small_and_its_settings_are_those_of_a_real_model(model):
 
 
 def test_its_words_are_listed_and_others_are_told(model):
-    assert model.words.note([*PROMPTS, "two", "a large doughnut on a pink background on the left"]) == model.words.note(
-        ["two"]
-    )
+    assert model.words.note(
+        [
+            *PROMPTS,
+            "a cat on wood",
+            "a sunflower in a meadow",
+            "two",
+            "a large doughnut on a pink background on the left",
+        ]
+    ) == model.words.note(["two"])
     assert "submarine" in model.words.note(["a submarine on water"])
 
 
 @pytest.mark.slow
-def test_two_seeds_of_a_prompt_share_less_than_half_of_their_codes(model, exact):
-    other = sample(model, PROMPTS, settings(model, "gumbel_exact", seed=100))
-    assert (exact.tokens == other.tokens).float().mean() < 0.5
+def test_two_seeds_of_a_prompt_share_less_than_half_of_their_codes(exact):
+    assert (exact.tokens[::2] == exact.tokens[1::2]).float().mean() < 0.5
 
 
 @pytest.mark.slow
 def test_its_tokens_are_uncertain(model, exact):
     entropies = picture_entropies(
-        lambda replay: sample(model, PROMPTS, replay, earlier_tokens=exact.tokens),
+        lambda replay: sample(model, TWICE, replay, earlier_tokens=exact.tokens),
         settings(model, "gumbel_exact"),
         model.grid(),
     )

@@ -16,6 +16,7 @@ pytest.importorskip("transformers", reason="transformers has the text encoder")
 DIRECTORY = Path(__file__).resolve().parent.parent / "embedded" / "emoji-motion"
 START_FRAMES = sorted((DIRECTORY / "start_frames").glob("*.png"))
 BYTES = 40e6
+DIRECTIONS = {"right": (1, 0), "left": (-1, 0), "down": (0, 1), "up": (0, -1)}  # steps in x and y
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +46,22 @@ def test_it_is_small_and_says_what_it_is(family):
     assert len(START_FRAMES) >= 8
 
 
-def test_a_clip_keeps_its_start_frame_and_has_the_frames_it_promises(family):
-    decoded = draw(family, START_FRAMES[:1], DecodeSettings("maximal", 64, law(family)))
-    first = start_codes(family, first_frame(START_FRAMES[0]))
-    assert torch.equal(decoded.tokens[:, :64], first.flatten(1))
-    frames = videos(family, decoded.tokens)
+@pytest.fixture(scope="module")
+def moving(family) -> dict[str, tuple[Path, torch.Tensor]]:
+    """For every direction a start frame and the tokens of its clip, all drawn in one batch."""
+    files = [file for direction in DIRECTIONS for file in START_FRAMES if file.stem.endswith(f"moves_{direction}")]
+    tokens = draw(family, files, DecodeSettings("maximal", 64, law(family))).tokens
+    return {
+        direction: (file, tokens[i : i + 1]) for i, (direction, file) in enumerate(zip(DIRECTIONS, files, strict=True))
+    }
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_a_clip_keeps_its_start_frame_and_has_the_frames_it_promises(family, moving, direction):
+    file, tokens = moving[direction]
+    first = start_codes(family, first_frame(file))
+    assert torch.equal(tokens[:, :64], first.flatten(1))
+    frames = videos(family, tokens)
     assert frames.shape == (1, 17, 3, 64, 64) and frames.min() >= 0 and frames.max() <= 1
 
 
@@ -60,13 +72,11 @@ def centre(frame: torch.Tensor, background: torch.Tensor) -> torch.Tensor:
     return torch.stack((weight * x, weight * y)).sum((1, 2)) / weight.sum()
 
 
-@pytest.mark.parametrize(
-    ("direction", "step"), [("right", (1, 0)), ("left", (-1, 0)), ("down", (0, 1)), ("up", (0, -1))]
-)
-def test_what_moves_goes_where_the_caption_says(family, direction, step):
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_what_moves_goes_where_the_caption_says(family, moving, direction):
     """Half of the way at least, and hardly to the side; both by the centre of what is no background."""
-    (file,) = (file for file in START_FRAMES if file.stem.endswith(f"moves_{direction}"))
-    frames = videos(family, draw(family, [file], DecodeSettings("maximal", 64, law(family))).tokens)[0]
+    (file, tokens), step = moving[direction], DIRECTIONS[direction]
+    frames = videos(family, tokens)[0]
     given = first_frame(file)[0]
     # A column without the glyph tells the colour of every row.
     columns = (given - given[:, :1, :1]).abs().amax((0, 1))

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mcsjd_core import EMBEDDED_MODEL, InputError, load
+from mcsjd_core import InputError, load
 from mcsjd_core.cli import FAILED, INTERRUPTED
 from mcsjd_core.cli.prompt_rows import SOME_FAILED
 from mcsjd_core.pipeline.sampling import sample
@@ -27,6 +27,7 @@ from mcsjd_core.scale.output import Output
 from mcsjd_core.scale.plan import Plan
 from mcsjd_core.scale.ray_engine import Workers
 from mcsjd_core.whole_files import part_of
+from short_model import write_short_model
 from test_cli import ROOT, checkpoint, cli  # noqa: F401 - fixtures
 
 COUNT = 7
@@ -322,9 +323,20 @@ def test_without_ray_one_sentence_says_what_to_install(cli, tmp_path, capsys, mo
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL on Windows")
 def test_a_killed_process_leaves_what_the_next_one_goes_on_with(tmp_path):
-    """A real kill -9 of the embedded model's run."""
+    """A real kill -9."""
+    path = write_short_model(tmp_path / "model")
     (tmp_path / "p.txt").write_text("red apple\nrocket\nfox\n")
-    command = [sys.executable, "-m", "mcsjd_core", "generate", "--prompts", str(tmp_path / "p.txt"), "--out"]
+    command = [
+        sys.executable,
+        "-m",
+        "mcsjd_core",
+        "generate",
+        "--prompts",
+        str(tmp_path / "p.txt"),
+        "--model",
+        str(path),
+        "--out",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     running = subprocess.Popen([*command, str(tmp_path / "out"), "--quiet"], cwd=ROOT, env=environment)
     limit = time.monotonic() + 200
@@ -336,10 +348,10 @@ def test_a_killed_process_leaves_what_the_next_one_goes_on_with(tmp_path):
     subprocess.run([*command, str(tmp_path / "out"), "--quiet"], cwd=ROOT, env=environment, check=True)
     after = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "out").glob("[!.]*.png")}
     assert len(after) == 3 and before.items() <= after.items()
-    model = load(EMBEDDED_MODEL, packed=True)
+    model = load(path, packed=True)
     for seed, (record, text) in enumerate(
         zip(records_of(tmp_path / "out"), ["red apple", "rocket", "fox"], strict=True)
     ):
-        tokens = sample(model, [text], Plan(EMBEDDED_MODEL, seed=seed).settings(model.defaults)).tokens
+        tokens = sample(model, [text], Plan(path, seed=seed).settings(model.defaults)).tokens
         assert record["tokens_sha256"] == hashlib.sha256(tokens.numpy().tobytes()).hexdigest()
     assert torch.get_num_threads() == 1

@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from mcsjd_core import EMBEDDED_MODEL, EMBEDDED_VIDEO_MODEL
+from short_model import write_short_model
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "docs/python.md")
 TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
@@ -41,16 +44,29 @@ def is_run(command: str) -> bool:
     return not any(command.startswith(start) or f" {start}" in command for start in NOT_RUN)
 
 
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory) -> Path:
-    """What git holds of this checkout, large folders as links; examples write here."""
-    folder = tmp_path_factory.mktemp("clone")
+@pytest.fixture
+def clone(tmp_path) -> Path:
+    """What git holds of this checkout, folders as links; examples write here."""
     for name in {Path(line).parts[0] for line in git("ls-files").splitlines()}:
         if (ROOT / name).is_dir():
-            (folder / name).symlink_to(ROOT / name)
+            (tmp_path / name).symlink_to(ROOT / name)
         else:
-            shutil.copy(ROOT / name, folder)
-    return folder
+            shutil.copy(ROOT / name, tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def quick_clone(clone) -> Path:
+    """The same with an embedded image model that takes less time: its examples draw dozens of pictures."""
+    for name in ("embedded", "mcsjd_core"):
+        (clone / name).unlink()
+    shutil.copytree(
+        ROOT / "mcsjd_core", clone / "mcsjd_core"
+    )  # as a link it would find the embedded model of this checkout
+    (clone / "embedded").mkdir()
+    write_short_model(clone / "embedded" / EMBEDDED_MODEL.name)
+    (clone / "embedded" / EMBEDDED_VIDEO_MODEL.name).symlink_to(EMBEDDED_VIDEO_MODEL)
+    return clone
 
 
 def git(*arguments: str) -> str:
@@ -77,12 +93,21 @@ def test_packages_beyond_the_requirements_are_out_of_sight(clone):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES)
-def test_every_example_runs_as_it_is_written(clone, page):
+def test_every_example_of_readme_runs_as_it_is_written(quick_clone):
+    run_examples("README.md", quick_clone)
+    assert (quick_clone / "apple.png").is_file() and (quick_clone / "compare.png").is_file()
+
+
+@pytest.mark.slow
+def test_every_example_in_python_runs_as_it_is_written_with_the_embedded_models(clone):
+    run_examples("docs/python.md", clone)
+
+
+def run_examples(page: str, folder: Path) -> None:
     """In the page's order, so that a later one may use what an earlier one wrote."""
     for language, code in blocks(page):
         if language == "python":
-            run(["-c", code], clone)
+            run(["-c", code], folder)
         elif language in SHELL:
             for command in commands_of(code):
                 words = shlex.split(command)
@@ -90,7 +115,7 @@ def test_every_example_runs_as_it_is_written(clone, page):
                 assert words[0] in ("python", "python3") and words[1:start] in (["dev.py"], ["-m", "mcsjd_core"]), (
                     command
                 )
-                run(["-m", "mcsjd_core", *words[start:]], clone)
+                run(["-m", "mcsjd_core", *words[start:]], folder)
 
 
 def commands_of(code: str) -> list[str]:

@@ -14,7 +14,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch._dynamo.testing import CompileCounterWithBackend
 
 from mcsjd_core import COUPLINGS, INITIALISERS, METHODS, DecodeSettings, Grid, InputError, LawSettings
 from mcsjd_core.cli.options import add_model_arguments
@@ -52,6 +51,8 @@ def prepared(settings: DecodeSettings, batch: int = 3, model=MODEL, given: Promp
 @pytest.fixture
 def counting(monkeypatch):
     """A runner whose graphs are counted and run as they are; torch.compile raises where a graph would break."""
+    from torch._dynamo.testing import CompileCounterWithBackend  # seconds, and for tests that compile alone
+
     torch._dynamo.reset()
     backend = CompileCounterWithBackend("eager")
     compiled = Compiled(backend)
@@ -109,9 +110,17 @@ def test_what_torch_compiles_draws_the_same_tokens(monkeypatch):
     model, settings = TableModel(5, 6, seed=1), DecodeSettings("maximal", 4, LawSettings(2.0, 0.9, 3), seed=3)
     arguments = (model, model.prompt(16, True), Grid(1, 6))
     monkeypatch.setattr(Compiled, "rows", lambda self, at_work: 16)  # one shape
-    eager, compiled = (decode(*arguments, replace(settings, execution=how)) for how in ("eager", "compiled"))
+    with plain_code():
+        eager, compiled = (decode(*arguments, replace(settings, execution=how)) for how in ("eager", "compiled"))
     assert torch.equal(eager.tokens, compiled.tokens)
     assert [trace.committed for trace in eager.traces] == [trace.committed for trace in compiled.traces]
+
+
+def plain_code():
+    """Torch's compiler without vectors: to find out which ones this CPU and g++ know, it compiles several test programs."""
+    from torch._inductor import config
+
+    return config.patch({"cpp.vec_isa_ok": False})
 
 
 def test_few_shapes_serve_a_long_run():

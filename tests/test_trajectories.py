@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch._dynamo.testing import CompileCounterWithBackend
 
 from mcsjd_core import INITIALISERS, DecodeSettings, Grid, InputError, LawSettings
 from mcsjd_core.decoding import loop
@@ -105,6 +104,8 @@ def test_more_trajectories_take_fewer_forwards(coupling):
 @pytest.mark.parametrize("law", LAWS)
 def test_a_compiled_iteration_is_one_graph_a_shape(law, plain, monkeypatch):
     torch._dynamo.reset()
+    from torch._dynamo.testing import CompileCounterWithBackend  # seconds, and for this test alone
+
     expected = plain(LAWS[law])[:1]
     backend = CompileCounterWithBackend("eager")
     compiled = Compiled(backend)

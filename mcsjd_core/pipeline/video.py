@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..decoding.grid import Grid
+from ..decoding.grid import FREE, Grid
 from ..errors import InputError
 from ..families.interface import Clip, Family
 from ..families.sizes import choose_size, side_lengths
@@ -15,7 +15,7 @@ from .pixels import fit_frames
 
 
 def check_start(clip: Clip, grid: Grid, first_tokens: Tensor | None) -> None:
-    """Raise InputError if a model that continues videos got nothing to continue.
+    """Raise InputError if a model that continues videos got nothing to continue, or a whole video.
 
     More code frames than the model was trained to be given are fine: a video may be redrawn from any frame on.
     """
@@ -23,6 +23,15 @@ def check_start(clip: Clip, grid: Grid, first_tokens: Tensor | None) -> None:
     needed = min(clip.start_frames)
     if needed and given < clip.code_frames(needed) * grid.frame_tokens:
         raise InputError(f"This model continues a video; give it {clip.start_name} to continue.")
+    if (
+        first_tokens is not None
+        and not clip.is_picture
+        and given >= grid.num_tokens
+        and not (first_tokens == FREE).any()
+    ):
+        raise InputError(
+            "The start that is given fills the whole video, so nothing is left to draw; ask for more frames."
+        )
 
 
 @torch.no_grad()
