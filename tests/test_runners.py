@@ -110,17 +110,9 @@ def test_what_torch_compiles_draws_the_same_tokens(monkeypatch):
     model, settings = TableModel(5, 6, seed=1), DecodeSettings("maximal", 4, LawSettings(2.0, 0.9, 3), seed=3)
     arguments = (model, model.prompt(16, True), Grid(1, 6))
     monkeypatch.setattr(Compiled, "rows", lambda self, at_work: 16)  # one shape
-    with plain_code():
-        eager, compiled = (decode(*arguments, replace(settings, execution=how)) for how in ("eager", "compiled"))
+    eager, compiled = (decode(*arguments, replace(settings, execution=how)) for how in ("eager", "compiled"))
     assert torch.equal(eager.tokens, compiled.tokens)
     assert [trace.committed for trace in eager.traces] == [trace.committed for trace in compiled.traces]
-
-
-def plain_code():
-    """Torch's compiler without vectors: to find out which ones this CPU and g++ know, it compiles several test programs."""
-    from torch._inductor import config
-
-    return config.patch({"cpp.vec_isa_ok": False})
 
 
 def test_few_shapes_serve_a_long_run():
