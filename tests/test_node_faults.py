@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -290,14 +291,12 @@ def test_a_batch_of_none_is_one_sentence(pack, model):
 
 
 def test_words_that_the_model_does_not_know_are_told_in_console_and_node(pack, model, tmp_path, monkeypatch, caplog):
-    import server
-
     told = []
     (tmp_path / "words.txt").write_text("red apple")
     words = replace(model.family.words, directory=tmp_path)
     monkeypatch.setattr(model.family, "words", words)
     host = SimpleNamespace(last_node_id="7", send_progress_text=lambda text, node: told.append((text, node)))
-    monkeypatch.setattr(server.PromptServer, "instance", host, raising=False)
+    monkeypatch.setitem(sys.modules, "server", SimpleNamespace(PromptServer=SimpleNamespace(instance=host)))
     draw(pack, model, prompt="red apple", negative="car")
     draw(pack, model, prompt="red apple", cfg=1.0, negative="car")
     draw(pack, model, prompt="red car")
