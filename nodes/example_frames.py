@@ -25,7 +25,7 @@ class ExampleFrame(io.ComfyNode):
             node_id="MCSJD_ExampleFrame",
             display_name="MC-SJD Example Frame",
             category=CATEGORY,
-            description="A first frame for the embedded video model: an emoji on a background, one of those that "
+            description="A first frame for the embedded video model: a thing over a photograph, one of those that "
             "come with the model. For a picture of your own, use Load Image instead.",
             inputs=[
                 io.Combo.Input(

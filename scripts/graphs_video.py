@@ -45,12 +45,13 @@ plays the video and keeps it in ComfyUI's *output/video*.
 Neighbouring frames are alike, so many guesses are accepted. The chart shows this for each code frame (4 frames of the video).
 
 **Try**
-- **prompt** *the red apple bounces right*, *moves down*, *stands still*. It should name what the frame shows.
+- **prompt** *the camera follows the red apple right*, *the camera pans left past the red apple*. It should name what the frame \
+shows.
 - another **frame**, and its name in the prompt.
 - **initialiser** *previous_frame*: a token's first guess is the one in the same position one frame earlier.
 """
     prompt = "the red apple moves right"
-    load = loader(model="embedded: emoji-motion")
+    load = loader(model="embedded: motion")
     start = Node(2, "MCSJD_ExampleFrame", (0, below(load)), (340, 60), {"frame": prompt})
     return video_graph(load, start, {"prompt": prompt}, text)
 

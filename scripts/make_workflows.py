@@ -1,7 +1,7 @@
 """Write the example graphs in `workflows/`, for the browser and (in `workflows/api/`) for the HTTP interface, and the
 blueprint in `subgraphs/`.
 
-    python scripts/make_workflows.py --server http://127.0.0.1:8188 [--thumbnails]
+    python scripts/make_workflows.py --server http://127.0.0.1:8188 [--thumbnails [WORDS]]
 
 The nodes' inputs, defaults and outputs are read from a running ComfyUI that has the pack, so that graphs and nodes
 always agree. Thumbnails are made of the pictures that the graphs draw there, or of the name where a
@@ -261,7 +261,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--server", default="http://127.0.0.1:8188", help="a running ComfyUI that has the pack")
     parser.add_argument(
-        "--thumbnails", action="store_true", help="run the graphs of the embedded model, too, and make all thumbnails"
+        "--thumbnails", nargs="?", const="", help="run the graphs of the embedded models, too, and make the thumbnails; of "
+        "those whose names hold the given words, if any"
     )
     arguments = parser.parse_args()
     server = Server(arguments.server)
@@ -270,7 +271,8 @@ def main() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
         print(path.relative_to(FOLDER.parent))
-    for name, workflow in WORKFLOWS.items() if arguments.thumbnails else ():
+    wanted = [] if arguments.thumbnails is None else [name for name in WORKFLOWS if arguments.thumbnails in name]
+    for name, workflow in ((name, WORKFLOWS[name]) for name in wanted):
         if workflow.thumbnail:
             card = thumbnail(server.pictures(Graph(workflow, object_info).api(), workflow.thumbnail))
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from mcsjd_core import DecodeSettings, LawSettings, load, sample, start_codes, v
 
 pytest.importorskip("transformers", reason="transformers has the text encoder")
 
-DIRECTORY = Path(__file__).resolve().parent.parent / "embedded" / "emoji-motion"
+DIRECTORY = Path(__file__).resolve().parent.parent / "embedded" / "motion"
 START_FRAMES = sorted((DIRECTORY / "start_frames").glob("*.png"))
 BYTES = 40e6
 DIRECTIONS = {"right": (1, 0), "left": (-1, 0), "down": (0, 1), "up": (0, -1)}  # steps in x and y
@@ -46,14 +47,21 @@ def test_it_is_small_and_says_what_it_is(family):
     assert len(START_FRAMES) >= 8
 
 
-@pytest.fixture(scope="module")
-def moving(family) -> dict[str, tuple[Path, torch.Tensor]]:
-    """For every direction a start frame and the tokens of its clip, all drawn in one batch."""
-    files = [file for direction in DIRECTIONS for file in START_FRAMES if file.stem.endswith(f"moves_{direction}")]
+def drawn_by_direction(family, caption: str) -> dict[str, tuple[Path, torch.Tensor]]:
+    """For every direction the start frame whose name begins so, and the tokens of its clip, all drawn in one batch."""
+    files = [next(file for file in START_FRAMES if re.search(caption.format(way), file.stem)) for way in DIRECTIONS]
     tokens = draw(family, files, DecodeSettings("maximal", 64, law(family))).tokens
-    return {
-        direction: (file, tokens[i : i + 1]) for i, (direction, file) in enumerate(zip(DIRECTIONS, files, strict=True))
-    }
+    return {way: (file, tokens[i : i + 1]) for i, (way, file) in enumerate(zip(DIRECTIONS, files, strict=True))}
+
+
+@pytest.fixture(scope="module")
+def moving(family):
+    return drawn_by_direction(family, "_moves_{}$")
+
+
+@pytest.fixture(scope="module")
+def panning(family):
+    return drawn_by_direction(family, "^the_camera_pans_{}_")
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -65,25 +73,35 @@ def test_a_clip_keeps_its_start_frame_and_has_the_frames_it_promises(family, mov
     assert frames.shape == (1, 17, 3, 64, 64) and frames.min() >= 0 and frames.max() <= 1
 
 
-def centre(frame: torch.Tensor, background: torch.Tensor) -> torch.Tensor:
-    """Mean place (x, y) in pixels of what differs from the background, both [3, H, W]."""
-    weight = ((frame - background).abs().amax(0) - 0.15).clamp_min(0)
-    y, x = torch.meshgrid(*map(torch.arange, weight.shape), indexing="ij")
-    return torch.stack((weight * x, weight * y)).sum((1, 2)) / weight.sum()
+def place_of(patch: torch.Tensor, frame: torch.Tensor) -> tuple[int, int]:
+    """Where in a frame [3, 64, 64] the patch [3, 32, 32] is found, as (column, row) of its corner in cells of 8 px."""
+    windows = frame.unfold(1, 32, 8).unfold(2, 32, 8)  # 3, rows, columns, 32, 32
+    errors = (windows - patch[:, None, None]).abs().mean((0, 3, 4))
+    row, column = divmod(int(errors.argmin()), errors.shape[1])
+    return column, row
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_what_moves_goes_where_the_caption_says(family, moving, direction):
-    """Half of the way at least, and hardly to the side; both by the centre of what is no background."""
-    (file, tokens), step = moving[direction], DIRECTIONS[direction]
+    """Three cells of four at least, and not to the side. It starts at the side that it leaves."""
+    (_, tokens), step = moving[direction], DIRECTIONS[direction]
     frames = videos(family, tokens)[0]
-    given = first_frame(file)[0]
-    # A column without the glyph tells the colour of every row.
-    columns = (given - given[:, :1, :1]).abs().amax((0, 1))
-    background = given[:, :, columns.argmin()][:, :, None].expand_as(given)
-    way = centre(frames[-1], background) - centre(frames[0], background)
-    along, aside = (way * torch.tensor(step)).sum(), (way * torch.tensor(step[::-1])).sum()
-    assert along > 16 and aside.abs() < 8
+    across = 1 if step[0] else 0  # of the picture's sides, 0 the height: along it lies where the thing is in between
+    change = (frames[-1] - frames[0]).abs().sum(0).sum(across).unfold(0, 32, 8).sum(-1)
+    beside, start = int(change.argmax()), 0 if sum(step) > 0 else 4
+    column, row = (start, beside) if step[0] else (beside, start)
+    patch = frames[0][:, 8 * row : 8 * row + 32, 8 * column : 8 * column + 32]
+    at = place_of(patch, frames[-1])
+    along, aside = at[1 - across] - start, at[across] - beside
+    assert along * sum(step) >= 3 and aside == 0
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_the_camera_pans_where_the_caption_says(family, panning, direction):
+    """Halfway through the middle of the first frame is found where it has to be, 16 px against the way of the camera."""
+    (_, tokens), step = panning[direction], DIRECTIONS[direction]
+    frames = videos(family, tokens)[0]
+    assert place_of(frames[0][:, 16:48, 16:48], frames[8]) == (2 - 2 * step[0], 2 - 2 * step[1])
 
 
 def test_the_seed_exact_coupling_draws_the_clip_of_plain_sampling(family):

@@ -68,7 +68,7 @@ def test_texts_that_saved_graphs_contain_do_not_change(pack, model_folder):
     assert inputs["initialiser"].options[:4] == ["random", "left", "above", "warm"]
     dtypes = next(entry.options for entry in pack.nodes["MCSJD_LoadModel"].GET_SCHEMA().inputs if entry.id == "dtype")
     assert dtypes[:6] == ["auto", "bf16", "fp16", "fp32", "fp8 weights", "int8 weights"]
-    assert pack.folders.EMBEDDED == "embedded: scenes" and pack.folders.EMBEDDED_VIDEO == "embedded: emoji-motion"
+    assert pack.folders.EMBEDDED == "embedded: scenes" and pack.folders.EMBEDDED_VIDEO == "embedded: motion"
 
 
 def test_order_of_inputs_that_saved_graphs_rely_on_does_not_change(pack, model_folder):

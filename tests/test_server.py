@@ -68,7 +68,7 @@ def test_the_pack_loads_without_a_word(comfyui):
     assert known.keys() >= NODE_IDS
     assert "IMPORT FAILED" not in comfyui.log and "Traceback" not in comfyui.log
     models = known["MCSJD_LoadModel"]["input"]["required"]["model"][1]["options"]
-    assert models == ["embedded: scenes", "embedded: emoji-motion", "many-rows", "many-tokens", "tiny", "tiny-video"]
+    assert models == ["embedded: scenes", "embedded: motion", "many-rows", "many-tokens", "tiny", "tiny-video"]
 
 
 def test_texts_help_and_script_are_served(comfyui):

@@ -25,11 +25,11 @@ class Example:
 
 
 def held_out(stage: Stage, count: int, seed: int = 0) -> list[Example]:
-    """`count` clips, the motions in turn, all things different as long as there are some left."""
+    """`count` clips, the motions and the things in turn; `seed` decides the rest."""
     rng, motions = np.random.default_rng((seed, 11)), motion_data.motions()
-    names, examples = sorted(set(stage.names)), []
-    order = [names[i] for _ in range(-(-count // len(names))) for i in rng.permutation(len(names))]
-    for number, name in enumerate(order[:count]):
+    names, examples = list(dict.fromkeys(stage.names)), []
+    for number in range(count):
+        name = names[number % len(names)]
         pictures = [i for i, other in enumerate(stage.names) if other == name]
         motion = motions[number % len(motions)]
         clip = motion_data.draw_clip(stage, rng, motion, held_out=True, thing=int(rng.choice(pictures)))

@@ -21,7 +21,7 @@ EMBEDDED = next(
     (folder for folder in (_PACKAGE / "embedded", _PACKAGE.parent / "embedded") if folder.is_dir()), _PACKAGE
 )
 EMBEDDED_MODEL = EMBEDDED / "scenes"
-EMBEDDED_VIDEO_MODEL = EMBEDDED / "emoji-motion"
+EMBEDDED_VIDEO_MODEL = EMBEDDED / "motion"
 
 
 def detect(path: Path | str) -> str | None:
