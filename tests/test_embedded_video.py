@@ -73,10 +73,11 @@ def test_a_clip_keeps_its_start_frame_and_has_the_frames_it_promises(family, mov
     assert frames.shape == (1, 17, 3, 64, 64) and frames.min() >= 0 and frames.max() <= 1
 
 
-def place_of(patch: torch.Tensor, frame: torch.Tensor) -> tuple[int, int]:
+def place_of(patch: torch.Tensor, frame: torch.Tensor, weight: torch.Tensor | None = None) -> tuple[int, int]:
     """Where in a frame [3, 64, 64] the patch [3, 32, 32] is found, as (column, row) of its corner in cells of 8 px."""
     windows = frame.unfold(1, 32, 8).unfold(2, 32, 8)  # 3, rows, columns, 32, 32
-    errors = (windows - patch[:, None, None]).abs().mean((0, 3, 4))
+    errors = (windows - patch[:, None, None]).abs()
+    errors = (errors if weight is None else errors * weight).mean((0, 3, 4))
     row, column = divmod(int(errors.argmin()), errors.shape[1])
     return column, row
 
@@ -90,8 +91,8 @@ def test_what_moves_goes_where_the_caption_says(family, moving, direction):
     change = (frames[-1] - frames[0]).abs().sum(0).sum(across).unfold(0, 32, 8).sum(-1)
     beside, start = int(change.argmax()), 0 if sum(step) > 0 else 4
     column, row = (start, beside) if step[0] else (beside, start)
-    patch = frames[0][:, 8 * row : 8 * row + 32, 8 * column : 8 * column + 32]
-    at = place_of(patch, frames[-1])
+    patch, after = (frame[:, 8 * row : 8 * row + 32, 8 * column : 8 * column + 32] for frame in (frames[0], frames[-1]))
+    at = place_of(patch, frames[-1], weight=(patch - after).abs().sum(0))  # where the thing was, most has changed
     along, aside = at[1 - across] - start, at[across] - beside
     assert along * sum(step) >= 3 and aside == 0
 
