@@ -261,8 +261,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--server", default="http://127.0.0.1:8188", help="a running ComfyUI that has the pack")
     parser.add_argument(
-        "--thumbnails", nargs="?", const="", help="run the graphs of the embedded models, too, and make the thumbnails; of "
-        "those whose names hold the given words, if any"
+        "--thumbnails",
+        nargs="?",
+        const="",
+        help="run the graphs of the embedded models, too, and make the thumbnails; of "
+        "those whose names hold the given words, if any",
     )
     arguments = parser.parse_args()
     server = Server(arguments.server)
