@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -67,7 +67,7 @@ def run(plan: Plan, prompts: Path, output: Output, on_record: Callable[[Record],
     drawn = _drawn(rows, plan, output, workers, worker or DrawingWorker)
     try:
         # Left to itself, a loop that is stopped lets the workers draw on for as long as anyone holds the exception.
-        with closing(iter(drawn.iter_rows())) as records:
+        with closing(_rows(drawn)) as records:
             for row in records:
                 _tell(json.loads(row["record"]), on_record)
     except (OutOfMemoryError, RayActorError, WorkerCrashedError):
@@ -75,6 +75,11 @@ def run(plan: Plan, prompts: Path, output: Output, on_record: Callable[[Record],
             f"Some rows lost their worker {LOST_WORKERS + 1} times, most often for lack of memory: use fewer --workers or "
             "--rows. The same command goes on."
         ) from None
+
+
+def _rows(drawn) -> Generator[dict, None, None]:
+    """Closing it closes what Ray iterates with."""
+    yield from drawn.iter_rows()
 
 
 def _tell(record: Record, on_record: Callable[[Record], None]) -> None:
