@@ -136,9 +136,9 @@ class Sampler(io.ComfyNode):
                     tooltip="First guess for a token, before the model has seen it: a random one, the token to its "
                     "left, the one above, the one in the same position of the frame before (previous_frame, "
                     "for videos), or (warm) the one in the connected warm_tokens. recall begins with random ones and, "
-                    "after each commit, guesses anew by what the model said in the same surroundings; it "
-                    "mostly needs fewest forwards. None of this changes what can be drawn. warm works only with "
-                    "seed-exact.",
+                    "after each forward, guesses anew by what the model said in the same surroundings; with "
+                    "the embedded image model it needs fewest forwards. None of this changes what can be drawn. warm "
+                    "works only with seed-exact.",
                 ),
                 io.String.Input(
                     "negative",

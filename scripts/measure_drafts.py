@@ -3,8 +3,8 @@
     python scripts/measure_drafts.py --json build/drafts.json [--pictures 64] [--window 64]
 
 Picture i of every way has the same prompt and seed, so gains over `maximal` with one chain of random first drafts are paired.
-What was measured is kept in the file, so that a run may be interrupted, and goes on; it ends with a Markdown table. What a
-forward costs is processor time on one thread, in pictures of their own: seconds a forward, over those of the first row.
+Tokens a forward are kept in the file, so that a run may be interrupted, and goes on. In the end all ways are clocked in turn, on
+one thread, and the table is printed as Markdown: a forward's cost is that over the first row's.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ WAYS = (
     ("maximal", 2, "random"), ("maximal", 4, "random"), ("gumbel_exact", 4, "random"),
     ("maximal", 2, "recall"), ("gumbel_exact", 2, "recall"), ("gumbel_exact", 4, "recall"),
 )  # fmt: skip
-BATCH, CLOCKED = 16, 5  # pictures that are drawn together; that are clocked alone
+BATCH, CLOCKED = 16, 8  # pictures that are drawn together; that are clocked alone
 
 
 def settings(model: Family, way: tuple[str, int, str], window: int, seed: int) -> DecodeSettings:
@@ -53,14 +53,17 @@ def compressions(model: Family, way: tuple[str, int, str], window: int, count: i
     return found
 
 
-def seconds_a_forward(model: Family, way: tuple[str, int, str], window: int) -> float:
-    """The median of single pictures."""
-    found = []
+def clocked(model: Family, ways: list[tuple[str, int, str]], window: int) -> list[float]:
+    """Processor time of a forward and all around it, over that of the first way: medians over pictures, the ways in turn."""
+    rounds = []
     for number in range(CLOCKED):
-        began = time.process_time()
-        decoded = sample(model, [PROMPTS[number]], settings(model, way, window, number))
-        found.append((time.process_time() - began) / decoded.nfe)
-    return median(found)
+        rounds.append([0.0] * len(ways))
+        for turn in range(len(ways)):
+            i = (turn + number) % len(ways)  # another way is the first in every round
+            began = time.process_time()
+            decoded = sample(model, [PROMPTS[number]], settings(model, ways[i], window, number))
+            rounds[-1][i] = (time.process_time() - began) / decoded.nfe
+    return [median(row[i] / row[0] for row in rounds) for i in range(len(ways))]
 
 
 def told(values: list[float]) -> str:
@@ -68,7 +71,7 @@ def told(values: list[float]) -> str:
     return f"{found.mean:.2f} ± {found.high - found.mean:.2f}"
 
 
-def table(found: dict[str, dict]) -> str:
+def table(found: dict[str, list[float]], ways: list[tuple[str, int, str]], costs: list[float]) -> str:
     heads = (
         "coupling",
         "chains",
@@ -77,20 +80,13 @@ def table(found: dict[str, dict]) -> str:
         "times the first row, mean of pairs",
         "of the means",
     )
-    lines = [f"| {' | '.join(heads)} | cost of a forward |"]
-    lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
-    first = found[name_of(WAYS[0])]
-    for coupling, chains, initialiser in WAYS:
-        row = found.get(name_of((coupling, chains, initialiser)))
-        if row is None:
-            continue
-        gains = [new / old for new, old in zip(row["compressions"], first["compressions"], strict=True)]
-        gain = "1" if row is first else told(gains)
-        ratio = fmean(row["compressions"]) / fmean(first["compressions"])
-        cost = row["seconds"] / first["seconds"]
-        lines += [
-            f"| {coupling} | {chains} | {initialiser} | {told(row['compressions'])} | {gain} | {ratio:.2f} | {cost:.2f} |"
-        ]
+    lines = [f"| {' | '.join(heads)} | cost of a forward |", "| --- | --- | --- | --- | --- | --- | --- |"]
+    first = found[name_of(ways[0])]
+    for way, cost in zip(ways, costs, strict=True):
+        values = found[name_of(way)]
+        gains = [new / old for new, old in zip(values, first, strict=True)]
+        gain, ratio = "1" if values is first else told(gains), fmean(values) / fmean(first)
+        lines += [f"| {' | '.join(map(str, way))} | {told(values)} | {gain} | {ratio:.2f} | {cost:.2f} |"]
     return "\n".join(lines)
 
 
@@ -102,20 +98,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=EMBEDDED_MODEL)
     parser.add_argument("--json", type=Path, required=True, help="what was measured, kept from run to run")
+    parser.add_argument("--ways", type=int, default=len(WAYS), help="only the first so many rows of the table")
     parser.add_argument("--pictures", type=int, default=64)
     parser.add_argument("--window", type=int, default=64)
     a = parser.parse_args()
     torch.set_num_threads(1)
     model = load(a.model, packed=True)
     found = json.loads(a.json.read_text()) if a.json.exists() else {}
-    for way in WAYS:
-        if name_of(way) in found:
-            continue
-        values = compressions(model, way, a.window, a.pictures)
-        found[name_of(way)] = {"compressions": values, "seconds": seconds_a_forward(model, way, a.window)}
-        a.json.write_text(json.dumps(found))
-        print(f"{name_of(way)}: {told(values)}", file=sys.stderr, flush=True)
-    print(table(found))
+    for way in WAYS[: a.ways]:
+        if name_of(way) not in found:
+            found[name_of(way)] = compressions(model, way, a.window, a.pictures)
+            a.json.write_text(json.dumps(found))
+            print(f"{name_of(way)}: {told(found[name_of(way)])}", file=sys.stderr, flush=True)
+    ways = list(WAYS[: a.ways])
+    print(table(found, ways, clocked(model, ways, a.window)))
 
 
 if __name__ == "__main__":

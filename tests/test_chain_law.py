@@ -78,11 +78,12 @@ def test_pairs_of_rows_with_several_chains_are_independent():
 
 
 @pytest.mark.parametrize("coupling", VERIFIED)
-def test_forced_and_forbidden_tokens_leave_the_law_of_the_others_exact(coupling):
+@pytest.mark.parametrize("initialiser", ["random", RECALL])
+def test_forced_and_forbidden_tokens_leave_the_law_of_the_others_exact(coupling, initialiser):
     forbidden = torch.tensor([[True, False, False]])
     grid = Grid(2, 2, row_end=CODES, forbidden=forbidden, forbidden_row=torch.tensor([0, -1, -1, -1, -1, -1]))
     model = TableModel(CODES, 6, sharpness=SHARPNESS, forced=1, seed=26)
-    tokens = sample(model, DecodeSettings(coupling, 4, trajectories=3), grid, SAMPLES)
+    tokens = sample(model, DecodeSettings(coupling, 4, initialiser=initialiser, trajectories=3), grid, SAMPLES)
     exact = table_law(model, LawSettings(), forced={2: CODES, 5: CODES}, forbidden={0: (0,)})
     assert p_value(tokens, exact) > LEVEL
 
@@ -168,17 +169,17 @@ def test_the_g_test_rejects_first_drafts_that_are_a_law_s_likeliest_code_and_cou
 
 def draft_couples_to_what_later_laws_depend_on(patch):
     """The later ones alone are left, so that they are often what is recalled."""
-    slot = recall.Recall.slot
+    best_entry = recall.Recall.best_entry
 
-    def later_slot(self, sequence, positions, block, later):
+    def later_entry(self, sequence, positions, block, later):
         kept_at = self.positions
         self.positions = torch.where(kept_at[: len(positions)] > positions, kept_at[: len(positions)], recall.NEVER)
         try:
-            return slot(self, sequence, positions, block, True)
+            return best_entry(self, sequence, positions, block, True)
         finally:
             self.positions = kept_at
 
-    patch.setattr(recall.Recall, "slot", later_slot)
+    patch.setattr(recall.Recall, "best_entry", later_entry)
 
 
 def recalled_drafts_count_as_drawn_from_their_old_laws(patch):

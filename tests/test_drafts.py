@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mcsjd_core import INITIALISERS, Grid
+from mcsjd_core import COUPLINGS, INITIALISERS, DecodeSettings, Grid
 from mcsjd_core.decoding.drafts import NO_GUESS, DraftInputs
 from mcsjd_core.decoding.recall import NEVER, WINDOWS, Recall
 
@@ -72,46 +72,49 @@ def test_warm_repeats_the_earlier_result_at_its_place():
     assert guesses[1, :3].tolist() == [109, 110, 111]
 
 
-def naive_slot(recall: Recall, sequence: list[int], position: int, newest: int, later: bool) -> int:
-    """The slot whose law's surroundings fit best: the position itself above all, then more and nearer neighbours, then age."""
-    grid, best, found = recall.grid, None, NEVER
-    for slot in range(WINDOWS * recall.window):
-        at = int(recall.positions[0, slot])
+def naive_entry(
+    recall: Recall, grid: Grid, seen: dict, sequence: list[int], position: int, newest: int, later: bool
+) -> int:
+    """The entry whose law's surroundings fit best: the position itself above all, then more and nearer neighbours, then age.
+
+    `seen` has the whole sequence that stood there when an entry was made.
+    """
+    best, found = None, NEVER
+    for entry in range(WINDOWS * recall.window):
+        at = int(recall.positions[0, entry])
         if at == NEVER or (at > position and not later):
             continue
 
-        def same(back: int, at=at, slot=slot) -> bool:
-            theirs = naive_slot.seen[slot][at - back] if at >= back else NEVER
+        def same(back: int, at=at, entry=entry) -> bool:
+            theirs = seen[entry][at - back] if at >= back else NEVER
             return theirs == (sequence[position - back] if position >= back else NEVER)
 
         if not same(1):
             continue
-        stride, frame = grid.stride, grid.frame_tokens
-        neighbours = [same(stride), grid.frames > 1 and same(frame), same(2), same(stride - 1)]
-        rank = [at == position, *neighbours, -((newest - slot // recall.window) % WINDOWS)]
+        neighbours = [same(grid.stride), grid.frames > 1 and same(grid.frame_tokens), same(2), same(grid.stride - 1)]
+        rank = [at == position, *neighbours, -((newest - entry // recall.window) % WINDOWS)]
         if best is None or rank > best:
-            best, found = rank, slot
+            best, found = rank, entry
     return found
 
 
 @pytest.mark.parametrize("later", [False, True])
 @pytest.mark.parametrize("grid", [Grid(4, 5), Grid(3, 4, row_end=70), Grid(2, 4, frames=3)], ids=str)
 def test_a_law_is_recalled_by_what_surrounds_it(grid, later):
-    generator, window, found = torch.Generator().manual_seed(1), 5, []
+    generator, window, found, seen = torch.Generator().manual_seed(1), 5, [], {}
     recall = Recall(1, window, grid, "cpu")
-    naive_slot.seen = {}
     for step in range(3 * WINDOWS):
         block = step % WINDOWS
         sequence = torch.randint(9, (1, grid.num_tokens + window), generator=generator)
         start = int(torch.randint(1, grid.num_tokens - window, (1,), generator=generator))
         width = window - step % 3  # a narrower window leaves nothing of a wider one behind
         recall.remember(sequence, torch.arange(start, start + width)[None], torch.tensor([block]))
-        naive_slot.seen |= {block * window + i: sequence[0].tolist() for i in range(window)}
+        seen |= {block * window + i: sequence[0].tolist() for i in range(window)}
         asked = torch.randint(9, (1, grid.num_tokens + window), generator=generator)
         for position in range(1, grid.num_tokens):
-            slot = recall.slot(asked, torch.tensor([[position]]), torch.tensor([block]), later)
-            found.append(int(slot))
-            assert found[-1] == naive_slot(recall, asked[0].tolist(), position, block, later)
+            entry = recall.best_entry(asked, torch.tensor([[position]]), torch.tensor([block]), later)
+            found.append(int(entry))
+            assert found[-1] == naive_entry(recall, grid, seen, asked[0].tolist(), position, block, later)
     assert NEVER in found and len(set(found)) > 10
 
 
@@ -119,3 +122,9 @@ def test_nothing_is_recalled_by_a_position_s_own_token():
     """On grids so narrow that a neighbour's distance would be 0."""
     for grid in (Grid(4, 1), Grid(2, 1, frames=3)):
         assert (Recall(1, 4, grid, "cpu").back > 0).all()
+
+
+def test_plain_ar_keeps_no_laws_to_recall():
+    """It has no drafts; its time is what the others are measured against."""
+    assert not DecodeSettings("autoregressive", initialiser="recall").recalls
+    assert all(DecodeSettings(coupling, initialiser="recall").recalls for coupling in COUPLINGS)

@@ -38,8 +38,17 @@ def test_what_is_kept_stays_and_the_rest_is_drawn(coupling):
     assert not tokens.equal(redrawn(coupling=coupling, window=7, seed=50).tokens)
 
 
-@pytest.mark.parametrize("settings", [{"window": 2}, {"window": 7}, {"window": 64, "initialiser": "above"},
-                                      {"window": 7, "trajectories": 3}], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"window": 2},
+        {"window": 7},
+        {"window": 64, "initialiser": "above"},
+        {"window": 7, "initialiser": "recall"},
+        {"window": 7, "trajectories": 3},
+    ],
+    ids=str,
+)
 def test_seed_exact_redraws_what_plain_ar_redraws(settings):
     assert redrawn(coupling="gumbel_exact", **settings).tokens.equal(redrawn(coupling="autoregressive").tokens)
 

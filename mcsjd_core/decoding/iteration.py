@@ -70,7 +70,7 @@ class Iteration:
     def draft(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Drafts [A, L] of the window, written to the sequence: survivors stay, guesses follow.
 
-        With them the slots [A, L] of the stored laws that they follow, NO_GUESS for chosen ones. `positions` has a row for every
+        With them the entries [A, L] of the kept laws that they follow, NO_GUESS for chosen ones. `positions` has a row for every
         chain.
         """
         state, rows, name = self.state, len(positions), self.settings.initialiser
@@ -78,9 +78,9 @@ class Iteration:
         fresh = positions >= known[:, None]
         inputs = DraftInputs(state.sequence[:rows], known, positions, self.grid, None, state.law_start[:rows])
         drafts = torch.where(fresh, self.guess(inputs), inputs.sequence.gather(1, positions))
-        source = torch.where(fresh, NO_GUESS, state.slots_of(positions))  # of the law that a draft follows, if any
+        source = torch.where(fresh, NO_GUESS, state.entries_of(positions))  # of the law that a draft follows, if any
         if name in LAW_INITIALISERS and state.law is not None:
-            chosen = state.slots_of(LAW_INITIALISERS[name](inputs))
+            chosen = state.entries_of(LAW_INITIALISERS[name](inputs))
             source = torch.where(fresh & self.may_differ(positions), chosen, source)
             drawn = self.coupling.first_draft(state.laws_at(state.law, source), state.noise(positions))
             drafts = torch.where(fresh & (source != NO_GUESS), drawn, drafts)
@@ -99,15 +99,15 @@ class Iteration:
         changed = torch.ones(rows, 1, dtype=torch.bool, device=positions.device)
         for step in range(min(STEPS, positions.shape[1])):
             at, old, old_source = (each[:, step : step + 1] for each in (positions, drafts, source))
-            slot = recall.slot(sequence, at, block, self.coupling.recalls_later)
+            entry = recall.best_entry(sequence, at, block, self.coupling.recalls_later)
             assert state.law is not None
-            law, q = state.laws_at(state.law, slot), self.draft_law(old_source, old)
-            changed = changed & (slot != NO_GUESS) & self.may_differ(at)
+            law, q = state.laws_at(state.law, entry), self.draft_law(old_source, old)
+            changed = changed & (entry != NO_GUESS) & self.may_differ(at)
             if step:
                 changed = changed & is_sure(law)
             new = self.coupling.renew(law, q, self.codes(old), state.recall_noise(at))
             new = torch.where(changed, new, old)
-            source[:, step : step + 1] = torch.where(changed, slot, old_source)
+            source[:, step : step + 1] = torch.where(changed, entry, old_source)
             changed = changed & (new != old)
             drafts[:, step : step + 1] = new
             sequence.scatter_(1, at, new)

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from ..errors import InputError
 from .arguments import check_earlier_tokens, check_first_tokens, check_forbidden, check_kept_tokens, check_prompt
-from .drafts import LAW_INITIALISERS, RECALL
 from .grid import FREE, Grid
 from .interface import Prompt, TokenModel
 from .iteration import Iteration, Shape
@@ -156,8 +155,7 @@ def prepare(
         first_tokens, total = known_ends(forced, first_tokens)
     given = first_tokens.shape[1]
     schedule = schedule_of(settings, model, prompt, total - given)
-    reads_laws = settings.initialiser in (*LAW_INITIALISERS, RECALL)
-    keeps_law = coupling_of(settings).uses_draft_law or settings.trace_detail or reads_laws
+    keeps_law = coupling_of(settings).uses_draft_law or settings.trace_detail or settings.reads_laws
     sizes = (model.codebook_size, schedule.largest)
     state = State(prompt, grid, settings, *sizes, first_tokens, forced, earlier, keeps_law, seeds)
     slots = cache_slots(prompt, grid, schedule.largest)

@@ -24,10 +24,10 @@ SAME_POSITION, ABOVE, FRAME_BEFORE, SECOND_LEFT, ABOVE_RIGHT = 16, 8, 4, 2, 1
 
 
 class Recall:
-    """Surroundings of the laws that a state keeps, `slots` of them for every row [R].
+    """What surrounded the positions of the laws that a state keeps: E entries a row [R], in WINDOWS blocks of `window` each.
 
-    tokens [R, slots, N] are those to the left, above and so on of the position that the law was given for, positions [R, slots]
-    that position, NEVER if there is none.
+    positions [R, E] are those that the laws were given for, NEVER where an entry is empty; tokens [R, E, N] stood to the left of
+    them, above them and so on.
     """
 
     def __init__(self, rows: int, window: int, grid: Grid, device):
@@ -35,7 +35,7 @@ class Recall:
         if grid.frames > 1:
             distances[grid.frame_tokens] = FRAME_BEFORE
         distances = {back: worth for back, worth in distances.items() if back > 0}  # never the position itself
-        self.window, self.grid = window, grid
+        self.window = window
         self.back = torch.tensor(list(distances), device=device)
         self.worth = torch.tensor(list(distances.values()), device=device)
         self.tokens = torch.full((rows, WINDOWS * window, len(distances)), NEVER, device=device)
@@ -48,28 +48,28 @@ class Recall:
         return torch.where(index >= 0, tokens, NEVER)
 
     def remember(self, sequence: Tensor, positions: Tensor, block: Tensor) -> None:
-        """Keep where laws of positions [A, L] were given, for what stands in the sequences: in blocks [A] of `window` slots."""
+        """Fill each row's `block` [A] with positions [A, L], whose laws were given for what stands in sequences [A, T]."""
         rows, window = positions.shape
         lane = torch.arange(rows, device=positions.device)
         of_block = self.positions.unflatten(1, (WINDOWS, self.window))
         of_block[lane, block] = torch.nn.functional.pad(positions, (0, self.window - window), value=NEVER)
         self.tokens.unflatten(1, (WINDOWS, self.window))[lane, block, :window] = self.surroundings(sequence, positions)
 
-    def slot(self, sequence: Tensor, positions: Tensor, block: Tensor, later: bool) -> Tensor:
-        """Slot [A, 1] of the law that fits positions [A, 1] best, of equal ones the latest; NEVER if none fits.
+    def best_entry(self, sequence: Tensor, positions: Tensor, newest: Tensor, later: bool) -> Tensor:
+        """Entry [A, 1] whose law fits positions [A, 1] of sequences [A, T] best, the latest of equal ones; NEVER if none fits.
 
-        `block` [A] is the one written last. Laws of later positions are left out unless `later`.
+        `newest` [A] is the block that was filled last. Laws of later positions are left out unless `later`.
         """
         rows = len(positions)
         kept_at, same = self.positions[:rows], self.tokens[:rows] == self.surroundings(sequence, positions)
         worth = (same * self.worth).sum(-1) + SAME_POSITION * (kept_at == positions)
-        age = (block[:, None] - torch.arange(WINDOWS, device=positions.device)) % WINDOWS
+        age = (newest[:, None] - torch.arange(WINDOWS, device=positions.device)) % WINDOWS
         order = WINDOWS * worth + (WINDOWS - 1 - age).repeat_interleave(self.window, 1)
         fits = same[..., 0] & (kept_at != NEVER)
         if not later:
             fits &= kept_at <= positions
-        best, slot = torch.where(fits, order, NEVER).max(-1, keepdim=True)
-        return torch.where(best == NEVER, NEVER, slot)
+        best, entry = torch.where(fits, order, NEVER).max(-1, keepdim=True)
+        return torch.where(best == NEVER, NEVER, entry)
 
 
 def is_sure(law: Law) -> Tensor:

@@ -102,6 +102,16 @@ class DecodeSettings:
         return (self.trajectories - 1) * self.effective_window
 
     @property
+    def recalls(self) -> bool:
+        """Whether drafts follow recalled laws. Plain AR has no drafts that could."""
+        return self.initialiser == RECALL and self.coupling != AUTOREGRESSIVE
+
+    @property
+    def reads_laws(self) -> bool:
+        """Whether drafts are drawn from laws that the run has to keep."""
+        return self.recalls or self.initialiser in LAW_INITIALISERS
+
+    @property
     def adapts(self) -> bool:
         """Whether the window changes while decoding."""
         return self.window == AUTO and self.coupling != AUTOREGRESSIVE

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..laws.law import Law, empty_law
 from ..laws.noise import ACCEPT, RESAMPLE, Noise, own_row_seeds, row_seeds, seeds_given
-from .drafts import INITIALISERS, NO_GUESS, READS_TOKENS, RECALL, DraftInputs
+from .drafts import INITIALISERS, NO_GUESS, READS_TOKENS, DraftInputs
 from .grid import FREE, Grid
 from .interface import Prompt
 from .recall import WINDOWS, Recall
@@ -52,7 +52,7 @@ class State:
         own = coupling_of(settings).uses_draft_law
         self.keys = _interleaved([(each if own else noise[0]).position_keys() for each in noise])
         self.window, self.recall, windows = window, None, 1
-        if settings.initialiser == RECALL:
+        if settings.recalls:
             self.recall, windows = Recall(rows, window, grid, device), WINDOWS
             self.recall_keys = self.keys.clone()
             others = [replace(each, chain=each.chain + self.chains).position_keys() for each in noise]
@@ -102,17 +102,17 @@ class State:
         """Which of a recall's windows [A M] is written next, or was written last."""
         return (self.step[:rows] - int(last)) % WINDOWS
 
-    def slots_of(self, positions: Tensor) -> Tensor:
-        """Where the laws [A M, L] of `positions` stand that were kept last; NO_GUESS for NO_GUESS."""
+    def entries_of(self, positions: Tensor) -> Tensor:
+        """Which of the kept laws [A M, L] are those of `positions`, as they were given last; NO_GUESS for NO_GUESS."""
         rows = len(positions)
-        slots = positions - self.law_start[:rows, None]
+        entries = positions - self.law_start[:rows, None]
         if self.recall is not None:
-            slots = slots + self.window * self.block(rows, last=True)[:, None]
-        return torch.where(positions == NO_GUESS, NO_GUESS, slots)
+            entries = entries + self.window * self.block(rows, last=True)[:, None]
+        return torch.where(positions == NO_GUESS, NO_GUESS, entries)
 
-    def laws_at(self, kept: Law, slots: Tensor) -> Law:
-        """A copy of the laws [A M, L] that stand at `slots`, empty ones where that is NO_GUESS."""
-        return kept.take_positions(torch.where(slots == NO_GUESS, kept.probs.shape[1] - 1, slots))
+    def laws_at(self, kept: Law, entries: Tensor) -> Law:
+        """A copy of those of the kept laws, [A M, L]; empty ones for NO_GUESS."""
+        return kept.take_positions(torch.where(entries == NO_GUESS, kept.probs.shape[1] - 1, entries))
 
     def keep_law(self, kept: Law, law: Law) -> None:
         """`law` [A, L] is what the tokens of this window follow from now on, kept and redrawn ones alike."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import torch
 
-from ..decoding.drafts import RECALL
 from ..decoding.grid import Grid
 from ..decoding.interface import Prompt
 from ..decoding.loop import PREFILL, cache_slots
@@ -41,7 +40,7 @@ def decode_bytes(family: Family, prompt: Prompt, settings: DecodeSettings, grid:
     channels = dim * ACTIVATIONS * prompt.embeddings.element_size()
     activations = rows * max(min(slots + given, PREFILL), window) * (channels + capacity * MASK_BYTES)
     recalled = 0
-    if settings.initialiser == RECALL:
+    if settings.recalls:
         size = (kept + ROOM) * STORED_BYTES if kept < codebook_size else kept * PROBABILITY_BYTES
         recalled = WINDOWS * widest * prompt.batch * settings.trajectories * (RECALL_BYTES + size)
     return cache + window * max(guiding, drawing, recording) + activations + recalled
