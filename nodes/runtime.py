@@ -19,6 +19,7 @@ from ..mcsjd_core import Decoded, DecodeSettings, Grid, InputError, Step
 from ..mcsjd_core.families.interface import Clip
 from ..mcsjd_core.families.sizes import choose_size
 from ..mcsjd_core.families.weight_error import logits_change
+from ..mcsjd_core.nn import operations as own_operations
 from ..mcsjd_core.nn.weights import stored_bytes
 from ..mcsjd_core.pipeline import video
 from ..mcsjd_core.pipeline.memory import codec_bytes, decode_bytes
@@ -36,7 +37,7 @@ HALF = "fp32 from bf16 weights"
 DTYPES = {"auto": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, **dict.fromkeys(SMALL)}
 DTYPES[HALF] = torch.float32
 HELD = {**SMALL, HALF: "bf16"}
-LAYERS = ("Linear", "Embedding", "RMSNorm", "Conv2d", "Conv3d", "GroupNorm")  # what the core builds its models from
+LAYERS = own_operations.__all__  # what the core builds its models from
 PICTURES_AT_ONCE = 4  # decoded together; cancel is looked at in between
 
 # Newer versions leave a layer without weights until a file is loaded, but the core needs to see their shapes. Layers with
@@ -61,7 +62,7 @@ def operations():
     """The layers that the core builds models from: ComfyUI's, which can stay in ordinary memory until they are used."""
     layers = comfy.ops.disable_weight_init  # weights are made in the dtype that they are used in: no casting on top
     if not all(hasattr(layers, name) for name in LAYERS):
-        return nn
+        return own_operations
     return SimpleNamespace(**{name: type(name, (getattr(layers, name),), OWN_LOADER) for name in LAYERS})
 
 

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -27,6 +29,8 @@ from mcsjd_core.decoding.iteration import Iteration  # noqa: E402
 from mcsjd_core.decoding.loop import advance, prepare  # noqa: E402
 from mcsjd_core.decoding.runners import Eager  # noqa: E402
 from mcsjd_core.families.interface import Family  # noqa: E402
+
+Own = TypeVar("Own", bound=Iteration)
 
 
 class Watched(Iteration):
@@ -67,12 +71,14 @@ class Watched(Iteration):
                 self.overlaps.setdefault(name, []).append(float(torch.minimum(law, other).sum()))
 
 
-def watched(model: Family, text: str, settings: DecodeSettings, overlaps: dict[str, list[float]]) -> list[int]:
-    """Tokens that every iteration of a picture committed."""
+def committed(
+    model: Family, text: str, settings: DecodeSettings, kind: type[Own], begin: Callable[[Own], None]
+) -> list[int]:
+    """Tokens that every iteration of a picture committed, iterations being of that kind."""
     prompt = model.prompt([text], None, settings.law.guided)
-    schedule, iteration, ledger = prepare(model.token_model, prompt, model.grid(), settings, kind=Watched)
-    assert isinstance(iteration, Watched)
-    iteration.watch(overlaps)
+    schedule, iteration, ledger = prepare(model.token_model, prompt, model.grid(), settings, kind=kind)
+    assert isinstance(iteration, kind)
+    begin(iteration)
     run = Eager()
     while not ledger.is_complete:
         advance(ledger, schedule, iteration, run)
@@ -86,12 +92,12 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=8)
     parser.add_argument("--window", type=int, default=64)
     a = parser.parse_args()
-    model, overlaps, committed = load(a.model), {}, []
+    model, overlaps, counts = load(a.model), {}, []
     for number, text in enumerate(texts(0, a.pictures)):
         settings = DecodeSettings("maximal", a.window, model.defaults.law, seed=number)
-        committed += watched(model, text, settings, overlaps)
-    alone = sum(count == 1 for count in committed) / len(committed)
-    print(f"{len(committed)} iterations of {a.pictures} pictures; {100 * alone:.0f} % commit a single token\n")
+        counts += committed(model, text, settings, Watched, lambda iteration: iteration.watch(overlaps))
+    alone = sum(count == 1 for count in counts) / len(counts)
+    print(f"{len(counts)} iterations of {a.pictures} pictures; {100 * alone:.0f} % commit a single token\n")
     print("| law | overlap with the law there | of so many |\n| --- | --- | --- |")
     for name, values in overlaps.items():
         print(f"| {name} | {fmean(values):.2f} | {len(values)} |")

@@ -1,5 +1,9 @@
 """Fixtures that several test files share."""
 
+import gc
+import sys
+
+import pytest
 import torch
 
 from comfy_host import clips, comfyui, model, model_folder, pack, tiny_checkpoint, tiny_video  # noqa: F401
@@ -25,3 +29,18 @@ def pytest_terminal_summary(terminalreporter, config) -> None:
 def pytest_collection_modifyitems(items):
     """Slow tests first, so that no worker is left alone with one of them at the end."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.fixture(autouse=True)
+def short_garbage_collections(request):
+    """A host collects garbage whenever it loads a model, and looks at every object that there is: at those that imports have
+    made, which stay, and at the models of earlier tests, which it would keep."""
+    imported = len(sys.modules)
+    yield
+    if "pack" in request.fixturenames:
+        import comfy.model_management as mm
+
+        mm.unload_all_models()
+    if len(sys.modules) > imported + 20:
+        gc.collect()
+        gc.freeze()

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from mcsjd_core import EMBEDDED_MODEL
 
-GRID = [10, 10]
+GRID = [9, 5]  # README keeps eight rows
 
 
 def write_short_model(folder: Path) -> Path:

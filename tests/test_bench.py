@@ -236,10 +236,12 @@ def test_what_the_dispatcher_sees_waiting_agrees(tiny):
 # -- the comparison with transformers --------------------------------------------------------------------------------------
 
 
-def test_ar_draws_the_greedy_tokens_of_transformers_and_the_ratio_follows_from_the_seconds(tiny, monkeypatch):
+def test_ar_draws_the_greedy_tokens_of_transformers_and_the_ratio_follows_from_the_seconds(tiny, monkeypatch, capfd):
     pytest.importorskip("transformers", reason="transformers is the peer")
     monkeypatch.setattr(peer, "JanusSize", lambda side: replace(TINY_JANUS, side=side))
+    capfd.readouterr()
     data = json.loads(json.dumps(peer.measure(tiny)))
+    assert capfd.readouterr() == ("", "")  # `tiny` tells nothing, and transformers' bars would show in spite of --quiet
     assert set(data["batches"]) == {"1", "4"} and data["tokens"] == 9
     for batch, found in data["batches"].items():
         assert found["same_greedy_tokens"] == found["greedy_tokens"] == 9 * int(batch)

@@ -186,11 +186,13 @@ RECORD_KEYS = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def records(cli, tmp_path) -> list[dict]:
-    more = ("--seeds", "0,1", "--windows", "4,8", "--json", "records.json", "--out", "sheet.png", "--entropy")
-    assert cli("compare", "red apple", "rocket", *more) == 0
-    return json.loads((tmp_path / "records.json").read_text())
+@pytest.fixture(scope="module")
+def records(checkpoint, tmp_path_factory) -> list[dict]:
+    folder = tmp_path_factory.mktemp("records")
+    files = ("--model", checkpoint, "--json", folder / "records.json", "--out", folder / "sheet.png")
+    more = ("--seeds", "0,1", "--windows", "4,8", "--entropy", "--quiet")
+    assert main(["compare", "red apple", "rocket", *map(str, files), *more]) == 0
+    return json.loads((folder / "records.json").read_text())
 
 
 def test_compare_writes_a_record_for_every_method_window_prompt_and_seed(records):

@@ -293,7 +293,7 @@ def test_plain_layers_serve_where_the_host_lacks_some(pack, monkeypatch):
     import comfy.ops
 
     monkeypatch.setattr(comfy.ops, "disable_weight_init", types.SimpleNamespace(Linear=nn.Linear))
-    assert pack.runtime.operations() is nn
+    assert pack.runtime.operations().Linear is nn.Linear
 
 
 # -- drawing -----------------------------------------------------------------------------------------------------------

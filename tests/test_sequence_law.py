@@ -33,7 +33,7 @@ FAMILY_ERROR = 1e-3
 OTHERS = 39  # G-tests of a correct core beyond the covering design
 TESTS = 103
 LEVEL = FAMILY_ERROR / TESTS
-CHUNK = 40_000  # rows of a decode: a larger batch does not fit into the processor's caches
+CHUNK = 20_000  # rows of a decode: a larger batch does not fit into the processor's caches
 SPARSE = 10  # cells with a smaller expected count are pooled
 
 CODES, TOKENS = 3, 5

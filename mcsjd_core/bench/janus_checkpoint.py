@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, models
@@ -28,7 +30,7 @@ class JanusSize:
 
 def write(directory: Path, size: JanusSize) -> Path:
     """Write config, weights and tokenizer with transformers; the parts for understanding pictures are as small as can be."""
-    import transformers
+    transformers: Any = import_module("transformers")  # to check types, its hundreds of models would be read
 
     tokenizer = _tokenizer()
     text = transformers.LlamaConfig(

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -63,21 +64,22 @@ def measure(bench: Bench) -> dict:
 @contextmanager
 def _silent_transformers() -> Iterator[None]:
     """Without its progress bars and advice."""
-    from transformers.utils import logging
+    logging: Any = import_module("transformers.utils.logging")
 
-    verbosity = logging.get_verbosity()
+    verbosity, showed = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
-        logging.enable_progress_bar()
+        if showed:
+            logging.enable_progress_bar()
 
 
 def prepare(directory: Path, size: JanusSize, bench: Bench) -> Contest:
     """Load the checkpoint on both sides. Only the part that draws counts as parameters."""
-    import transformers
+    transformers: Any = import_module("transformers")  # to check types, its hundreds of models would be read
 
     model = load(directory, dtype=bench.dtype, device=bench.device, packed=True)
     assert isinstance(model, Janus)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -118,9 +119,12 @@ class Traces(Sequence[RowTrace]):
         rows = np.concatenate([entry.rows for entry in self._entries])
         (at_work,) = (columns[0] < self._total).nonzero()
         order = at_work[np.argsort(rows[at_work], kind="stable")]
-        ends = np.cumsum(np.bincount(rows[at_work], minlength=self._batch))[:-1]
-        parts = zip(*(np.split(column[order], ends) for column in columns), strict=True)
-        traces = [RowTrace(s.tolist(), c.tolist(), t.tolist(), windows=w.tolist()) for s, c, t, w in parts]
+        ends = np.cumsum(np.bincount(rows[at_work], minlength=self._batch)).tolist()
+        starts, committed, seconds, windows = (column[order].tolist() for column in columns)
+        traces = [
+            RowTrace(starts[first:end], committed[first:end], seconds[first:end], windows=windows[first:end])
+            for first, end in pairwise([0, *ends])
+        ]
         if self._details is not None:
             self._add_details(traces, self._details)
         return traces

@@ -10,6 +10,7 @@ import torch
 
 from ..checkpoints.checkpoint import calling, read_json
 from ..errors import InputError
+from ..nn import operations as own_operations
 from ..nn.packing import pack
 from ..nn.weights import WEIGHTS
 from .interface import Family
@@ -50,7 +51,7 @@ def load(
     *,
     dtype: torch.dtype = torch.float32,
     device="cpu",
-    operations: Any = torch.nn,
+    operations: Any = own_operations,
     weights: str = "full",
     packed: bool = False,
     before_tensor: Callable[[], None] = lambda: None,

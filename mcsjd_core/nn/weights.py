@@ -43,7 +43,7 @@ def bf16_layers(operations):
 
     Of a checkpoint that was published in bfloat16 that is float32's own result. For a host's `Linear` see `fp8_layers`.
     """
-    base: Any = _CastingLinear if operations is nn else operations.Linear
+    base: Any = _CastingLinear if operations.Linear is nn.Linear else operations.Linear
 
     class Linear(base):
         def pack(self, weight: Tensor, dtype: torch.dtype, device) -> Tensor:
@@ -57,7 +57,7 @@ def fp8_layers(operations):
 
     A host's `Linear` has to cast its weight to the dtype of its input by itself; torch's own is replaced by one that does.
     """
-    base: Any = _CastingLinear if operations is nn else operations.Linear
+    base: Any = _CastingLinear if operations.Linear is nn.Linear else operations.Linear
 
     class Linear(base):
         scale = 1.0
