@@ -88,7 +88,16 @@ def make(environment):
         venv.create(folder, clear=True, with_pip=True)
     except (OSError, subprocess.CalledProcessError) as error:
         sys.exit(f"{folder} cannot be created ({error}); on Debian and Ubuntu, install python3-venv first.")
+    pip(
+        environment, "--quiet", "--upgrade", "pip"
+    )  # Python brings an older one, which takes minutes longer for the rest
     stamp.write_text(sys.version, encoding="utf-8")
+
+
+def pip(environment, *arguments):
+    """Exit code of `pip install` there."""
+    command = [str(environment.python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
+    return subprocess.call([*command, *arguments], cwd=ROOT)
 
 
 def is_installed(environment, name, installs):
@@ -107,19 +116,7 @@ def install(environment, name, installs):
         f"Installing what is needed into {environment.folder.name}; the first time takes a few minutes ...", flush=True
     )
     for call in installs:
-        command = [
-            str(environment.python),
-            "-m",
-            "pip",
-            "install",
-            "--disable-pip-version-check",
-            "--no-input",
-            *COMPILE,
-            "-c",
-            str(environment.constraints),
-            *call,
-        ]
-        if subprocess.call(command, cwd=ROOT):
+        if pip(environment, *COMPILE, "-c", str(environment.constraints), *call):
             sys.exit("pip could not install what is needed; its message is above.")
     stamp.write_text(wanted, encoding="utf-8")
 

@@ -68,9 +68,10 @@ def test_the_oldest_run_builds_an_environment_of_its_own_and_runs_the_tests_in_i
     monkeypatch.setattr(dev.sys, "argv", ["dev.py", "test", "--oldest", "-k", "warm"])
     with pytest.raises(SystemExit):
         dev.main()
-    *installs, tests = ([str(word) for word in command] for command in calls)
+    upgrade, *installs, tests = ([str(word) for word in command] for command in calls)
     python = str(dev.Environment(".venv-oldest", None).python)
     assert {command[0] for command in (*installs, tests)} == {python}
+    assert upgrade[1:4] == ["-m", "pip", "install"] and upgrade[-2:] == ["--upgrade", "pip"]
     assert len(installs) == len(dev.TEST)
     for command, wanted in zip(installs, dev.TEST, strict=True):
         assert command[1:4] == ["-m", "pip", "install"] and command[-len(wanted) :] == wanted
