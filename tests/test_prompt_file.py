@@ -78,6 +78,7 @@ def test_a_class_is_a_prompt(tmp_path):
         ('{"prompt": "x", "seed": true}', "has to be a text"),
         ('{"prompt": "x", "id": "../x"}', "name of a file"),
         ('{"prompt": "x", "id": ".x"}', "name of a file"),
+        ('{"prompt": "x", "id": "' + 67 * "字" + '"}', "at most 200 bytes"),
     ],
 )
 def test_a_bad_row_says_why_and_the_next_one_is_read(tmp_path, line, sentence):

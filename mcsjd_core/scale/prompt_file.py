@@ -14,7 +14,10 @@ from typing import Any
 from ..errors import InputError
 
 COLUMNS = ("prompt", "negative", "seed", "size", "id", "class")
-FILE_NAME = re.compile(r"\w[\w.-]{0,99}")  # an id becomes the name of a file
+FILE_NAME, LONGEST_NAME = (
+    re.compile(r"\w[\w.-]*"),
+    200,
+)  # of an id, in bytes; file systems allow 255, and endings follow
 READ_AT_ONCE = 256  # rows of a parquet file
 LARGEST_SEED = 2**64 - 1
 
@@ -192,8 +195,9 @@ def _seed(fields: dict[str, Any]) -> int | None:
 
 def _id(fields: dict[str, Any]) -> str | None:
     text = _text(fields, "id")
-    if text is not None and not FILE_NAME.fullmatch(text):
+    if text is not None and not (FILE_NAME.fullmatch(text) and len(text.encode()) <= LONGEST_NAME):
         raise InputError(
-            f"`id` becomes the name of a file, and {text!r} cannot; use letters, digits, points, hyphens and underscores."
+            f"`id` becomes the name of a file, and {text[:50]!r} cannot; use letters, digits, points, hyphens and underscores, "
+            f"at most {LONGEST_NAME} bytes."
         )
     return text
