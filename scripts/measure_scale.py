@@ -17,6 +17,7 @@ import json
 import os
 import random
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -25,12 +26,15 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from mcsjd_core import EMBEDDED_MODEL, pictures, sample, to_image
-from mcsjd_core.scale import ray_engine
-from mcsjd_core.scale.drawer import Drawer
-from mcsjd_core.scale.output import Output
-from mcsjd_core.scale.plan import Plan
-from mcsjd_core.scale.prompt_file import read_rows
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from mcsjd_core import EMBEDDED_MODEL, pictures, sample, to_image  # noqa: E402
+from mcsjd_core.scale import ray_engine  # noqa: E402
+from mcsjd_core.scale.drawer import Drawer  # noqa: E402
+from mcsjd_core.scale.output import Output  # noqa: E402
+from mcsjd_core.scale.plan import Plan  # noqa: E402
+from mcsjd_core.scale.prompt_file import read_rows  # noqa: E402
 
 THINGS, PLACES = ("a red apple", "a car", "a fox", "a tree"), ("on grass", "on sand", "in the sea")
 AT_ONCE = 8  # processes that stand for waiting workers, several each where there are more

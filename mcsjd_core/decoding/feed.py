@@ -8,7 +8,7 @@ own iterations, and no row sees another.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -65,13 +65,10 @@ def decode_feed(
     waiting, reported, began = rows, set(), np.full(prompt.batch, started)
     while not ledger.is_complete:
         advance(ledger, schedule, iteration, run, prefilled)
-        for lane, row in enumerate(ledger.active.tolist()):
-            if ledger.done[row] == ledger.total and row not in reported:
-                reported.add(row)
-                tokens[row] = iteration.state.sequence[lane * iteration.state.chains, : grid.num_tokens]
-                if on_row is not None:
-                    taken = time.perf_counter() - float(began[row])
-                    on_row(Finished(row, tokens[row], int(ledger.forwards[row]), taken))
+        for row, drawn in _completed(ledger, iteration, reported):
+            tokens[row] = drawn
+            if on_row is not None:
+                on_row(Finished(row, tokens[row], int(ledger.forwards[row]), time.perf_counter() - float(began[row])))
         for lane, row in ledger.replace_finished(waiting):
             began[row] = time.perf_counter()
             begin(model, iteration, lane, prompt.of_pictures(row, row + 1), seeds[row])
@@ -80,6 +77,14 @@ def decode_feed(
             drop_finished(ledger, iteration, run)
     finished = time.perf_counter()
     return Decoded(tokens, ledger.traces(), prefilled - started, finished - started, ledger.iteration)
+
+
+def _completed(ledger: Ledger, iteration: Iteration, reported: set[int]) -> Iterator[tuple[int, Tensor]]:
+    """Pictures that are complete and not yet in `reported`, where they are added, with their tokens."""
+    for lane, row in enumerate(ledger.active.tolist()):
+        if ledger.done[row] == ledger.total and row not in reported:
+            reported.add(row)
+            yield row, iteration.state.sequence[lane * iteration.state.chains, : ledger.total]
 
 
 def _check(prompt: Prompt, settings: DecodeSettings, rows: int, seeds: Sequence[int] | None) -> None:
