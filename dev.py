@@ -88,9 +88,8 @@ def make(environment):
         venv.create(folder, clear=True, with_pip=True)
     except (OSError, subprocess.CalledProcessError) as error:
         sys.exit(f"{folder} cannot be created ({error}); on Debian and Ubuntu, install python3-venv first.")
-    pip(
-        environment, "--quiet", "--upgrade", "pip"
-    )  # Python brings an older one, which takes minutes longer for the rest
+    # Python brings an older one, which may take twice as long for all the rest. If there is no newer one, that one serves.
+    pip(environment, "--quiet", "--upgrade", "pip")
     stamp.write_text(sys.version, encoding="utf-8")
 
 

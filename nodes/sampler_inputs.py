@@ -192,7 +192,7 @@ def looks_inputs() -> list:
     ]
 
 
-def min_p_input():
+def min_p_input() -> io.Float.Input:
     """A truncation that came later than the others."""
     return io.Float.Input(
         "min_p",
