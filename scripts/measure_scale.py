@@ -185,7 +185,10 @@ class InThreads(ray_engine.Workers):
         processes = min(self.most, AT_ONCE)
         threads = self.most // processes
         return ActorPoolStrategy(
-            size=processes, max_concurrent_calls_per_actor=threads, max_tasks_in_flight_per_actor=2 * threads
+            size=processes,
+            enable_true_multi_threading=True,  # else Ray lets one of the calls at a time in
+            max_concurrent_calls_per_actor=threads,
+            max_tasks_in_flight_per_actor=2 * threads,
         )
 
 

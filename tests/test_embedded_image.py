@@ -10,7 +10,7 @@ from mcsjd_core.reporting.entropy import picture_entropies
 
 PROMPTS = ["a red apple on grass", "a rocket in a starry sky"]
 TWICE = [prompt for prompt in PROMPTS for _ in range(2)]
-WINDOW = 64
+WINDOW = 32
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def settings(model, coupling: str, window: int = WINDOW, seed: int = 0) -> Decod
 @pytest.fixture(scope="module")
 def exact(model):
     """Every prompt with two seeds: row b has seed b."""
-    return sample(model, TWICE, settings(model, "gumbel_exact"))
+    return sample(model, TWICE, settings(model, "gumbel_exact", 16))
 
 
 def test_it_is_small_and_its_settings_are_those_of_a_real_model(model):

@@ -42,8 +42,11 @@ def test_pictures_of_every_kind_are_read_as_comfyui_reads_them(tmp_path, mode):
         image = Image.fromarray(some_pixels((5, 7, 3))).convert(mode)
     path = tmp_path / ("picture.tif" if mode in ("CMYK", "YCbCr") else "picture.png")
     image.save(path)
+    try:
+        wanted = load_image(path)
+    except OSError:
+        pytest.skip("this Pillow cannot read what it wrote, and ComfyUI not with it")  # 11.0 and YCbCr
     (frame,) = read_frames(path)
-    wanted = load_image(path)
     assert np.array_equal(to_pixels(frame).movedim(0, -1).numpy(), wanted) and len(np.unique(wanted)) > 1
 
 

@@ -18,7 +18,7 @@ from mcsjd_core.decoding.iteration import Iteration, Shape
 from mcsjd_core.decoding.window_policy import LADDER, AutoWindow, CommitModel, ForwardTimes
 from mcsjd_core.laws.coupling import Maximal
 from mcsjd_core.laws.noise import Noise
-from test_sequence_law import p_value, table_law
+from test_sequence_law import CODES, SAMPLES, SHARPNESS, TOKENS, p_value, table_law
 from tiny import TableModel, prompt, run, transformer
 
 LEVEL = 1e-3 / 4  # four G-tests of a correct core below, family-wise error 1e-3
@@ -247,11 +247,11 @@ def test_other_windows_are_refused(window):
 
 @pytest.mark.parametrize("coupling", ["independent", "maximal", "gumbel"])
 def test_sequences_follow_the_exact_law_under_auto(coupling, clock):
-    """200,000 rows share a schedule that widens, narrows and depends on their counts."""
+    """All rows share a schedule that widens, narrows and depends on their counts."""
     costs = iter([1.0, 2.0, 1.5, 3.0] * 100)
-    model = timed(TableModel(3, 5, seed=1), clock, lambda positions: next(costs))
+    model = timed(TableModel(CODES, TOKENS, sharpness=SHARPNESS, seed=27), clock, lambda positions: next(costs))
     settings = DecodeSettings(coupling, "auto", seed=1_000_003)
-    result = decode(model, model.prompt(200_000, False), Grid(1, 5), settings)
+    result = decode(model, model.prompt(SAMPLES, False), Grid(1, TOKENS), settings)
     assert len({window for trace in result.traces[:50] for window in trace.windows}) > 1
     assert p_value(result.tokens, table_law(model, settings.law)) > LEVEL
 

@@ -6,6 +6,7 @@ import json
 import warnings
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -140,7 +141,7 @@ def write_torchscript_codec(directory: Path) -> None:
 
 
 def write_t5(directory: Path, width: int = CONTEXT_DIM) -> None:
-    import transformers
+    transformers = pytest.importorskip("transformers", reason="transformers has T5")
 
     vocabulary = {name: id for id, name in enumerate(("<pad>", "</s>", "<unk>", *WORDS))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))

@@ -43,6 +43,8 @@ class Iteration:
                  settings: DecodeSettings, total: int, has_forced: bool):  # fmt: skip
         self.model, self.cache, self.slots, self.state = model, cache, slots, state  # of the cache, `slots` in all
         self.grid, self.settings = grid, settings
+        # What a graph depends on; torch 2.7 would tie it to all of the settings, the seed among them.
+        self.initialiser, self.law_settings = settings.initialiser, settings.law
         self.total, self.has_forced = total, has_forced  # end of the last token to draw; whether any is forced
         self.prompt_slots, self.guided = prompt.embeddings.shape[1], prompt.guided
         self.coupling = coupling_of(settings)
@@ -73,7 +75,7 @@ class Iteration:
         With them the entries [A, L] of the kept laws that they follow, NO_GUESS for chosen ones. `positions` has a row for every
         chain.
         """
-        state, rows, name = self.state, len(positions), self.settings.initialiser
+        state, rows, name = self.state, len(positions), self.initialiser
         known = state.known[:rows]
         fresh = positions >= known[:, None]
         inputs = DraftInputs(state.sequence[:rows], known, positions, self.grid, None, state.law_start[:rows])
@@ -115,9 +117,9 @@ class Iteration:
     def guess(self, inputs: DraftInputs) -> Tensor:
         """Tokens [A, L] chosen for first drafts."""
         guess = self.state.guesses[: len(inputs.positions)].gather(1, inputs.positions)
-        if self.settings.initialiser not in READS_TOKENS:
+        if self.initialiser not in READS_TOKENS:
             return guess
-        own = INITIALISERS[self.settings.initialiser](inputs)
+        own = INITIALISERS[self.initialiser](inputs)
         fits = (own >= 0) & (own < self.model.codebook_size) & self.may_differ(inputs.positions)
         return torch.where(fits, own, guess)
 
@@ -144,12 +146,12 @@ class Iteration:
             raise InputError(
                 f"The model gave {logits.shape[-1]} logits for a codebook of {self.model.codebook_size} codes."
             )
-        logits = guide(logits, self.settings.law.cfg_scale) if self.guided else logits.float()
-        return logits if self.cuts is None else self.cuts(logits, positions)
+        logits = guide(logits, self.law_settings.cfg_scale) if self.guided else logits.float()
+        return logits if self.cuts is None else self.cuts.of(logits, positions)
 
     def target(self, logits: Tensor, positions: Tensor) -> tuple[Law, Tensor]:
         """Target law [A, L], a point where a token is forced, and whether the logits were usable, bool scalar."""
-        law, usable_logits = target_law(logits, self.settings.law), usable(logits)
+        law, usable_logits = target_law(logits, self.law_settings), usable(logits)
         if self.has_forced:
             forced = self.state.forced_at(positions)
             law = law.with_points(forced != FREE, self.codes(forced))
@@ -220,7 +222,7 @@ class Cuts:
         missing = length - grid.num_tokens
         self.rule = torch.nn.functional.pad(grid.forbidden_row, (0, missing), value=-1).to(device)
 
-    def __call__(self, logits: Tensor, positions: Tensor) -> Tensor:
+    def of(self, logits: Tensor, positions: Tensor) -> Tensor:
         """Logits [A, L, V] with minus infinity for what may not stand at `positions` [A, L]."""
         rule = self.rule[positions]
         cut = self.forbidden[rule.clamp_min(0)] & (rule >= 0)[..., None]
