@@ -207,6 +207,12 @@ def test_gpus_that_are_not_there_are_not_waited_for(cluster, cli, prompts, tmp_p
     assert "A worker asks for 99 GPUs, and Ray finds" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("port", ["1", "99999"])
+def test_an_address_where_nothing_answers_is_told_at_once(port):
+    with pytest.raises(InputError, match=f"Nothing answers at 127.0.0.1:{port} .*mend --address"):
+        ray_engine._connect(f"127.0.0.1:{port}", Workers())
+
+
 def test_what_no_row_can_mend_ends_the_run_with_its_sentence(cluster, prompts, tmp_path):
     output = Output(tmp_path)
     with output.taken({}), pytest.raises(InputError, match="There is no checkpoint at"):

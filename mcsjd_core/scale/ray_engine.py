@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import os
+import socket
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
@@ -28,6 +29,7 @@ from .prompt_file import Row
 BLOCKS_A_WORKER = 40  # parts that the file is cut into: at its end a worker waits for no more than one of them
 OBJECT_STORE = 2**28  # bytes of a cluster that is made here: rows and records are small
 LOST_WORKERS = 3  # times that a row may take its worker with it
+ANSWER = 10  # seconds that a cluster may take to answer
 FATAL = "fatal"  # key of a record that no row can mend
 QUIET = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
 
@@ -127,6 +129,8 @@ def connected(address: str | None, workers: Workers) -> Iterator[None]:
 def _connect(address: str | None, workers: Workers) -> None:
     import ray
 
+    if address is not None:
+        _check_address(address)
     try:
         if address is None:
             with _importable_by_children():
@@ -134,10 +138,24 @@ def _connect(address: str | None, workers: Workers) -> None:
         else:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # what Ray raises where it cannot start has no class of its own
-        where = "on this machine" if address is None else f"at {address}"
+        reason = str(error).splitlines()[0]
+        if address is None:
+            raise InputError(f"Ray cannot be started on this machine ({reason}).") from None
         raise InputError(
-            f"Ray cannot be reached {where} ({str(error).splitlines()[0]}); start it, or mend --address."
+            f"Ray cannot be reached at {address} ({reason}); start it, or mend --address. If the cluster asks for a token, as "
+            "those of recent versions do, set RAY_AUTH_MODE=token."
         ) from None
+
+
+def _check_address(address: str) -> None:
+    """Ray itself would try for minutes to reach what is not there. `auto` is for Ray to find."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), ANSWER).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f"Nothing answers at {address} ({error}); start Ray there, or mend --address.") from None
 
 
 @contextmanager
