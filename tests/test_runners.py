@@ -92,11 +92,11 @@ def test_as_many_graphs_as_shapes_and_rows_that_end_change_nothing(counting, mon
     shapes = []
     monkeypatch.setattr(loop, "next_shape", lambda *args: shapes.append(next_shape(*args)) or shapes[-1])
     arguments = {"coupling": "maximal", "window": 5, "law": LAW, "trace_detail": True}
-    compiled = run(MODEL, GRID, 3, True, execution="compiled", **arguments)
+    compiled = run(MODEL, GRID, 2, True, execution="compiled", **arguments)
     assert counting.frame_count == len(set(shapes))
     assert {shape.window for shape in shapes} == {5} and {shape.extent for shape in shapes} == {16, 32, 37}
     assert len({shape.rows for shape in shapes}) > 1
-    eager = run(MODEL, GRID, 3, True, **arguments)
+    eager = run(MODEL, GRID, 2, True, **arguments)
     assert torch.equal(compiled.tokens, eager.tokens) and compiled.nfe == eager.nfe
     for ours, theirs in zip(compiled.traces, eager.traces, strict=True):
         assert ours.committed == theirs.committed and ours.starts == theirs.starts
