@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from mcsjd_core import InputError, load
-from mcsjd_core.cli import FAILED, INTERRUPTED
+from mcsjd_core.cli import FAILED, INTERRUPTED, main
 from mcsjd_core.cli.prompt_rows import SOME_FAILED
 from mcsjd_core.pipeline.sampling import sample
 from mcsjd_core.scale import drawer as drawer_module
@@ -33,15 +33,19 @@ from test_cli import ROOT, checkpoint, cli  # noqa: F401 - fixtures
 COUNT = 7
 
 
-@pytest.fixture
-def prompts(tmp_path) -> Path:
+def write_prompts(folder: Path) -> Path:
     """Rows with and without columns of their own; row 3 has a size that no model has."""
     rows = [{"prompt": f"thing {number}"} for number in range(1, COUNT + 1)]
     rows[1] |= {"seed": 7, "id": "second", "negative": "blue"}
     rows[2] |= {"size": "1x1"}
-    file = tmp_path / "prompts.jsonl"
+    file = folder / "prompts.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     return file
+
+
+@pytest.fixture
+def prompts(tmp_path) -> Path:
+    return write_prompts(tmp_path)
 
 
 def records_of(folder: Path) -> list[dict]:
@@ -112,10 +116,19 @@ def test_a_run_that_is_stopped_goes_on_and_draws_nothing_twice(draw, tmp_path, m
     assert draw("out", "--rows", 2) == SOME_FAILED
 
 
+@pytest.fixture(scope="module")
+def whole(checkpoint, tmp_path_factory) -> Path:  # noqa: F811
+    """The folder of a run that nothing stopped."""
+    folder = tmp_path_factory.mktemp("whole") / "out"
+    prompts = write_prompts(folder.parent)
+    command = ["generate", "--prompts", prompts, "--out", folder, "--seed", 5, "--model", checkpoint, "--quiet"]
+    assert main(list(map(str, command))) == SOME_FAILED
+    return folder
+
+
 @pytest.mark.parametrize("moment", range(8))
-def test_a_kill_at_any_moment_of_a_commit_loses_nothing(draw, tmp_path, monkeypatch, moment):
+def test_a_kill_at_any_moment_of_a_commit_loses_nothing(draw, whole, tmp_path, monkeypatch, moment):
     """Dies in place of the n-th operation on files of a commit, as kill -9 would: nothing is tidied up."""
-    assert draw("whole") == SOME_FAILED
     left, dead = moment, False
 
     class Killed(BaseException):
@@ -154,7 +167,7 @@ def test_a_kill_at_any_moment_of_a_commit_loses_nothing(draw, tmp_path, monkeypa
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     assert draw("out") == SOME_FAILED
-    assert hashes(tmp_path / "out") == hashes(tmp_path / "whole")
+    assert hashes(tmp_path / "out") == hashes(whole)
     assert [record["row"] for record in records_of(tmp_path / "out")] == list(range(1, COUNT + 1))
     assert held(tmp_path / "out") == {"run.json", "records.jsonl", ".lock", ".turn"}
 
