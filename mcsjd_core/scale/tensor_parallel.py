@@ -9,6 +9,7 @@ hash of seed and place, so that nothing else has to be sent.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from ..errors import InputError
 from ..nn.transformer import Transformer, TransformerConfig
 
 HEADS = ("lm_head", "vision_head")  # what families call the matrix from hidden states to codes
+FREED = 0.2  # seconds in which gloo's threads free what they worked on
 LONGEST_WAIT = timedelta(minutes=10)  # for another process: a checkpoint is read at different speeds
 # What collectives raise when another process is gone, or does not answer.
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out", "NCCL", "Gloo", "gloo")
@@ -63,6 +65,8 @@ def joined(size: int, device: str) -> Iterator[Group]:
         ) from None
     finally:
         if dist.is_initialized():
+            # Torch 2.7 joins gloo's threads with Python's lock held, which one that frees its last work waits for.
+            time.sleep(FREED)
             dist.destroy_process_group()
 
 
