@@ -2,18 +2,20 @@
 
     python scripts/measure_scale.py overhead        the engines against the bare loop, one worker, embedded model
     python scripts/measure_scale.py speedup         two workers of Ray against one, embedded model
+    python scripts/measure_scale.py processes       the same with two processes and no Ray: what the machine itself gives
     python scripts/measure_scale.py waiting --workers 8,64 --seconds 4 --prompts 1000
                                                     workers that wait as long as a picture takes, in place of drawing it
     python scripts/measure_scale.py communication   bytes and time of a forward's collectives, computed from published bandwidths
 
-overhead compares shares of the same seconds, and can be believed on a machine that does something else, too; speedup needs
-two cores of its own. waiting measures Ray alone, and what its own processes compute is little.
+overhead compares shares of the same seconds, and can be believed on a machine that does something else, too; speedup and
+processes need two cores of their own. waiting measures Ray alone, and what its own processes compute is little.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import statistics
@@ -21,10 +23,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -137,9 +142,36 @@ def speedup(arguments: argparse.Namespace) -> None:
         for _ in range(arguments.repeats):
             for count, rates in found.items():
                 rates.append(rate(plan, arguments.prompts, ray_engine.Workers(count, count)))
+    tell(found)
+
+
+def tell(found: dict[int, list[float]]) -> None:
+    """Pictures a second of one and of two workers, round by round."""
     for count, rates in found.items():
         print(f"{count} workers: {statistics.median(rates):.3f} pictures a second")
-    print(f"speed-up: {interval(list(zip(found[2], found[1], strict=True)))}, {arguments.repeats} rounds")
+    print(f"speed-up: {interval(list(zip(found[2], found[1], strict=True)))}, {len(found[1])} rounds")
+
+
+def processes(arguments: argparse.Namespace) -> None:
+    found: dict[int, list[float]] = {1: [], 2: []}
+    for _ in range(arguments.repeats):
+        for count, rates in found.items():
+            with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool:
+                all_ready = multiprocessing.Manager().Barrier(count)
+                rates.append(sum(pool.map(drawing_rate, [arguments.prompts] * count, [all_ready] * count)))
+    tell(found)
+
+
+def drawing_rate(prompts: int, all_ready) -> float:
+    """Pictures a second of this process, on one thread as Ray's workers are, from when all have drawn one."""
+    torch.set_num_threads(1)
+    plan = Plan(EMBEDDED_MODEL)
+    model = plan.load()
+    with prompts_and_output(prompts) as (file, output):
+        drawer, rows = Drawer(model, plan, output), list(read_rows(file))
+        drawer.draw(rows[:1])
+        all_ready.wait()
+        return (prompts - 1) / seconds_of(lambda: [drawer.draw([row]) for row in rows[1:]])
 
 
 def rate(plan, prompts: int, workers: ray_engine.Workers, worker: type | None = None) -> float:
@@ -237,17 +269,24 @@ def communication(arguments: argparse.Namespace) -> None:
                 print(f"| {machine} | {n} | {window} | {sent / 1e6:.1f} | {took * 1e3:.1f} | {reading * 1e3:.1f} |")
 
 
+MEASUREMENTS = {
+    "overhead": overhead,
+    "speedup": speedup,
+    "processes": processes,
+    "waiting": waiting,
+    "communication": communication,
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("overhead", "speedup", "waiting", "communication"))
+    parser.add_argument("what", choices=tuple(MEASUREMENTS))
     parser.add_argument("--prompts", type=int, default=40)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--workers", default="1,8,64")
     parser.add_argument("--seconds", type=float, default=4, help="that a waiting worker takes for a picture")
     arguments = parser.parse_args()
-    {"overhead": overhead, "speedup": speedup, "waiting": waiting, "communication": communication}[arguments.what](
-        arguments
-    )
+    MEASUREMENTS[arguments.what](arguments)
 
 
 if __name__ == "__main__":

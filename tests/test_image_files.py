@@ -45,7 +45,7 @@ def test_pictures_of_every_kind_are_read_as_comfyui_reads_them(tmp_path, mode):
     try:
         wanted = load_image(path)
     except OSError:
-        pytest.skip("this Pillow cannot read what it wrote, and ComfyUI not with it")  # 11.0 and YCbCr
+        pytest.skip("this Pillow cannot read what it wrote, so neither can ComfyUI")  # 11.0 and YCbCr
     (frame,) = read_frames(path)
     assert np.array_equal(to_pixels(frame).movedim(0, -1).numpy(), wanted) and len(np.unique(wanted)) > 1
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -207,10 +209,31 @@ def test_gpus_that_are_not_there_are_not_waited_for(cluster, cli, prompts, tmp_p
     assert "A worker asks for 99 GPUs, and Ray finds" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("port", ["1", "99999"])
-def test_an_address_where_nothing_answers_is_told_at_once(port):
-    with pytest.raises(InputError, match=f"Nothing answers at 127.0.0.1:{port} .*mend --address"):
-        ray_engine._connect(f"127.0.0.1:{port}", Workers())
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:1", "ray://127.0.0.1:1", "[::1]:1", "127.0.0.1:99999", f"{'a' * 64}.b:1"]
+)
+def test_an_address_where_nothing_answers_is_told_at_once(address, monkeypatch):
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # or the cluster of the other tests would serve
+    monkeypatch.setattr("ray.init", lambda *_, **__: pytest.fail("Ray would try for minutes"))
+    with (
+        pytest.raises(InputError, match=f"Nothing answers at {re.escape(address)} .*mend --address"),
+        ray_engine.connected(address, Workers()),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "[::1]")])
+def test_an_address_that_answers_is_left_to_ray(family, host, monkeypatch):
+    reached = []
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", lambda address, **_: reached.append(address))
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    try:
+        server = socket.create_server((host.strip("[]"), 0), family=family)
+    except OSError as error:
+        pytest.skip(f"this machine has no {host} ({error})")
+    with server, ray_engine.connected(f"{host}:{server.getsockname()[1]}", Workers()):
+        assert reached == [f"{host}:{server.getsockname()[1]}"]
 
 
 def test_what_no_row_can_mend_ends_the_run_with_its_sentence(cluster, prompts, tmp_path):

@@ -153,8 +153,8 @@ def _check_address(address: str) -> None:
     if not port.isdecimal():
         return
     try:
-        socket.create_connection((host, int(port)), ANSWER).close()
-    except (OSError, OverflowError) as error:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER).close()
+    except (OSError, OverflowError, UnicodeError) as error:  # no such host, port or name
         raise InputError(f"Nothing answers at {address} ({error}); start Ray there, or mend --address.") from None
 
 

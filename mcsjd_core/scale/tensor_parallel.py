@@ -65,7 +65,7 @@ def joined(size: int, device: str) -> Iterator[Group]:
         ) from None
     finally:
         if dist.is_initialized():
-            # Torch 2.7 joins gloo's threads with Python's lock held, which one that frees its last work waits for.
+            # Torch 2.7 joins gloo's threads while it holds Python's lock; one that still frees its work would wait for it.
             time.sleep(FREED)
             dist.destroy_process_group()
 
