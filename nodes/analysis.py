@@ -14,6 +14,25 @@ ALL = "all that can be drawn"
 CHARTS = [ALL, *charts.CHARTS]
 
 
+def report_outputs() -> list[io.Output]:
+    """Text, pictures, and the numbers that other nodes may use."""
+    return [
+        io.String.Output(display_name="report", tooltip="The text that the node shows."),
+        io.Image.Output(display_name="chart", tooltip="The chart, or several charts as a batch."),
+        io.Image.Output(
+            display_name="acceptance_map",
+            tooltip="The picture, coloured by how many tokens the same forward committed: dark areas were expensive.",
+        ),
+        io.Float.Output(
+            display_name="step_compression",
+            tooltip="Tokens per forward of each picture, averaged over the pictures; plain AR has 1.",
+        ),
+        io.Int.Output(display_name="nfe", tooltip="Forwards after the prompt's; the pictures of a batch share them."),
+        io.Float.Output(display_name="tokens_per_second", tooltip="For all pictures together."),
+        io.Float.Output(display_name="speedup", tooltip="Measured against the baseline, or estimated."),
+    ]
+
+
 class Stats(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -47,24 +66,7 @@ class Stats(io.ComfyNode):
                     "need record_details switched on in the sampler.",
                 ),
             ],
-            outputs=[
-                io.String.Output(display_name="report", tooltip="The text that the node shows."),
-                io.Image.Output(display_name="chart", tooltip="The chart, or several charts as a batch."),
-                io.Image.Output(
-                    display_name="acceptance_map",
-                    tooltip="The picture, coloured by how many tokens the same forward committed: dark areas were "
-                    "expensive.",
-                ),
-                io.Float.Output(
-                    display_name="step_compression",
-                    tooltip="Tokens per forward of each picture, averaged over the pictures; plain AR has 1.",
-                ),
-                io.Int.Output(
-                    display_name="nfe", tooltip="Forwards after the prompt's; the pictures of a batch share them."
-                ),
-                io.Float.Output(display_name="tokens_per_second", tooltip="For all pictures together."),
-                io.Float.Output(display_name="speedup", tooltip="Measured against the baseline, or estimated."),
-            ],
+            outputs=report_outputs(),
             is_output_node=True,
         )
 

@@ -62,10 +62,42 @@ class LoadDiffusion(io.ComfyNode):
         return io.NodeOutput(diffusion_models.load_decoder(model, dtype))
 
 
+def diffusion_inputs() -> list[io.Input]:
+    """How the diffusion runs."""
+    own = DiffusionSettings()
+    return [
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=2**64 - 1,
+            control_after_generate=True,
+            tooltip="Of the diffusion: another seed gives other pixels of the same tokens. Further pictures of the "
+            "batch use seed + 1, seed + 2 and so on.",
+        ),
+        io.Int.Input(
+            "steps",
+            default=own.steps,
+            min=1,
+            max=1000,
+            tooltip="Steps of the diffusion; 50 is the authors' number. Fewer take less time.",
+        ),
+        io.Float.Input(
+            "cfg",
+            default=own.guidance_scale,
+            min=1.0,
+            max=30.0,
+            step=0.1,
+            round=0.01,
+            tooltip="How strictly the diffusion follows tokens and text; 1.5 is the authors' number. 1 is off and "
+            "halves the work of every step.",
+        ),
+    ]
+
+
 class DecodeDiffusion(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        own = DiffusionSettings()
         return schema(
             node_id="MCSJD_DecodeDiffusion",
             display_name="MC-SJD Decode GLM-Image",
@@ -76,32 +108,7 @@ class DecodeDiffusion(io.ComfyNode):
                 DiffusionSocket.Input("decoder", tooltip="From Load GLM-Image Decoder."),
                 ModelSocket.Input("model", tooltip="The model that drew the tokens; any other model is refused."),
                 TokensSocket.Input("tokens", tooltip="Complete pictures, from the sampler."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**64 - 1,
-                    control_after_generate=True,
-                    tooltip="Of the diffusion: another seed gives other pixels of the same tokens. Further pictures of the "
-                    "batch use seed + 1, seed + 2 and so on.",
-                ),
-                io.Int.Input(
-                    "steps",
-                    default=own.steps,
-                    min=1,
-                    max=1000,
-                    tooltip="Steps of the diffusion; 50 is the authors' number. Fewer take less time.",
-                ),
-                io.Float.Input(
-                    "cfg",
-                    default=own.guidance_scale,
-                    min=1.0,
-                    max=30.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="How strictly the diffusion follows tokens and text; 1.5 is the authors' number. 1 is off and "
-                    "halves the work of every step.",
-                ),
+                *diffusion_inputs(),
             ],
             outputs=[io.Image.Output(display_name="image", tooltip="One picture for each one in the batch.")],
         )

@@ -15,7 +15,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from .. import mcsjd_core
-from ..mcsjd_core import Decoded, DecodeSettings, Grid, InputError, Step
+from ..mcsjd_core import Decoded, DecodeSettings, Drawing, Grid, InputError, Step
 from ..mcsjd_core.families.interface import Clip
 from ..mcsjd_core.families.sizes import choose_size
 from ..mcsjd_core.families.weight_error import logits_change
@@ -159,42 +159,16 @@ def bytes_name(count: float) -> str:
 # -- drawing -----------------------------------------------------------------------------------------------------------
 
 
-def sample(
-    model: LoadedModel,
-    texts: list[str],
-    settings: DecodeSettings,
-    *,
-    negatives: list[str] | None = None,
-    size: str | None = None,
-    frames: int | None = None,
-    encoded: dict[str, Tensor] | None = None,
-    first: ImageTokens | None = None,
-    warm: ImageTokens | None = None,
-    kept: Tensor | None = None,
-    live_preview: bool = True,
-) -> tuple[Decoded, float]:
+def sample(model: LoadedModel, drawing: Drawing, live_preview: bool) -> tuple[Decoded, float]:
     """Draw tokens with the model on its device; the bar counts committed tokens, Stop works after every forward.
 
     Also gives the seconds that live previews took.
     """
-    _follow_weights(model.token_patcher)
-    drawing = mcsjd_core.Drawing.of(
-        model.family,
-        texts,
-        settings,
-        size=size,
-        frames=frames,
-        negatives=negatives,
-        encoded=encoded,
-        first_codes=None if first is None else first.codes(),
-        earlier_tokens=None if warm is None else warm.tokens,
-        kept_tokens=kept,
-    )
     if drawing.note:
         tell(drawing.note)
     _load_transformer(model, drawing.memory_bytes)
-    preview = _preview_of(model, drawing, len(texts), live_preview)
-    progress = Progress(len(texts) * drawing.grid.num_tokens)
+    preview = _preview_of(model, drawing, live_preview)
+    progress = Progress(drawing.prompt.batch * drawing.grid.num_tokens)
 
     def on_step(step: Step) -> None:
         progress.update(sum(step.done), preview.picture(step))
@@ -213,7 +187,7 @@ def _load_transformer(model: LoadedModel, needed: int) -> None:
     patcher = model.token_patcher
     whole = model.execution != EXECUTIONS[0] or INT8 in model.dtype
     mm.load_models_gpu([patcher], memory_required=needed, force_full_load=whole)
-    _follow_weights(patcher)
+    follow_weights(patcher)
     tensors = (*patcher.model.parameters(), *patcher.model.buffers())
     if model.execution == "captured" and any(tensor.device != patcher.load_device for tensor in tensors):
         raise InputError(
@@ -222,15 +196,17 @@ def _load_transformer(model: LoadedModel, needed: int) -> None:
         )
 
 
-def _follow_weights(patcher: ModelPatcher) -> None:
+def follow_weights(patcher: ModelPatcher) -> None:
     """Tell the model where to compute: ComfyUI may leave some weights in system memory, so no single weight shows it."""
     patcher.model.compute_device = getattr(patcher.model, "device", None)
 
 
-def _preview_of(model: LoadedModel, drawing: mcsjd_core.Drawing, batch: int, wanted: bool) -> LivePreview:
+def _preview_of(model: LoadedModel, drawing: Drawing, wanted: bool) -> LivePreview:
     """Live previews of a run, if they are wanted and possible."""
     preview, needed = LivePreview(model.family, drawing.grid), drawing.memory_bytes
-    preview.enabled &= wanted and _make_room_for_previews(model, needed, min(PREVIEWED, batch), drawing.grid)
+    preview.enabled &= wanted and _make_room_for_previews(
+        model, needed, min(PREVIEWED, drawing.prompt.batch), drawing.grid
+    )
     return preview
 
 

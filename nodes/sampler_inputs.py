@@ -93,6 +93,13 @@ def law_inputs() -> list:
             tooltip="-1 is the model's own setting. Lower: safer, plainer pictures and fewer forwards. Higher: wilder "
             "ones. 0 always takes the most likely token, so the seed no longer matters.",
         ),
+        *truncation_inputs(),
+    ]
+
+
+def truncation_inputs() -> list:
+    """Which tokens can be drawn at all."""
+    return [
         io.Int.Input(
             "top_k",
             default=OWN,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..mcsjd_core import DecodeSettings, InputError, LawSettings
+from ..mcsjd_core import Decoded, DecodeSettings, Drawing, InputError, LawSettings
 from ..mcsjd_core.families.sizes import choose_size
 from ..mcsjd_core.reporting.report import Report
 from . import runtime
@@ -30,7 +30,7 @@ from .schema import schema
 from .seeds import COUNTED_LABEL, batch_seeds_input, row_seeds_of
 from .speed import check_trajectories, trajectories_input
 from .types import CATEGORY, ImageTokens, LoadedModel, StatsSocket, TokensSocket
-from .video import encoded_texts, start_of, video_inputs
+from .video import Start, encoded_texts, start_of, video_inputs
 
 DRAWN = Repeats()
 
@@ -98,26 +98,38 @@ def draw(
     start = start_of(model, size, count, len(texts), **starts)
     if warm_tokens is not None:
         warm_tokens.require_whole("the warm initialiser")
-    decoded, preview_seconds = runtime.sample(
-        model,
+    encoded = encoded_texts(text_encoder, [*texts, negative])
+    runtime.follow_weights(model.token_patcher)  # the text encoder may have pushed them out
+    drawing = Drawing.of(
+        model.family,
         texts,
         settings,
-        negatives=[negative] * len(texts),
         size=size,
         frames=count,
-        encoded=encoded_texts(text_encoder, [*texts, negative]),
-        first=start.tokens,
-        warm=warm_tokens,
-        kept=to_keep(model, picture_tokens, redraw_mask, start.tokens),
-        live_preview=live_preview,
+        negatives=[negative] * len(texts),
+        encoded=encoded,
+        first_codes=None if start.tokens is None else start.tokens.codes(),
+        earlier_tokens=None if warm_tokens is None else warm_tokens.tokens,
+        kept_tokens=to_keep(model, picture_tokens, redraw_mask, start.tokens),
     )
+    decoded, preview_seconds = runtime.sample(model, drawing, live_preview)
     tokens = replace(ImageTokens.of(decoded.tokens, size, model, count, texts), before=start.before, given=start.given)
-    names = {"model": model.name, "device": decoded.tokens.device, "dtype": model.dtype}
-    cost = Report.of(
-        decoded, settings, **names, grid=tokens.grid, preview_seconds=preview_seconds, start_note=start.note,
+    return tokens, cost_of(model, decoded, drawing, start, preview_seconds)
+
+
+def cost_of(model: LoadedModel, decoded: Decoded, drawing: Drawing, start: Start, preview_seconds: float) -> Report:
+    """What the run cost."""
+    return Report.of(
+        decoded,
+        drawing.settings,
+        model=model.name,
+        device=decoded.tokens.device,
+        dtype=model.dtype,
+        grid=drawing.grid,
+        preview_seconds=preview_seconds,
+        start_note=start.note,
         skipped_frames=start.skipped,
-    )  # fmt: skip
-    return tokens, cost
+    )
 
 
 def settings_of(

@@ -43,20 +43,25 @@ def model_config(
         "eos_token_id": vocabulary["</s>"],
         "pad_token_id": vocabulary["<pad>"],
         "torch_dtype": str(dtype).removeprefix("torch."),
-        "vq_config": {
-            "base_channels": codec.channels,
-            "channel_multiplier": list(codec.channel_multipliers),
-            "num_res_blocks": codec.res_blocks,
-            "latent_channels": codec.z_channels,
-            "embed_dim": codec.embed_dim,
-            "num_embeddings": codec.codebook_size,
-            "attn_resolutions": None,
-            "attn_type": "vanilla",
-            "double_latent": False,
-            "in_channels": 3,
-            "resolution": 16 * codec.downsampling,
-        },
+        "vq_config": codec_config(codec),
         "vocabulary_map": vocabulary,
+    }
+
+
+def codec_config(codec: VQGANConfig) -> dict:
+    """The fields of transformers' ChameleonVQVAEConfig."""
+    return {
+        "base_channels": codec.channels,
+        "channel_multiplier": list(codec.channel_multipliers),
+        "num_res_blocks": codec.res_blocks,
+        "latent_channels": codec.z_channels,
+        "embed_dim": codec.embed_dim,
+        "num_embeddings": codec.codebook_size,
+        "attn_resolutions": None,
+        "attn_type": "vanilla",
+        "double_latent": False,
+        "in_channels": 3,
+        "resolution": 16 * codec.downsampling,
     }
 
 

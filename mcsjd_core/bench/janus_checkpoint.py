@@ -29,22 +29,40 @@ class JanusSize:
 
 
 def write(directory: Path, size: JanusSize) -> Path:
-    """Write config, weights and tokenizer with transformers; the parts for understanding pictures are as small as can be."""
+    """Write config, weights and tokenizer with transformers."""
     transformers: Any = import_module("transformers")  # to check types, its hundreds of models would be read
 
     tokenizer = _tokenizer()
-    text = transformers.LlamaConfig(
-        vocab_size=tokenizer.get_vocab_size(),
-        hidden_size=size.dim,
-        intermediate_size=size.ffn_dim,
-        num_hidden_layers=size.layers,
-        num_attention_heads=size.heads,
-        num_key_value_heads=size.heads,
-        rms_norm_eps=1e-6,
-        max_position_embeddings=1024,
-        pad_token_id=tokenizer.token_to_id(PAD),
-        bos_token_id=tokenizer.token_to_id(BOS),
-    )
+    text = transformers.LlamaConfig(**_language_fields(size, tokenizer))
+    parts = {"text_config": text.to_dict(), **_picture_fields(size)}
+    config = transformers.JanusConfig(**parts, tie_word_embeddings=False)
+    with torch.device("meta"):
+        model = transformers.JanusForConditionalGeneration(config)
+    model = model.to_empty(device="cpu")
+    _fill(model)
+    model.save_pretrained(directory)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    return directory
+
+
+def _language_fields(size: JanusSize, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Those of transformers' LlamaConfig."""
+    return {
+        "vocab_size": tokenizer.get_vocab_size(),
+        "hidden_size": size.dim,
+        "intermediate_size": size.ffn_dim,
+        "num_hidden_layers": size.layers,
+        "num_attention_heads": size.heads,
+        "num_key_value_heads": size.heads,
+        "rms_norm_eps": 1e-6,
+        "max_position_embeddings": 1024,
+        "pad_token_id": tokenizer.token_to_id(PAD),
+        "bos_token_id": tokenizer.token_to_id(BOS),
+    }
+
+
+def _picture_fields(size: JanusSize) -> dict[str, Any]:
+    """The codec, and the parts for understanding pictures, which are as small as can be."""
     vision = {
         "hidden_size": 16,
         "num_hidden_layers": 1,
@@ -60,15 +78,7 @@ def write(directory: Path, size: JanusSize) -> Path:
         "projection_dim": size.dim,
         "image_token_embed_dim": size.dim,
     }
-    parts = {"text_config": text.to_dict(), "vision_config": vision, "vq_config": codec}
-    config = transformers.JanusConfig(**parts, tie_word_embeddings=False)
-    with torch.device("meta"):
-        model = transformers.JanusForConditionalGeneration(config)
-    model = model.to_empty(device="cpu")
-    _fill(model)
-    model.save_pretrained(directory)
-    tokenizer.save(str(directory / "tokenizer.json"))
-    return directory
+    return {"vision_config": vision, "vq_config": codec}
 
 
 @torch.no_grad()

@@ -174,8 +174,19 @@ def _run_one(arguments: argparse.Namespace, tells: bool = True, packed: bool = T
         print(drawing.note, file=sys.stderr)
     with token_bar(len(texts) * (drawing.grid.num_tokens - drawing.given), arguments.quiet or not tells) as bar:
         decoded = drawing.run(advance(bar, drawing.given))
-    if not tells:
-        return
+    if tells:
+        _hand_out(arguments, model, settings, decoded, texts, out)
+
+
+def _hand_out(
+    arguments: argparse.Namespace,
+    model: Family,
+    settings: DecodeSettings,
+    decoded: Decoded,
+    texts: list[str],
+    out: Path,
+) -> None:
+    """Print what the run cost, and write the files that were asked for."""
     files = _numbered(out, len(texts)) if model.clip.has_pixels else [arguments.save_tokens] * len(texts)
     _report(settings, decoded)
     if model.clip.has_pixels:
