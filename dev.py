@@ -9,7 +9,7 @@
     python3 dev.py test [pytest arguments]          style, types, dependencies, and the tests on all cores
     python3 dev.py test --oldest [pytest arguments] the tests with the oldest versions that are promised to work
 
-A command's options follow it with --help, once anything has been run.
+COMMAND --help lists a command's options, once any command has been run.
 
 On Linux, PyPI's torch brings CUDA libraries of several gigabytes. Without an NVIDIA GPU, set
 PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu before the first call to get the small CPU build.

@@ -72,7 +72,7 @@ def diffusion_inputs() -> list[io.Input]:
             min=0,
             max=2**64 - 1,
             control_after_generate=True,
-            tooltip="Of the diffusion: another seed gives other pixels of the same tokens. Further pictures of the "
+            tooltip="For the diffusion: another seed gives different pixels from the same tokens. Further pictures of the "
             "batch use seed + 1, seed + 2 and so on.",
         ),
         io.Int.Input(

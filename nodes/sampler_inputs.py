@@ -27,7 +27,7 @@ def what_to_draw() -> list:
             default=PROMPT,
             tooltip="What to draw. The embedded model knows things in places: a pumpkin on pebbles, a blue car "
             "in a city. Line breaks and repeated spaces count as one space. If this is empty, the embedded "
-            "model and models of classes draw anything; other models get their usual request without "
+            "model and class-conditional models draw anything; other models get their usual request without "
             "a description, as their authors send it.",
         ),
         io.Int.Input(
@@ -138,9 +138,8 @@ def batch_and_guesses() -> list:
             tooltip="First guess for a token, before the model has seen it: a random one, the token to its "
             "left, the one above, the one in the same position of the frame before (previous_frame, "
             "for videos), or (warm) the one in the connected warm_tokens. recall begins with random ones and, "
-            "after each forward, guesses anew by what the model said in the same surroundings; with "
-            "the embedded image model it needs fewest forwards. None of this changes what can be drawn. warm "
-            "works only with seed-exact.",
+            "after each forward, guesses again from what the model predicted in the same context; with the embedded image "
+            "model it needs the fewest forwards. None of this changes what can be drawn. warm works only with seed-exact.",
         ),
     ]
 

@@ -34,7 +34,7 @@ def quickstart() -> Workflow:
 
 Press **Run**: four pictures, drawn by the small model that comes with the pack. No download, no graphics card needed.
 
-Such a model draws token by token. Here one forward checks a whole window of guessed tokens, so fewer are needed; the \
+Such a model draws token by token. Here one forward checks a whole window of guessed tokens, so fewer forwards are needed; the \
 pictures still follow the model's own distribution exactly. The report's first line says how many it took.
 
 **Try**

@@ -41,7 +41,7 @@ settings, without top-k or top-p.
 - **Janus-Pro-7B** (15 GB), or Janus-1.3B, in the menus of Get Model and Load Model.
 - **top_k** 1000: what the MC-SJD paper's code uses for this model; it excludes unlikely codes.
 - **coupling** *plain AR*: the baseline, 576 forwards.
-- **window** 16 or 128.
+- **window** 32 or 128.
 """
     values = {"prompt": "a lighthouse on a cliff at sunset", "batch_size": 4}
     return text_to_image("Janus-Pro-1B", values, text)
@@ -84,7 +84,7 @@ the ending of the prompt are the authors'; the request for the negative prompt n
 
 **Try**
 - **size** 832x624, 624x832, 880x584, 584x880, 960x544 or 544x960.
-- **window** 16 to 128. Each position of the window takes about half a megabyte on top of the KV cache.
+- **window** 32 to 128. Each position of the window takes about half a megabyte on top of the KV cache.
 - **initialiser** *above*: guesses are the codes one row up.
 """
     prompt = "a red fox in the snow, masterpiece, film grained, best quality."

@@ -65,8 +65,8 @@ def _highlights(result: dict) -> list[str]:
         coupling, window = max(speedups, key=speedups.get)
         compression = result["step_compression"][coupling][window]
         lines.append(
-            f"- Fastest for one picture: {METHOD_LABELS[coupling]}, W {window}: {speedups[coupling, window]:.2f} times plain "
-            f"AR, at {compression:.2f} tokens a forward."
+            f"- Fastest for one picture: {METHOD_LABELS[coupling]}, W {window}: {speedups[coupling, window]:.2f} times as fast "
+            f"as plain AR, at {compression:.2f} tokens per forward."
         )
     ratios = result.get("ar_ratio_to_transformers")
     if ratios:

@@ -339,7 +339,7 @@ def test_generation_fields_that_make_no_sense_are_refused(directory, field, valu
 
 def test_tokenizer_of_another_model_is_refused(directory):
     build_tokenizer(CODEC.codebook_size - 1).save(str(directory / "tokenizer.json"))
-    assert "the tokenizer is of another model" in refusal(directory)
+    assert "the tokenizer belongs to another model" in refusal(directory)
     larger = build_tokenizer()
     larger.add_tokens(["<|image|>"])
     larger.save(str(directory / "tokenizer.json"))

@@ -129,7 +129,7 @@ def response_error(kind: type, status: int) -> Exception:
         (ConnectionError("Name or service not known"), r"cannot be reached \(Name or service not known\); go online"),
         (RuntimeError(""), r"cannot be reached \(RuntimeError\)"),
         (response_error(errors.GatedRepoError, 403), r"asks for consent first: sign in at https://\S+, accept"),
-        (response_error(errors.RepositoryNotFoundError, 404), "is not there, or not for everyone"),
+        (response_error(errors.RepositoryNotFoundError, 404), "does not exist or is not public"),
     ],
 )
 def test_failures_are_one_sentence(fake, error, words):

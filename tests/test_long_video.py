@@ -40,7 +40,7 @@ def test_what_cannot_be_divided_is_refused():
         parts_of(COSMOS, 40)
     with pytest.raises(InputError, match="draws pictures, not a video of 9 frames"):
         parts_of(PICTURE, 9)
-    with pytest.raises(InputError, match="begins with 9 of 9 frames"):
+    with pytest.raises(InputError, match="takes 9 of this model's 9 frames"):
         parts_of(replace(COSMOS, frames=9, start_frames=(9,)), 17)
 
 

@@ -76,8 +76,8 @@ def test_a_class_is_a_prompt(tmp_path):
         ('{"prompt": "x", "seed": -1}', "whole number between 0"),
         ('{"prompt": "x", "seed": 18446744073709551616}', "whole number between 0"),
         ('{"prompt": "x", "seed": true}', "has to be a text"),
-        ('{"prompt": "x", "id": "../x"}', "name of a file"),
-        ('{"prompt": "x", "id": ".x"}', "name of a file"),
+        ('{"prompt": "x", "id": "../x"}', "file name"),
+        ('{"prompt": "x", "id": ".x"}', "file name"),
         ('{"prompt": "x", "id": "' + 67 * "字" + '"}', "at most 200 bytes"),
     ],
 )
@@ -92,7 +92,7 @@ def test_a_bad_row_says_why_and_the_next_one_is_read(tmp_path, line, sentence):
         ("a.doc", "x", "ends in .txt"),
         ("a.txt", " \n", "holds no prompts"),
         ("a.csv", "caption\nx\n", "no column `prompt`"),
-        ("a.csv", 'prompt\n"x', "no whole table"),
+        ("a.csv", 'prompt\n"x', "not a complete table"),
         ("a.parquet", "x", "not a whole parquet file"),
     ],
 )

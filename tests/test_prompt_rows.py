@@ -111,7 +111,7 @@ def test_a_run_that_is_stopped_goes_on_and_draws_nothing_twice(draw, tmp_path, m
     assert [r["tokens_sha256"] for r in records_of(tmp_path / "out")] == [
         r["tokens_sha256"] for r in records_of(tmp_path / "whole")
     ]
-    assert "The same command goes on from here" in capsys.readouterr().err
+    assert "Run the same command again to resume" in capsys.readouterr().err
     monkeypatch.setattr(Plan, "load", lambda self: pytest.fail("a finished run loads no model"))
     assert draw("out", "--rows", 2) == SOME_FAILED
 
@@ -194,7 +194,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on(draw, tmp_path, monkeyp
 
     monkeypatch.setattr(Image.Image, "save", full)
     assert draw() == FAILED
-    assert "cannot be written to (No space left on device); mend that" in capsys.readouterr().err
+    assert "cannot be written to (No space left on device); fix that" in capsys.readouterr().err
     assert not list((tmp_path / "out").glob(".*.part.*"))
     assert draw() == SOME_FAILED and len(hashes(tmp_path / "out")) == COUNT - 1 == len(calls) - 1
 
@@ -286,8 +286,8 @@ def test_a_picture_that_was_deleted_is_drawn_again(draw, tmp_path):
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        (("red", "--prompts", "p.txt", "--out", "o"), "PROMPT is for single runs"),
-        (("--prompts", "p.txt", "--out", "o", "--trace", "t.json"), "--trace is for single runs"),
+        (("red", "--prompts", "p.txt", "--out", "o"), "PROMPT does not work with a file of prompts"),
+        (("--prompts", "p.txt", "--out", "o", "--trace", "t.json"), "--trace does not work with a file of prompts"),
         (("--prompts", "p.txt", "--out", "o", "--batch", 2), "give every picture a row"),
         (("--prompts", "p.txt"), "name one with --out"),
         (("--prompts", "p.txt", "--out", "p.txt"), "is a file"),

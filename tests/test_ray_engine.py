@@ -216,7 +216,7 @@ def test_an_address_where_nothing_answers_is_told_at_once(address, monkeypatch):
     monkeypatch.setattr("ray.is_initialized", lambda: False)  # or the cluster of the other tests would serve
     monkeypatch.setattr("ray.init", lambda *_, **__: pytest.fail("Ray would try for minutes"))
     with (
-        pytest.raises(InputError, match=f"Nothing answers at {re.escape(address)} .*mend --address"),
+        pytest.raises(InputError, match=f"Nothing answers at {re.escape(address)} .*correct --address"),
         ray_engine.connected(address, Workers()),
     ):
         pass

@@ -82,8 +82,8 @@ def tables(data: dict) -> list[Table]:
     ]
     note = (
         f"One guided picture, W {data['window']}, in MiB. The peak is what the process had resident (on a GPU: allocated) "
-        "at most, Python and torch included. Public models: computed from their sizes, in the type of this run, without "
-        "tables of text and with dense laws; noise is computed where it is needed and takes no memory."
+        "at most, Python and torch included. Public models: computed from their sizes, in this run's dtype, without text "
+        "embedding tables and with dense laws; noise is computed where it is needed and takes no memory."
     )
     return [Table("Memory", ["model", "weights", "KV cache", "laws", "state", "peak"], rows, note)]
 

@@ -91,8 +91,8 @@ def _cosmos(size: str, gigabytes: float, reads_text: bool) -> Download:
     licence = "NVIDIA Open Model License (commercial use allowed); to be accepted on the pages first"
     note = (
         "Continues a video of 1 or 9 frames. model.pt is read as tensors only; of the tokenizer's two TorchScript "
-        "programs the tensors are taken. Read the licence: that of NVIDIA's sister models ends where their safety "
-        "guardrail is left out, and there is none here."
+        "programs the tensors are taken. Read the licence: NVIDIA's licence for the sister models ends if "
+        "their safety guardrail is left out, and this pack has none."
     )
     encoder = (
         " It reads a text as well, with the encoder of T5-11B (version 1.0), which is not part of this download: in ComfyUI "
@@ -112,7 +112,7 @@ def _simplear(size: str, gigabytes: float) -> Download:
         "none seen (code MIT, base model Apache-2.0); its codec NVIDIA Open Model License, to be accepted on its page"
     )
     note = (
-        "Small enough for any card. The codec's two files are TorchScript programs of NVIDIA's, which are run. The size is "
+        "Small enough for any card. The codec's two files are NVIDIA's TorchScript programs; their tensors are read. The size is "
         "computed from the parameters; the codec comes on top of it."
     )
     return Download((own, files), licence, gigabytes, note)

@@ -102,7 +102,7 @@ class Fields:
     def _get(self, name: str, default, kind: str, fits: Callable[[object], bool]) -> Any:
         value = self.data.get(name)
         if value is None and default is None:
-            raise InputError(f"{self.where} lacks the field `{name}`; it is of another model, or incomplete.")
+            raise InputError(f"{self.where} lacks the field `{name}`; it belongs to another model, or is incomplete.")
         if value is None:
             return default
         if not fits(value):
@@ -150,7 +150,7 @@ class Checkpoint:
 
     def shape(self, name: str) -> list[int]:
         if name not in self.files:
-            raise InputError(f"The checkpoint has no tensor {name}; it is of another model, or incomplete.")
+            raise InputError(f"The checkpoint has no tensor {name}; it belongs to another model, or is incomplete.")
         with open_tensors(self.files[name]) as opened:
             return opened.shape(name)
 
@@ -281,7 +281,7 @@ def _check_nothing_found(wrong: dict[str, list[str]], source: Path) -> None:
     problems = [f"{len(names)} {what}: {_some(names)}" for what, names in wrong.items() if names]
     if problems:
         raise InputError(
-            f"The tensors in {source} do not fit ({'; '.join(problems)}); it is of another model, or damaged."
+            f"The tensors in {source} do not fit ({'; '.join(problems)}); it belongs to another model, or is damaged."
         )
 
 

@@ -51,7 +51,7 @@ def _formats(file: TensorFile, metadata: dict[str, str], path: Path) -> dict[str
         return {layer: str(said["format"]) for layer, said in layers.items()}
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(
-            f"{path} does not say as ComfyUI does in which format its weights are ({error!r}); download it again."
+            f"{path} does not name the format of its weights as ComfyUI's files do ({error!r}); download it again."
         ) from None
 
 

@@ -95,7 +95,7 @@ def _read_torch(file: Path) -> dict[str, Tensor]:
     state = next(iter(inner), data)
     tensors = {name: t for name, t in state.items() if isinstance(t, Tensor)} if isinstance(state, dict) else {}
     if not tensors:
-        raise InputError(f"{file} holds no named tensors; it is another file than the weights.")
+        raise InputError(f"{file} holds no named tensors; it is not a file of weights.")
     return _without_prefixes(tensors)
 
 

@@ -117,7 +117,7 @@ def _ask(source: Source, request):
             "known with `hf auth login`."
         ) from None
     except RepositoryNotFoundError:
-        raise InputError(f"{page} is not there, or not for everyone; look whether it was moved.") from None
+        raise InputError(f"{page} does not exist or is not public; check whether it has moved.") from None
     except Exception as error:  # which errors the net gives depends on the hub's version and its HTTP client
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise InputError(

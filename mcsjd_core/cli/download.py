@@ -44,5 +44,5 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _agreed() -> bool:
     if not sys.stdin.isatty():
-        raise InputError("Nobody can be asked here; read size and licence above, and agree with --yes.")
+        raise InputError("There is no terminal to ask on; read the size and licence above, then agree with --yes.")
     return input("Download it under this licence? [y/N] ").strip().lower() in ("y", "yes")

@@ -37,9 +37,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights",
         choices=WEIGHTS,
         default="full",
-        help="how the transformer's matrices are held: full in --dtype, bf16 in half of float32's memory and with its results if "
-        "the checkpoint was published in bf16, fp8 or int8 (needs torchao) in 8 bits, which draws from a slightly different law "
-        "(default: %(default)s)",
+        help="how the transformer's matrices are held: full in --dtype, bf16 in half the memory of float32, with the "
+        "same results if the checkpoint was published in bf16, fp8 or int8 (needs torchao) in 8 "
+        "bits, which draws from a slightly different law (default: %(default)s)",
     )
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     how = group.add_mutually_exclusive_group()

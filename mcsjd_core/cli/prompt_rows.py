@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help=f"a picture for every row of a .txt, .csv, .tsv, .jsonl or .parquet file (columns {', '.join(COLUMNS)}); --out is "
-        "then a folder, and the same command goes on where the last one was stopped",
+        "then a folder, and running the same command again resumes a run that was stopped",
     )
     group.add_argument(
         "--rows", type=int, default=1, metavar="N", help="pictures drawn side by side (default: %(default)s)"
@@ -71,7 +71,7 @@ def check(arguments: argparse.Namespace) -> None:
         return
     for name, shown in ONE_RUN.items():
         if getattr(arguments, name) not in (None, False, []):
-            raise InputError(f"{shown} is for single runs, and a file of prompts has its own; leave out one of them.")
+            raise InputError(f"{shown} does not work with a file of prompts; leave out one of them.")
     if arguments.batch != 1:
         raise InputError("--batch draws a prompt several times; in a file, give every picture a row and a seed.")
     if arguments.engine == "plain" and (arguments.address or arguments.workers or arguments.gpus is not None):
@@ -98,10 +98,11 @@ def run(arguments: argparse.Namespace) -> int:
                 _draw(arguments, plan, file, output, _teller(bar))
     except OSError as error:
         raise InputError(
-            f"{arguments.out} cannot be written to ({error.strerror or error}); mend that, and the same command goes on."
+            f"{arguments.out} cannot be written to ({error.strerror or error}); fix that and run the same command again to "
+            "resume."
         ) from None
     except KeyboardInterrupt:
-        print("The same command goes on from here.", file=sys.stderr)
+        print("Run the same command again to resume.", file=sys.stderr)
         raise
     return _report(output)
 
@@ -161,5 +162,5 @@ def _report(output: Output) -> int:
     print(f"{drawn} pictures in {output.folder}, {failed} rows failed; records in {output.records_file}")
     if first is None:
         return 0
-    print(f"The first of them is row {first['row']}: {first['error']}", file=sys.stderr)
+    print(f"The first failed row is {first['row']}: {first['error']}", file=sys.stderr)
     return SOME_FAILED

@@ -16,8 +16,8 @@ def check_room(drawing: Drawing, device: str) -> None:
     free = available_bytes()
     if device == "cpu" and free is not None and drawing.memory_bytes > free:
         raise InputError(
-            f"This run takes about {drawing.memory_bytes / 2**30:.0f} GiB beside the weights, and {free / 2**30:.1f} GiB of "
-            f"memory are free; {ADVICE}."
+            f"This run takes about {drawing.memory_bytes / 2**30:.0f} GiB on top of the weights, and only "
+            f"{free / 2**30:.1f} GiB of memory is free; {ADVICE}."
         )
 
 

@@ -20,7 +20,7 @@ def add_argument(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="share the model out to N GPUs: torchrun --nproc-per-node N -m mcsjd_core generate ...; see docs/scale.md "
+        help="split the model across N GPUs: torchrun --nproc-per-node N -m mcsjd_core generate ...; see docs/scale.md "
         "(default: %(default)s)",
     )
 
@@ -33,7 +33,7 @@ def check(arguments: argparse.Namespace) -> None:
         return
     if arguments.window == AUTO:
         raise InputError(
-            "--window auto follows the clock, and every process has its own; give a number for --tensor-parallel."
+            "--window auto follows the clock, which differs between processes; with --tensor-parallel, give --window a number."
         )
     if arguments.execution != "eager":
         raise InputError("A model over several GPUs is run as it is; leave out --compile and --capture.")

@@ -53,8 +53,8 @@ class FSQVideoConfig:
         # The decoder doubles time one level after space: as often as the encoder halves it, if it does so less often.
         if not time < space <= deepest and (space or time):
             raise InputError(
-                f"Beyond its patches a video tokenizer has to halve time less often than space, got {time} and {space} "
-                f"times, and space at most once a level but the deepest, got {deepest} such levels."
+                f"After patching, a video tokenizer must halve time less often than space (got {time} and {space} times), "
+                f"and space at most once per level except the deepest (got {deepest} such levels)."
             )
         FiniteScalarQuantizer(self.levels)
 

@@ -93,7 +93,9 @@ def _check(prompt: Prompt, settings: DecodeSettings, rows: int, seeds: Sequence[
     if settings.initialiser == "warm" or settings.trace_detail:
         raise InputError("A feed takes no earlier tokens and records no details: decode such pictures in batches.")
     if settings.row_seeds == OWN and seeds is None:
-        raise InputError("A feed counts the seeds of its pictures: leave row_seeds at counted, or decode batches.")
+        raise InputError(
+            "A feed gives its pictures consecutive seeds: leave row_seeds at 'counted', or decode in batches."
+        )
     if seeds is not None and len(seeds) != prompt.batch:
         raise InputError(f"There are {len(seeds)} seeds for {prompt.batch} pictures; give one for each.")
 

@@ -129,6 +129,6 @@ class Grid:
     def _refuse_preview(self) -> None:
         if self.preview is not None:
             raise InputError(
-                "This model draws a small preview before the picture, which cannot be told from a part of the picture; it cannot "
-                "continue one."
+                "This model draws a small preview before the picture, which cannot be derived from part of a picture, so "
+                "it cannot continue one."
             )

@@ -71,7 +71,9 @@ class Vocabulary(DrawingIds):
         for code in range(codebook_size):
             name = image_token_name(code)
             if ids.get(name) != first + code:
-                raise InputError(f"Image token {name} is not at id {first + code}; the tokenizer is of another model.")
+                raise InputError(
+                    f"Image token {name} is not at id {first + code}; the tokenizer belongs to another model."
+                )
         return cls(*named)
 
 
@@ -206,7 +208,7 @@ def _check_ids(tokenizer, vocabulary: Vocabulary, layout, codebook_size: int, vo
     largest = max(text, image, vocabulary.bos, vocabulary.begin_of_image, vocabulary.turn_end, *layout.ids)
     if largest >= vocab_size:
         raise InputError(
-            f"tokenizer.json has ids up to {largest}, the model embeds {vocab_size}; it is of another model."
+            f"tokenizer.json has ids up to {largest}, the model embeds {vocab_size}; it belongs to another model."
         )
 
 

@@ -45,7 +45,7 @@ def head_norm_rows(checkpoint: Checkpoint) -> int:
 
 def named_id(ids: dict[str, int], name: str) -> int:
     if name not in ids:
-        raise InputError(f"The vocabulary lacks {name}; the tokenizer is of another model.")
+        raise InputError(f"The vocabulary lacks {name}; the tokenizer belongs to another model.")
     return ids[name]
 
 

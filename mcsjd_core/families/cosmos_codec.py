@@ -32,7 +32,7 @@ def open_cosmos_codec(path: Path, names: tuple[str, ...], code_frames: int, devi
             return _codec_of_archives(folder, code_frames, device, operations)
     raise InputError(
         f"{path / names[0]} lacks {ENCODER} and {DECODER}: the video tokenizer that turns this model's tokens into pixels is "
-        f"published as nvidia/{names[0]}; download these two files to there."
+        f"published as nvidia/{names[0]}; download these two files there."
     )
 
 

@@ -53,7 +53,7 @@ class Shapes:
 
     def of(self, name: str) -> list[int]:
         if name not in self.names:
-            raise InputError(f"{self.path} has no tensor for {name}; it is of another model, or incomplete.")
+            raise InputError(f"{self.path} has no tensor for {name}; it belongs to another model, or is incomplete.")
         return self.checkpoint.shape(self.names[name])
 
     def vocabulary(self) -> tuple[int, int]:
@@ -90,7 +90,7 @@ class Shapes:
         for field, count in found.items():
             if (whole := config.count(field, count)) != count:
                 raise InputError(
-                    f"{self.path} holds {count} where config.json has `{field}` {whole}; it is a part of a model shared out to "
+                    f"{self.path} holds {count} where config.json has `{field}` {whole}; it is one part of a model split across "
                     "several devices, or another model: use the whole checkpoint."
                 )
 

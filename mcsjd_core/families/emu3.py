@@ -139,7 +139,7 @@ def open_published(path: Path) -> Files:
     if codec is None:
         raise InputError(
             f"{path / CODEC_DIRECTORY} is missing: the codec that turns this model's tokens into pictures is published as "
-            f"BAAI/{CODEC_DIRECTORY}; download it to there."
+            f"BAAI/{CODEC_DIRECTORY}; download it there."
         )
     configs = Fields.of_file(path / "config.json"), Fields.of_file(codec / "config.json")
     tokenizer, ids = read_vocabulary(path)

@@ -157,6 +157,6 @@ def _codec_file(path: Path) -> Path:
     if file is None:
         raise InputError(
             f"{files[0]} is missing: the codec that turns this model's tokens into pictures is published as "
-            f"BAAI/{CODEC_DIRECTORY}; download it to there."
+            f"BAAI/{CODEC_DIRECTORY}; download it there."
         )
     return file

@@ -37,7 +37,7 @@ def named_ids(ids: dict[str, int], names: Sequence[str], codebook_size: int) -> 
     first, last = code_name(0), code_name(codebook_size - 1)
     missing = [name for name in (*names, first, last) if name not in ids]
     if missing:
-        raise InputError(f"The vocabulary lacks {', '.join(missing)}; it is of another model, or incomplete.")
+        raise InputError(f"The vocabulary lacks {', '.join(missing)}; it belongs to another model, or is incomplete.")
     if ids[last] - ids[first] != codebook_size - 1:
-        raise InputError("The vocabulary does not count the visual tokens one by one; it is of another model.")
+        raise InputError("The visual tokens' ids are not consecutive; the vocabulary belongs to another model.")
     return (*(ids[name] for name in names), ids[first])

@@ -239,7 +239,7 @@ def _check_ids(model: Janus, vocab_size: int) -> None:
     largest = max({*ids.values()} - model.control_ids | {v.bos, v.pad, v.begin_of_image, *roles})
     if largest >= vocab_size:
         raise InputError(
-            f"tokenizer.json has ids up to {largest}, the model embeds {vocab_size}; it is of another model."
+            f"tokenizer.json has ids up to {largest}, the model embeds {vocab_size}; it belongs to another model."
         )
 
 

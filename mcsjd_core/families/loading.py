@@ -98,7 +98,7 @@ def _why_unsupported(path: Path) -> str:
     try:
         return _what_lies_at(path)
     except OSError as error:
-        return f"{path} cannot be read ({error.strerror}); give yourself the right to enter and read it."
+        return f"{path} cannot be read ({error.strerror}); give yourself permission to read it."
 
 
 def _what_lies_at(path: Path) -> str:

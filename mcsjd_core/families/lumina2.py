@@ -63,9 +63,7 @@ class Vocabulary(DrawingIds):
         codes = sorted(id for name, id in ids.items() if name.startswith(CODE_NAME))[:codebook_size]
         first = codes[0] if codes else FIRST_CODE
         if codes and codes != list(range(first, first + codebook_size)):
-            raise InputError(
-                "The vocabulary does not count the image codes one by one; the tokenizer is of another model."
-            )
+            raise InputError("The image codes' ids are not consecutive; the tokenizer belongs to another model.")
         return cls(begin, image, end, first)
 
 

@@ -115,7 +115,7 @@ def load(path: Path, *, dtype: torch.dtype, device, operations) -> SimpleAR:
     vocab_size, first_code = checkpoint.shape("model.embed_tokens.weight")[0], Vocabulary.of(tokenizer).first_code
     if first_code + codes > vocab_size:
         raise InputError(
-            f"{path} embeds {vocab_size} ids, fewer than {first_code} of its tokenizer and {codes} codes; its files do not "
+            f"{path} embeds {vocab_size} ids, fewer than its tokenizer's {first_code} plus {codes} codes; its files do not "
             "belong together."
         )
     factory = {"dtype": dtype, "device": "meta", "operations": operations}

@@ -56,7 +56,7 @@ class T5Captions:
         rows = [self.tokenizer.encode(text).ids for text in texts]
         if max(map(max, rows)) >= encoder.config.vocab_size:
             raise InputError(
-                f"tokenizer.json in {self.directory} has more ids than the encoder; it is of another model."
+                f"tokenizer.json in {self.directory} has more ids than the encoder; it belongs to another model."
             )
         return [encoder(torch.tensor([row]))[0] for row in rows]
 

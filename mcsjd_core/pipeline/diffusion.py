@@ -112,7 +112,7 @@ def load_diffusion(path: Path, *, dtype: torch.dtype, fp8: bool = False) -> Diff
     if missing:
         raise InputError(
             f"{path} lacks {', '.join(missing)}; GLM-Image's diffusion transformer is published in the same repository as its "
-            "autoregressive stage: download it to there."
+            "autoregressive stage: download it there."
         )
     for name in WEIGHTS:
         for file in (path / name).glob("*.safetensors"):

@@ -60,7 +60,9 @@ class Drawing:
             )
         longest = max(map(len, (*texts, *(negatives or ()))))
         if longest > LONGEST_TEXT:
-            raise InputError(f"A prompt may have {LONGEST_TEXT} characters, this one has {longest}; shorten it.")
+            raise InputError(
+                f"A prompt may have at most {LONGEST_TEXT} characters, this one has {longest}; shorten it."
+            )
         grid, guided = model.grid(size, frames), settings.law.guided
         first = None if first_codes is None else grid.tokens(first_codes)
         check_start(model.clip, grid, first if kept_tokens is None else kept_tokens)

@@ -63,7 +63,7 @@ def available(report: Report) -> list[str]:
 def why_not(name: str, report: Report) -> str | None:
     """Why a chart would show nothing of a run, in a sentence; None if it can be drawn."""
     if name == BY_FRAME and report.grid.frames == 1:
-        return f"The chart {BY_FRAME!r} is of videos, and these stats are of pictures; choose another chart."
+        return f"The chart {BY_FRAME!r} is for videos, but these stats are of pictures; choose another chart."
     if report.settings.effective_window == 1:
         return "This run committed one token per forward, so a chart of it shows nothing; draw with another coupling or window."
     if name in WITHOUT_DETAILS:
@@ -251,7 +251,7 @@ def acceptance_map(report: Report, pictures: Tensor | None = None) -> Tensor:
         pictures = torch.full((len(counts), grid.rows * side, grid.columns * side, 3), 0.5)
     if pictures.ndim != 4 or len(pictures) != len(counts) or pictures.shape[-1] != 3:
         raise InputError(
-            f"The map needs the {len(counts)} picture(s) that these stats are of, got an image of shape "
+            f"The map needs the {len(counts)} picture(s) that these stats describe, got an image of shape "
             f"{list(pictures.shape)}; connect the decoded tokens of the same run."
         )
     enlarged = _enlarged(pictures.float().cpu())

@@ -22,7 +22,7 @@ WIDEST_ON_CPU = 8  # a fixed window that costs a CPU little even with large mode
 
 
 KEPT = (
-    "The unmasked codes were kept; forwards also passed over those between the first and the last new one. Each new code depends "
+    "The unmasked codes were kept; forwards also ran over those between the first and the last new one. Each new code depends "
     "on the codes before it in reading order, not on those after it."
 )
 
@@ -113,7 +113,7 @@ class Report:
             return Speedup(1.0, False, "this run took one forward a token, as plain AR does")
         return Speedup(
             factor, False,
-            f"plain AR takes {longest} forwards, this run took {self.nfe}; its forwards are shorter, so the true factor "
+            f"plain AR takes {longest} forwards, this run took {self.nfe}; plain AR's are cheaper, so the true factor "
             'is lower. To measure it, connect the stats of a run with the coupling "plain AR" as the baseline',
         )  # fmt: skip
 
@@ -232,6 +232,6 @@ class Report:
                 "which is rare"
             )
         return (
-            f"seed-exact in {self.dtype}: rounding makes some pictures differ from plain AR's from some token on; the law is "
-            "the same, and with fp32 they agree"
+            f"seed-exact in {self.dtype}: rounding makes some pictures differ from plain AR's from some token onwards; the law "
+            "is the same, and with fp32 they agree"
         )

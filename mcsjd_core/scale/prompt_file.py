@@ -88,7 +88,7 @@ def _fields_of(path: Path) -> Iterator[Fields]:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error}); name a file that you may read.") from None
     except csv.Error as error:
-        raise InputError(f"{path} is no whole table ({error}); put texts with line ends in quotes.") from None
+        raise InputError(f"{path} is not a complete table ({error}); put texts with line breaks in quotes.") from None
 
 
 def _text_lines(path: Path) -> Iterator[str]:
@@ -197,7 +197,7 @@ def _id(fields: dict[str, Any]) -> str | None:
     text = _text(fields, "id")
     if text is not None and not (FILE_NAME.fullmatch(text) and len(text.encode()) <= LONGEST_NAME):
         raise InputError(
-            f"`id` becomes the name of a file, and {text[:50]!r} cannot; use letters, digits, points, hyphens and underscores, "
+            f"`id` becomes a file name, and {text[:50]!r} cannot; use letters, digits, dots, hyphens and underscores, "
             f"at most {LONGEST_NAME} bytes."
         )
     return text

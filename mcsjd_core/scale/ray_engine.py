@@ -75,7 +75,7 @@ def run(plan: Plan, prompts: Path, output: Output, on_record: Callable[[Record],
     except (OutOfMemoryError, RayActorError, WorkerCrashedError):
         raise InputError(
             f"Some rows lost their worker {LOST_WORKERS + 1} times, most often for lack of memory: use fewer --workers or "
-            "--rows. The same command goes on."
+            "--rows. Run the same command again to resume."
         ) from None
 
 
@@ -142,7 +142,7 @@ def _connect(address: str | None, workers: Workers) -> None:
         if address is None:
             raise InputError(f"Ray cannot be started on this machine ({reason}).") from None
         raise InputError(
-            f"Ray cannot be reached at {address} ({reason}); start it, or mend --address. If the cluster asks for a token, as "
+            f"Ray cannot be reached at {address} ({reason}); start it, or correct --address. If the cluster asks for a token, as "
             "those of recent versions do, set RAY_AUTH_MODE=token."
         ) from None
 
@@ -155,7 +155,7 @@ def _check_address(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), ANSWER).close()
     except (OSError, OverflowError, UnicodeError) as error:  # no such host, port or name
-        raise InputError(f"Nothing answers at {address} ({error}); start Ray there, or mend --address.") from None
+        raise InputError(f"Nothing answers at {address} ({error}); start Ray there, or correct --address.") from None
 
 
 @contextmanager
@@ -255,8 +255,9 @@ class DrawingWorker:
         except InputError as error:
             self.records.append({FATAL: str(error)})
         except OSError as error:
-            self.records.append({FATAL: f"{self.output.folder} cannot be written to ({error.strerror or error}); mend that, and "
-                                        "the same command goes on."})  # fmt: skip
+            reason = error.strerror or error
+            sentence = f"{self.output.folder} cannot be written to ({reason}); fix that and run the same command again to resume."
+            self.records.append({FATAL: sentence})
         return pyarrow.table({"record": [json.dumps(record) for record in self.records]})
 
     def _draw(self, rows: list[Row]) -> None:

@@ -60,8 +60,8 @@ def joined(size: int, device: str) -> Iterator[Group]:
         if not is_lost(error):
             raise
         raise InputError(
-            f"Another process of the run is gone, so process {rank + 1} of {size} ends, too; what ended that one stands in its "
-            "log: mend it and start again."
+            f"Another process of the run is gone, so process {rank + 1} of {size} ends, too; the log of the other one "
+            "says why: fix that and start again."
         ) from None
     finally:
         if dist.is_initialized():

@@ -43,7 +43,7 @@ def find_class(text: str) -> int:
     if best:
         raise InputError(f"{text!r} names several ImageNet classes: {_listed(best)}; give the number.")
     near = _near(name)
-    hint = f"near it are {_listed(near)}." if near else "the class picker lists them all."
+    hint = f"similar names are {_listed(near)}." if near else "the class picker lists them all."
     raise InputError(f"{text!r} is no ImageNet class, and this model draws nothing else; {hint}")
 
 
