@@ -78,6 +78,9 @@ def test_a_class_is_a_prompt(tmp_path):
         ('{"prompt": "x", "seed": true}', "has to be a text"),
         ('{"prompt": "x", "id": "../x"}', "file name"),
         ('{"prompt": "x", "id": ".x"}', "file name"),
+        (r'{"prompt": "a \ud83d cat"}', "`prompt` holds half a character (U+D83D) at character 3"),
+        (r'{"prompt": "x", "negative": "\udcff"}', "`negative` holds half a character"),
+        (r'{"prompt": "x", "size": "\ud83d"}', "`size` holds half a character"),
         ('{"prompt": "x", "id": "' + 67 * "字" + '"}', "at most 200 bytes"),
     ],
 )

@@ -276,6 +276,15 @@ def test_two_rows_of_one_id_are_told(cli, tmp_path):  # noqa: F811
         assert first["file"] == "a.png" and "a.png is there already" in second["error"]
 
 
+def test_half_a_character_fails_its_row_alone(cli, tmp_path):  # noqa: F811
+    lines = [r'{"prompt": "a \ud83d cat"}', r'{"prompt": "x", "negative": "\ud83d"}', '{"prompt": "fox"}']
+    (tmp_path / "p.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    assert cli("generate", "--prompts", "p.jsonl", "--out", tmp_path / "out") == SOME_FAILED
+    first, second, third = records_of(tmp_path / "out")
+    assert "`prompt` holds half a character" in first["error"] and "`negative` holds half" in second["error"]
+    assert third["error"] is None and set(hashes(tmp_path / "out")) == {"00000003.png"}
+
+
 def test_a_picture_that_was_deleted_is_drawn_again(draw, tmp_path):
     draw()
     before = hashes(tmp_path / "out")

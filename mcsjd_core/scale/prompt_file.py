@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..text.prompts import check_characters
 
 COLUMNS = ("prompt", "negative", "seed", "size", "id", "class")
 FILE_NAME, LONGEST_NAME = (
@@ -181,6 +182,8 @@ def _text(fields: dict[str, Any], name: str) -> str | None:
         return None
     if not isinstance(value, str | int) or isinstance(value, bool):
         raise InputError(f"`{name}` has to be a text, got {value!r}.")
+    # Refused here, so that the row holds nothing that its record could not be written with.
+    check_characters(str(value), f"`{name}`")
     return str(value)
 
 
