@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+import tiny_cosmos
 from mcsjd_core import InputError, load
 from mcsjd_core.cli import FAILED, INTERRUPTED, main
 from mcsjd_core.cli.prompt_rows import SOME_FAILED
@@ -225,9 +226,9 @@ def test_processes_of_a_run_that_has_ended_write_nothing_more(tmp_path):
     old, new = Output(tmp_path), Output(tmp_path)
     with old.taken({}):
         worker = Output(tmp_path, old.run)
-    before = held(tmp_path)
     for begun in (contextlib.nullcontext(), new.taken({})):
         with begun:
+            before = held(tmp_path)
             for commit in (worker.commit, old.commit):
                 with pytest.raises(InputError, match="has ended; nothing is written"):
                     commit(record, lambda part: part.write_text("picture"))
@@ -304,6 +305,7 @@ def test_a_picture_that_was_deleted_is_drawn_again(draw, tmp_path):
         (("--prompts", "p.txt", "--out", "o", "--temperature", "nan"), "temperature must be"),
         (("--prompts", "missing.txt", "--out", "o"), "is missing"),
         ((), "Nothing to draw"),
+        (("--prompts", "p.txt", "--out", "o", "--initialiser", "warm", "--coupling", "gumbel_exact"), "choose another for a file"),
         (("red", "--rows", 2), "--rows goes with a file of prompts"),
         (("red", "--retry"), "--retry goes with a file"),
     ],
@@ -314,6 +316,32 @@ def test_what_does_not_go_together_is_refused_before_a_model_is_read(cli, tmp_pa
     assert cli("generate", *more) == FAILED
     err = capsys.readouterr().err
     assert sentence in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (("--size", "9x9"), "no pictures of size '9x9'"),
+        (("--capture", "--device", "cpu"), "captured on a CUDA device only"),
+        (("--initialiser", "previous_frame"), "this model draws pictures"),
+        (("--negative", "x" * 6001), "at most 6000 characters"),
+        (("--negative", "\udcff"), "half a character"),
+    ],
+)
+def test_what_would_fail_every_row_ends_the_run_and_does_not_bind_its_folder(draw, tmp_path, capsys, more, sentence):
+    assert draw("out", *more) == FAILED
+    err = capsys.readouterr().err
+    assert sentence in err and err.count("\n") == 1 and not records_of(tmp_path / "out")
+    assert draw() == SOME_FAILED
+
+
+def test_a_video_model_that_continues_frames_draws_no_file_of_prompts(tmp_path, capsys):
+    world = tiny_cosmos.write_checkpoint(tmp_path / "tiny", reads_text=False, frame_rate=12.5)
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a"}')
+    command = ["generate", "--prompts", tmp_path / "p.jsonl", "--out", tmp_path / "out", "--model", world, "--quiet"]
+    assert main([*map(str, command)]) == FAILED
+    assert "give it 1 or 9 frames to continue" in capsys.readouterr().err
+    assert not records_of(tmp_path / "out")
 
 
 def test_memory_is_freed_and_only_some_rows_are_held(checkpoint, prompts, tmp_path, monkeypatch):  # noqa: F811

@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -240,3 +241,10 @@ def test_what_no_row_can_mend_ends_the_run_with_its_sentence(cluster, prompts, t
     output = Output(tmp_path)
     with output.taken({}), pytest.raises(InputError, match="There is no checkpoint at"):
         ray_engine.run(Plan(tmp_path / "none"), prompts, output, lambda record: None)
+
+
+def test_what_would_fail_every_row_ends_the_run_with_its_sentence(cluster, plan, prompts, tmp_path):
+    output = Output(tmp_path)
+    with output.taken({}), pytest.raises(InputError, match="no pictures of size '9x9'"):
+        ray_engine.run(replace(plan, size="9x9"), prompts, output, lambda record: None)
+    assert not list(output.records()) and not (tmp_path / "run.json").exists()

@@ -72,6 +72,8 @@ def check(arguments: argparse.Namespace) -> None:
     for name, shown in ONE_RUN.items():
         if getattr(arguments, name) not in (None, False, []):
             raise InputError(f"{shown} does not work with a file of prompts; leave out one of them.")
+    if arguments.initialiser == "warm":
+        raise InputError("The warm initialiser starts from one earlier result; choose another for a file of prompts.")
     if arguments.batch != 1:
         raise InputError("--batch draws a prompt several times; in a file, give every picture a row and a seed.")
     if arguments.engine == "plain" and (arguments.address or arguments.workers or arguments.gpus is not None):

@@ -58,20 +58,11 @@ class Drawing:
             raise InputError(
                 f"There are {len(negatives)} negative prompts for {len(texts)} prompts; give one for each."
             )
-        longest = max(map(len, (*texts, *(negatives or ()))))
-        if longest > LONGEST_TEXT:
-            raise InputError(
-                f"A prompt may have at most {LONGEST_TEXT} characters, this one has {longest}; shorten it."
-            )
         grid, guided = model.grid(size, frames), settings.law.guided
         first = None if first_codes is None else grid.tokens(first_codes)
-        check_start(model.clip, grid, first if kept_tokens is None else kept_tokens)
-        if settings.initialiser == "previous_frame" and model.clip.is_picture:
-            raise InputError(
-                "First drafts from the previous frame are for videos, and this model draws pictures; choose another initialiser."
-            )
-        texts = [clean_prompt(text) for text in texts]
-        negatives = None if negatives is None else [clean_prompt(text) for text in negatives]
+        check_run(model, grid, settings, first if kept_tokens is None else kept_tokens)
+        texts = [read_text(text) for text in texts]
+        negatives = None if negatives is None else [read_text(text) for text in negatives]
         encoded = None if encoded is None else {clean_prompt(text): states for text, states in encoded.items()}
         prompt = model.prompt(texts, negatives if guided else None, guided, size, encoded)
         # A host's own encoder has words of its own.
@@ -105,6 +96,22 @@ class Drawing:
             kept_tokens=self.kept_tokens,
             on_step=on_step,
         )
+
+
+def check_run(model: Family, grid: Grid, settings: DecodeSettings, known: Tensor | None = None) -> None:
+    """Raise InputError for what no prompt can mend; `known` are the tokens that are given or kept."""
+    check_start(model.clip, grid, known)
+    if settings.initialiser == "previous_frame" and model.clip.is_picture:
+        raise InputError(
+            "First drafts from the previous frame are for videos, and this model draws pictures; choose another initialiser."
+        )
+
+
+def read_text(text: str) -> str:
+    """A prompt as models are given it; raises InputError if it is none."""
+    if len(text) > LONGEST_TEXT:
+        raise InputError(f"A prompt may have at most {LONGEST_TEXT} characters, this one has {len(text)}; shorten it.")
+    return clean_prompt(text)
 
 
 def sample(

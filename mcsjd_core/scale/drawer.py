@@ -8,17 +8,20 @@ from dataclasses import asdict
 from functools import partial
 from itertools import islice
 
+import torch
 from torch import Tensor
 
 from ..decoding.feed import Finished, decode_feed
 from ..decoding.loop import DecodingError
+from ..decoding.runners import runner
+from ..decoding.settings import DecodeSettings
 from ..errors import InputError
 from ..families.interface import Family
 from ..families.sizes import choose_size
 from ..pipeline.clip_files import write_clip
 from ..pipeline.image_files import to_image
 from ..pipeline.memory import is_out_of_memory
-from ..pipeline.sampling import Drawing, pictures
+from ..pipeline.sampling import Drawing, check_run, pictures, read_text
 from ..pipeline.video import videos
 from .output import Output, Record
 from .plan import Plan
@@ -34,11 +37,15 @@ def chunks(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
 
 
 class Drawer:
-    """Draws rows and commits them, each as soon as it is complete; a row that fails does not stop the others."""
+    """Draws rows and commits them, each as soon as it is complete; a row that fails does not stop the others.
+
+    Making one raises InputError for what would fail every row.
+    """
 
     def __init__(self, model: Family, plan: Plan, output: Output, on_record: Callable[[Record], None] = lambda _: None):
         self.model, self.plan, self.output, self.on_record = model, plan, output, on_record
         self.settings = plan.settings(model.defaults)
+        _check_command(model, plan, self.settings)
 
     def draw(self, rows: list[Row]) -> None:
         """Raises OSError if the folder cannot be written to, and what is no fault of a row."""
@@ -125,6 +132,12 @@ class Drawer:
         }  # fmt: skip
         empty = dict.fromkeys(("file", "nfe", "tokens_a_forward", "seconds", "tokens_sha256", "note", "error"))
         return given | {"size": row.size, "settings": settings} | empty
+
+
+def _check_command(model: Family, plan: Plan, settings: DecodeSettings) -> None:
+    check_run(model, model.grid(plan.size), settings)
+    read_text(plan.negative)
+    runner(plan.execution, torch.device(plan.device))
 
 
 RECORDED = ("coupling", "window", "law", "initialiser", "trajectories")

@@ -114,7 +114,7 @@ class Output:
         """The folder is this process's until the end: made, of the same run as before, all that is half done put right.
 
         With `again`, rows that failed are not done. Raises InputError if another process has it, or if it holds a run that does
-        not agree with `agreed`.
+        not agree with `agreed`. One that ends before its first row is done binds no later one.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with leading(self.folder):
@@ -126,6 +126,8 @@ class Output:
             finally:
                 with suppress(OSError):  # a full disk: the next run does it
                     self._tidy()
+                    if next(self.records(), None) is None:
+                        (self.folder / "run.json").unlink(missing_ok=True)
 
     def _tidy(self, without_failed: bool = False) -> None:
         self.gather(without_failed)
