@@ -29,7 +29,7 @@ from mcsjd_core.scale.plan import Plan
 from mcsjd_core.scale.ray_engine import Workers
 from mcsjd_core.whole_files import part_of
 from short_model import write_short_model
-from test_cli import ROOT, checkpoint, cli  # noqa: F401 - fixtures
+from test_cli import HEIGHT, ROOT, WIDTH, checkpoint, cli  # noqa: F401 - fixtures
 
 COUNT = 7
 
@@ -286,6 +286,51 @@ def test_half_a_character_fails_its_row_alone(cli, tmp_path):  # noqa: F811
     assert third["error"] is None and set(hashes(tmp_path / "out")) == {"00000003.png"}
 
 
+@pytest.mark.parametrize(
+    ("bad", "sentence"),
+    [
+        ({"prompt": "x" * 6001}, "at most 6000 characters"),
+        ({"prompt": "fox", "id": "one"}, "one.png is there already"),
+        ({"prompt": "fox", "size": "1x1"}, "no pictures of size"),
+    ],
+)
+def test_a_bad_row_costs_the_others_no_batch(cli, tmp_path, monkeypatch, bad, sentence):  # noqa: F811
+    rows = [{"prompt": "owl", "id": "one"}, {"prompt": "red", "size": f"{WIDTH} x {HEIGHT}"}, bad, {"prompt": "sun"}]
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    feed, fed = drawer_module.decode_feed, []
+
+    def counted(model, prompt, *arguments, **named):
+        fed.append(prompt.batch)
+        return feed(model, prompt, *arguments, **named)
+
+    monkeypatch.setattr(drawer_module, "decode_feed", counted)
+    assert cli("generate", "--prompts", "p.jsonl", "--out", tmp_path / "out", "--rows", 2) == SOME_FAILED
+    errors = [record["error"] for record in records_of(tmp_path / "out")]
+    assert sentence in errors.pop(2) and errors == [None] * 3 and fed == [3]
+
+
+def test_a_row_of_the_same_id_is_drawn_where_the_first_one_fails(cli, tmp_path):  # noqa: F811
+    rows = [{"prompt": "x" * 6001, "id": "one"}, {"prompt": "sun", "id": "one"}]
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    assert cli("generate", "--prompts", "p.jsonl", "--out", tmp_path / "out", "--rows", 2) == SOME_FAILED
+    assert [record["file"] for record in records_of(tmp_path / "out")] == [None, "one.png"]
+
+
+def test_a_place_that_is_taken_meanwhile_stops_no_picture_beside_it(cli, tmp_path, monkeypatch):  # noqa: F811
+    (tmp_path / "p.txt").write_text("owl\nred\nsun\n")
+    feed, fed = drawer_module.decode_feed, []
+
+    def late(*arguments, **named):
+        fed.append(arguments)
+        (tmp_path / "out/00000001.png").write_text("of another run")
+        return feed(*arguments, **named)
+
+    monkeypatch.setattr(drawer_module, "decode_feed", late)
+    assert cli("generate", "--prompts", "p.txt", "--out", tmp_path / "out", "--rows", 3) == SOME_FAILED
+    errors = [record["error"] for record in records_of(tmp_path / "out")]
+    assert "is there already" in errors[0] and errors[1:] == [None, None] and len(fed) == 1
+
+
 def test_a_picture_that_was_deleted_is_drawn_again(draw, tmp_path):
     draw()
     before = hashes(tmp_path / "out")
@@ -305,7 +350,10 @@ def test_a_picture_that_was_deleted_is_drawn_again(draw, tmp_path):
         (("--prompts", "p.txt", "--out", "o", "--temperature", "nan"), "temperature must be"),
         (("--prompts", "missing.txt", "--out", "o"), "is missing"),
         ((), "Nothing to draw"),
-        (("--prompts", "p.txt", "--out", "o", "--initialiser", "warm", "--coupling", "gumbel_exact"), "choose another for a file"),
+        (
+            ("--prompts", "p.txt", "--out", "o", "--initialiser", "warm", "--coupling", "gumbel_exact"),
+            "for a file of prompts",
+        ),
         (("red", "--rows", 2), "--rows goes with a file of prompts"),
         (("red", "--retry"), "--retry goes with a file"),
     ],

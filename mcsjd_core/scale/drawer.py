@@ -49,16 +49,31 @@ class Drawer:
 
     def draw(self, rows: list[Row]) -> None:
         """Raises OSError if the folder cannot be written to, and what is no fault of a row."""
-        good: dict[str | None, list[Row]] = {}
+        files, later = set(), []
+        good: dict[str, list[Row]] = {}
         for row in rows:
-            if error := row.error or self.output.why_taken(self._file_of(row)):
+            file = self._file_of(row)
+            if file in files:
+                later.append(row)  # has the place only if the row before it fails
+            elif error := row.error or self.output.why_taken(file):
                 self._fail(row, error)
-            else:
-                good.setdefault(row.size or self.plan.size, []).append(row)
+            elif size := self._size_of(row):
+                good.setdefault(size, []).append(row)
+                files.add(file)
         for size, group in good.items():
             self._draw_group(group, size)
+        if later:
+            self.draw(later)
 
-    def _draw_group(self, rows: list[Row], size: str | None) -> None:
+    def _size_of(self, row: Row) -> str | None:
+        """None for a row that fails, since the model has no such size."""
+        try:
+            return choose_size(row.size or self.plan.size, self.model.sizes)
+        except InputError as error:
+            self._fail(row, str(error))
+            return None
+
+    def _draw_group(self, rows: list[Row], size: str) -> None:
         """Rows of one size side by side; if that fails, one after the other, so that the one at fault is found."""
         waiting = list(rows)
         try:
@@ -72,25 +87,51 @@ class Drawer:
         for row in waiting:
             self._draw_group([row], size)
 
-    def _feed(self, rows: list[Row], size: str | None, done: Callable[[Row], None]) -> None:
-        texts = [row.prompt for row in rows]
-        negatives = [self.plan.negative if row.negative is None else row.negative for row in rows]
-        drawing = Drawing.of(self.model, texts, self.settings, size=size, negatives=negatives)
+    def _feed(self, rows: list[Row], size: str, done: Callable[[Row], None]) -> None:
+        try:
+            drawing = self._read(rows, size)
+        except InputError:
+            if len(rows) == 1:
+                raise
+            rows = [row for row in rows if self._is_readable(row, size, done)]  # a bad one costs the others no batch
+            if not rows:
+                return
+            drawing = self._read(rows, size)
 
         def commit(finished: Finished) -> None:
             row = rows[finished.row]
-            self._commit(row, negatives[finished.row], size, finished)
+            try:
+                self._commit(row, size, finished)
+            except InputError as error:  # its place was taken meanwhile: pictures beside it are drawn on
+                self._fail(row, str(error))
             done(row)
 
         seeds = [self._seed(row) for row in rows]
         model = drawing.model.token_model
         decode_feed(model, drawing.prompt, drawing.grid, self.settings, self.plan.rows, seeds=seeds, on_row=commit)
 
+    def _read(self, rows: list[Row], size: str) -> Drawing:
+        negatives = [self._negative(row) for row in rows]
+        return Drawing.of(self.model, [row.prompt for row in rows], self.settings, size=size, negatives=negatives)
+
+    def _is_readable(self, row: Row, size: str, done: Callable[[Row], None]) -> bool:
+        """Whether the model can read the row's prompt; a row that it cannot read fails, and is done."""
+        try:
+            self._read([row], size)
+            return True
+        except InputError as error:
+            self._fail(row, str(error))
+            done(row)
+            return False
+
+    def _negative(self, row: Row) -> str:
+        return self.plan.negative if row.negative is None else row.negative
+
     def _seed(self, row: Row) -> int:
         return self.plan.seed_of(row.number) if row.seed is None else row.seed
 
-    def _commit(self, row: Row, negative: str, size: str | None, finished: Finished) -> None:
-        tokens = finished.tokens[None]
+    def _commit(self, row: Row, size: str, finished: Finished) -> None:
+        tokens, negative = finished.tokens[None], self._negative(row)
         drawn = {
             "negative": negative,
             "file": self._file_of(row),
@@ -98,7 +139,7 @@ class Drawer:
             "tokens_a_forward": tokens.numel() / finished.nfe,
             "seconds": finished.seconds,
             "tokens_sha256": hashlib.sha256(tokens.cpu().numpy().tobytes()).hexdigest(),
-            "size": choose_size(size, self.model.sizes),
+            "size": size,
             "note": None if self.model.words is None else self.model.words.note([row.prompt, negative]),
         }
         record = self._record(row) | drawn
@@ -108,7 +149,7 @@ class Drawer:
     def _file_of(self, row: Row) -> str:
         return row.name + (".png" if self.model.clip.is_picture else ".webp")
 
-    def _writer(self, tokens: Tensor, size: str | None) -> Callable:
+    def _writer(self, tokens: Tensor, size: str) -> Callable:
         if self.model.clip.is_picture:
             return to_image(pictures(self.model, tokens, size)[0]).save
         return partial(write_clip, frames=videos(self.model, tokens, size)[0], frame_rate=self.model.clip.frame_rate)
