@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from threading import Event
 
 import folder_paths
 from comfy_api.latest import io
@@ -66,15 +67,15 @@ class GetModel(io.ComfyNode):
 def download(listed: list[Listed], root: Path) -> None:
     """`fetch`, with ComfyUI's progress bar in bytes on the disk, and its Stop button."""
     total = sum(size for one in listed for size in one.files.values())
-    progress, stopped = Progress(total), []
+    progress, stopped = Progress(total), Event()
     pool = ThreadPoolExecutor(1)
-    work = pool.submit(fetch, listed, root, _quiet_bar(stopped))
+    work = pool.submit(fetch, listed, root, _QuietBar, stopped.is_set)
     try:
         while not _is_done(work):
             progress.update(min(_bytes_there(listed, root), total))
     finally:
-        stopped.append(True)
-        pool.shutdown(wait=False)  # a file may take its time to end
+        stopped.set()
+        pool.shutdown(wait=False)  # the net may take its time to bring what ends it
     progress.update(total)
 
 
@@ -99,17 +100,9 @@ def _bytes_there(listed: list[Listed], root: Path) -> int:
     return total
 
 
-def _quiet_bar(stopped: list) -> type[tqdm]:
-    """A bar that prints nothing and ends the download once `stopped` holds something."""
+class _QuietBar(tqdm):
+    """A bar that prints nothing: the node shows one of its own."""
 
-    class Quiet(tqdm):
-        def __init__(self, *args, **kwargs):
-            kwargs.pop("name", None)
-            super().__init__(*args, **kwargs | {"disable": True})
-
-        def update(self, n=1):
-            if stopped:
-                raise InterruptedError("stopped by the user")
-            return super().update(n)
-
-    return Quiet
+    def __init__(self, *args, **kwargs):
+        kwargs.pop("name", None)
+        super().__init__(*args, **kwargs | {"disable": True})

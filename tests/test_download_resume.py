@@ -15,7 +15,7 @@ import pytest
 from mcsjd_core import InputError
 from mcsjd_core.checkpoints import catalogue
 from mcsjd_core.checkpoints.catalogue import Download, Source
-from mcsjd_core.checkpoints.transfer import fetch, listing
+from mcsjd_core.checkpoints.transfer import Listed, fetch, listing
 
 hub = pytest.importorskip("huggingface_hub")
 constants = pytest.importorskip("huggingface_hub.constants")
@@ -98,11 +98,27 @@ def _with_endpoint(init, address):
     return start
 
 
-def test_what_came_is_not_fetched_again(address, tmp_path, monkeypatch):
+@pytest.fixture
+def listed(address, monkeypatch) -> list[Listed]:
     source = Source(REPOSITORY, ("*.safetensors",), "some-model")
     monkeypatch.setitem(catalogue.DOWNLOADS, "some", Download((source,), "none", 0.003))
+    return listing("some")
+
+
+def test_a_download_that_is_stopped_ends_and_goes_on_later(listed, tmp_path):
+    Hub.ranges, Hub.left = [], len(CONTENT)
+    partial = listed[0].partial(tmp_path, FILE)
+    with pytest.raises(InterruptedError):
+        fetch(listed, tmp_path, is_stopped=lambda: partial.exists() and partial.stat().st_size > 1_000_000)
+    there = partial.stat().st_size
+    assert 1_000_000 < there < 1_200_000 and Hub.ranges == [None]
+    Hub.left = len(CONTENT)
+    fetch(listed, tmp_path)
+    assert Hub.ranges == [None, f"bytes={there}-"] and (tmp_path / "some-model" / FILE).read_bytes() == CONTENT
+
+
+def test_what_came_is_not_fetched_again(listed, tmp_path):
     Hub.ranges, Hub.left = [], 1_200_000
-    listed = listing("some")
     with pytest.raises(InputError, match="it resumes where it stopped"):
         fetch(listed, tmp_path)
     assert not (tmp_path / "some-model" / FILE).exists()

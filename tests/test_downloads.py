@@ -3,7 +3,10 @@
 import json
 import re
 import shutil
+import time
 from concurrent.futures import Future
+from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 
 import pytest
@@ -160,6 +163,45 @@ def test_a_full_disk_is_told_before_anything_comes(fake, tmp_path, monkeypatch):
     assert not fake.asked
 
 
+def test_room_is_needed_for_what_is_still_to_come(fake, tmp_path, monkeypatch):
+    fake.broken_off = 3
+    with pytest.raises(InputError, match="it resumes where it stopped"):
+        fetch(listing(NAME), tmp_path)
+    fake.broken_off, listed = 0, listing(NAME)
+    (partial,) = tmp_path.rglob("*.part")
+    free = sum(size for one in listed for size in one.missing(tmp_path).values()) - partial.stat().st_size
+    monkeypatch.setattr(transfer.shutil, "disk_usage", lambda path: SimpleNamespace(free=free - 1))
+    with pytest.raises(InputError, match="make room first"):
+        fetch(listed, tmp_path)
+    monkeypatch.setattr(transfer.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    fetch(listed, tmp_path)
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_folder_that_cannot_be_made_is_no_fault_of_the_net(fake, tmp_path):
+    (tmp_path / NAME).write_text("a file")
+    with pytest.raises(InputError, match=rf"{NAME} cannot be written \(File exists\)"):
+        fetch(listing(NAME), tmp_path)
+    with pytest.raises(InputError, match=rf"{NAME} cannot be written"):
+        fetch(listing(NAME), tmp_path / NAME)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full")
+def test_a_disk_that_fills_up_is_no_fault_of_the_net(fake, tmp_path):
+    listed = listing(NAME)
+    part = listed[0].partial(tmp_path, next(iter(listed[0].files)))
+    part.parent.mkdir(parents=True)
+    part.symlink_to("/dev/full")
+    with pytest.raises(InputError, match=r"\.part cannot be written \(No space left on device\); mend that"):
+        fetch(listed, tmp_path)
+
+
+def test_nothing_is_asked_for_once_a_download_is_stopped(fake, tmp_path):
+    with pytest.raises(InterruptedError):
+        fetch(listing(NAME), tmp_path, is_stopped=lambda: True)
+    assert not fake.asked
+
+
 @pytest.mark.parametrize("name", DOWNLOADS)
 def test_every_download_tells_size_licence_source_and_place(name, tmp_path):
     text = describe(name, tmp_path)
@@ -236,14 +278,26 @@ def test_stop_ends_a_download(pack, node_hub, monkeypatch):
         raise Stopped
 
     monkeypatch.setattr(mm, "throw_exception_if_processing_interrupted", stop)
+    begun, ended, asked = Event(), Event(), []
+
+    def slow(url, temp_file, *, resume_size, headers, expected_size):
+        """As huggingface_hub 0.26, which has no bar to stop it by; it would take ten seconds."""
+        asked.append(url)
+        try:
+            for _ in range(1000):
+                temp_file.write(b"x")
+                begun.set()
+                time.sleep(0.01)
+        except InterruptedError:
+            ended.set()
+            raise
+
+    monkeypatch.setattr(hub.file_download, "http_get", slow)
     module = pack.part("nodes.downloads")
-    monkeypatch.setattr(module, "LOOK_SECONDS", 0)
-    monkeypatch.setattr(module, "_is_done", lambda work: False)
+    monkeypatch.setattr(module, "_is_done", lambda work: not begun.wait(10))
     with pytest.raises(Stopped):
         pack.run("MCSJD_GetModel", model=NAME, accept_licence=True)
-    bar = module._quiet_bar([True])(total=3)
-    with pytest.raises(InterruptedError):
-        bar.update(1)
+    assert ended.wait(5) and len(asked) == 1
 
 
 def test_what_the_download_raises_reaches_the_user(pack, node_hub):

@@ -7,7 +7,11 @@ is not fetched again, and an interrupted download resumes where it stopped.
 from __future__ import annotations
 
 import inspect
+import io
 import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
@@ -17,6 +21,8 @@ from ..errors import InputError
 from .catalogue import Source, choose_download
 
 PARTIAL = ".part"  # suffix of a file that has not arrived whole
+# A thread that was stopped may be in the middle of a write to the very file that the next one goes on with.
+_one_at_a_time = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,15 @@ class Listed:
         folder = root / self.source.folder
         return {name: size for name, size in self.files.items() if not _is_whole(folder / name, size)}
 
+    def partial(self, root: Path, name: str) -> Path:
+        """Where a file is until it is whole; that of another commit has another name, since parts of two make no whole."""
+        return root / self.source.folder / f"{name}.{self.commit[:8]}{PARTIAL}"
+
+    def bytes_to_come(self, root: Path) -> int:
+        """What is missing, less what came of it before a break."""
+        partials = {self.partial(root, name): size for name, size in self.missing(root).items()}
+        return sum(size - (part.stat().st_size if part.exists() else 0) for part, size in partials.items())
+
 
 def _is_whole(file: Path, size: int) -> bool:
     return file.is_file() and file.stat().st_size == size
@@ -42,21 +57,26 @@ def listing(name: str) -> list[Listed]:
     return [_ask(source, _list) for source in choose_download(name).sources]
 
 
-def fetch(listed: list[Listed], root: Path, bar: type | None = None) -> None:
+def never() -> bool:
+    return False
+
+
+def fetch(listed: list[Listed], root: Path, bar: type | None = None, is_stopped: Callable[[], bool] = never) -> None:
     """Bring the missing files of a listing below `root`; `bar` is the tqdm class that reports to a person.
 
-    Raises InputError if there is no room, or if a file did not come whole.
+    Raises InputError if there is no room, or if a file did not come whole; InterruptedError once `is_stopped`.
     """
-    needed = sum(size for one in listed for size in one.missing(root).values())
-    root.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(root).free
+    with _on_disk(root):
+        root.mkdir(parents=True, exist_ok=True)
+        needed, free = sum(one.bytes_to_come(root) for one in listed), shutil.disk_usage(root).free
     if needed > free:
         raise InputError(
             f"{root} has {free / 1e9:.1f} GB free, the download takes {needed / 1e9:.1f} GB; make room first."
         )
     for one in listed:
         for file in one.missing(root):
-            _ask(one.source, lambda hub, source, one=one, file=file: _bring(one, file, root, bar))
+            _check_stopped(is_stopped)
+            _ask(one.source, lambda hub, source, one=one, file=file: _bring(one, file, root, bar, is_stopped))
         if missing := one.missing(root):
             raise InputError(
                 f"{', '.join(missing)} did not come whole from {one.source.repository}; start the download again, "
@@ -64,23 +84,58 @@ def fetch(listed: list[Listed], root: Path, bar: type | None = None) -> None:
             )
 
 
-def _bring(listed: Listed, name: str, root: Path, bar: type | None) -> None:
+def _check_stopped(is_stopped: Callable[[], bool]) -> None:
+    if is_stopped():
+        raise InterruptedError("stopped by the user")
+
+
+@contextmanager
+def _on_disk(path: Path) -> Iterator[None]:
+    """What goes wrong inside is the fault of this machine's disk, not of the net, whose errors are OSErrors as well."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error.strerror or error}); mend that and start the download again, it resumes where "
+            "it stopped."
+        ) from None
+
+
+class _Target(io.BufferedWriter):
+    """A file that is appended to until `is_stopped`: old versions of the hub offer nothing else by which to end a download."""
+
+    def __init__(self, file: Path, is_stopped: Callable[[], bool]):
+        with _on_disk(file):
+            super().__init__(io.FileIO(file, "ab"))
+        self._file, self._is_stopped = file, is_stopped
+
+    def write(self, data) -> int:
+        _check_stopped(self._is_stopped)
+        with _on_disk(self._file):
+            written = super().write(data)
+            self.flush()  # or closing it would still write, when the next run may have gone on with the file
+        return written
+
+
+def _bring(listed: Listed, name: str, root: Path, bar: type | None, is_stopped: Callable[[], bool]) -> None:
     """One file of a listing. The hub's own call for a file throws away what came of it before a break; this one keeps it."""
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
 
     file, size = root / listed.source.folder / name, listed.files[name]
-    partial = file.with_name(f"{name}.{listed.commit[:8]}{PARTIAL}")  # of this commit: parts of two make no whole
-    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = listed.partial(root, name)
+    with _on_disk(file.parent):
+        file.parent.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = (
         {"tqdm_class": bar} if bar and "tqdm_class" in inspect.signature(http_get).parameters else {}
     )
-    with partial.open("ab") as target:
+    with _one_at_a_time, _Target(partial, is_stopped) as target:
         inside = listed.source.inside or None
         url = hf_hub_url(listed.source.repository, name, subfolder=inside, revision=listed.commit)
         http_get(url, target, resume_size=target.tell(), headers=build_hf_headers(), expected_size=size, **options)
-    partial.replace(file)
+    with _on_disk(file):
+        partial.replace(file)
 
 
 def _list(hub, source: Source) -> Listed:
@@ -109,7 +164,7 @@ def _ask(source: Source, request):
     page = f"https://huggingface.co/{source.repository}"
     try:
         return request(hub, source)
-    except InputError:
+    except (InputError, InterruptedError):
         raise
     except GatedRepoError:
         raise InputError(
