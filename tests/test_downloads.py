@@ -21,6 +21,7 @@ from tiny_checkpoint import split_into_shards, write_tiny_checkpoint
 
 hub = pytest.importorskip("huggingface_hub")
 errors = pytest.importorskip("huggingface_hub.errors")
+file_download = pytest.importorskip("huggingface_hub.file_download")
 
 UNWANTED = {
     "README.md": b"hello",
@@ -77,7 +78,7 @@ def lumina(tmp_path) -> dict[str, dict[str, bytes]]:
 def fake(lumina, monkeypatch) -> FakeHub:
     fake = FakeHub(lumina)
     monkeypatch.setattr(hub, "HfApi", lambda: fake)
-    monkeypatch.setattr(hub.file_download, "http_get", fake.http_get)
+    monkeypatch.setattr(file_download, "http_get", fake.http_get)
     return fake
 
 
@@ -292,7 +293,7 @@ def test_stop_ends_a_download(pack, node_hub, monkeypatch):
             ended.set()
             raise
 
-    monkeypatch.setattr(hub.file_download, "http_get", slow)
+    monkeypatch.setattr(file_download, "http_get", slow)
     module = pack.part("nodes.downloads")
     monkeypatch.setattr(module, "_is_done", lambda work: not begun.wait(10))
     with pytest.raises(Stopped):

@@ -17,7 +17,7 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 from .catalogue import Source, choose_download
 
 PARTIAL = ".part"  # suffix of a file that has not arrived whole
@@ -174,8 +174,7 @@ def _ask(source: Source, request):
     except RepositoryNotFoundError:
         raise InputError(f"{page} does not exist or is not public; check whether it has moved.") from None
     except Exception as error:  # which errors the net gives depends on the hub's version and its HTTP client
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise InputError(
-            f"huggingface.co cannot be reached ({reason}); go online and start the download again, it resumes where it "
-            f"stopped, or fetch the files of {page} with another computer."
+            f"huggingface.co cannot be reached ({first_line(error)}); go online and start the download again, it resumes where "
+            f"it stopped, or fetch the files of {page} with another computer."
         ) from None

@@ -35,6 +35,10 @@ def check(arguments: argparse.Namespace) -> None:
         raise InputError(
             "--window auto follows the clock, which differs between processes; with --tensor-parallel, give --window a number."
         )
+    if ":" in arguments.device:
+        raise InputError(
+            f"--device {arguments.device} is a single device, and each process takes one of its own; leave out its number."
+        )
     if arguments.execution != "eager":
         raise InputError("A model over several GPUs is run as it is; leave out --compile and --capture.")
     if arguments.weights not in WEIGHTS:

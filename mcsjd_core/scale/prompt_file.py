@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 from ..text.prompts import check_characters
 
 COLUMNS = ("prompt", "negative", "seed", "size", "id", "class")
@@ -141,9 +141,7 @@ def _of_parquet(path: Path) -> Iterator[Fields]:
             for batch in file.iter_batches(READ_AT_ONCE, columns=list(names)):
                 yield from ({names[name]: value for name, value in row.items()} for row in batch.to_pylist())
     except arrow.ArrowInvalid as error:
-        raise InputError(
-            f"{path} is not a whole parquet file ({str(error).splitlines()[0]}); write it again."
-        ) from None
+        raise InputError(f"{path} is not a whole parquet file ({first_line(error)}); write it again.") from None
 
 
 READERS: dict[str, Callable[[Path], Iterator[Fields]]] = {

@@ -20,7 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 from .drawer import Drawer, chunks
 from .output import Output, Record
 from .plan import Plan
@@ -138,7 +138,7 @@ def _connect(address: str | None, workers: Workers) -> None:
         else:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # what Ray raises where it cannot start has no class of its own
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         if address is None:
             raise InputError(f"Ray cannot be started on this machine ({reason}).") from None
         raise InputError(

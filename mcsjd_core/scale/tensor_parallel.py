@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..checkpoints.checkpoint import Placing, placing
-from ..errors import InputError
+from ..errors import InputError, first_line
 from ..nn.transformer import Transformer, TransformerConfig
 
 HEADS = ("lm_head", "vision_head")  # what families call the matrix from hidden states to codes
@@ -60,8 +60,8 @@ def joined(size: int, device: str) -> Iterator[Group]:
         if not is_lost(error):
             raise
         raise InputError(
-            f"Another process of the run is gone, so process {rank + 1} of {size} ends, too; the log of the other one "
-            "says why: fix that and start again."
+            f"Process {rank + 1} of {size} ends, since it cannot work with the others ({first_line(error)}); where another one "
+            "is gone, the log of that one says why: fix that and start again."
         ) from None
     finally:
         if dist.is_initialized():
@@ -71,7 +71,7 @@ def joined(size: int, device: str) -> Iterator[Group]:
 
 
 def is_lost(error: RuntimeError) -> bool:
-    """Whether a collective failed, which it does when another process has ended."""
+    """Whether a collective failed, which it does when another process has ended, or never was there."""
     return isinstance(error, dist.DistError) or any(sign in str(error) for sign in LOST)
 
 
