@@ -62,7 +62,7 @@ def decode_feed(
     ledger, prefilled = Ledger(prompt.batch, 0, grid.num_tokens), time.perf_counter()
     ledger.active = ledger.active[:rows]
     tokens = torch.zeros(prompt.batch, grid.num_tokens, dtype=torch.long, device=device)
-    waiting, reported, began = rows, set(), np.full(prompt.batch, started)
+    waiting, reported, began = rows, np.zeros(prompt.batch, dtype=bool), np.full(prompt.batch, started)
     while not ledger.is_complete:
         advance(ledger, schedule, iteration, run, prefilled)
         for row, drawn in _completed(ledger, iteration, reported):
@@ -79,12 +79,13 @@ def decode_feed(
     return Decoded(tokens, ledger.traces(), prefilled - started, finished - started, ledger.iteration)
 
 
-def _completed(ledger: Ledger, iteration: Iteration, reported: set[int]) -> Iterator[tuple[int, Tensor]]:
-    """Pictures that are complete and not yet in `reported`, where they are added, with their tokens."""
-    for lane, row in enumerate(ledger.active.tolist()):
-        if ledger.done[row] == ledger.total and row not in reported:
-            reported.add(row)
-            yield row, iteration.state.sequence[lane * iteration.state.chains, : ledger.total]
+def _completed(ledger: Ledger, iteration: Iteration, reported: np.ndarray) -> Iterator[tuple[int, Tensor]]:
+    """Pictures that are complete and not yet `reported` [B], where they are marked, with their tokens."""
+    active = ledger.active
+    (lanes,) = ((ledger.done[active] == ledger.total) & ~reported[active]).nonzero()
+    reported[active[lanes]] = True
+    for lane, row in zip(lanes.tolist(), active[lanes].tolist(), strict=True):
+        yield row, iteration.state.sequence[lane * iteration.state.chains, : ledger.total]
 
 
 def _check(prompt: Prompt, settings: DecodeSettings, rows: int, seeds: Sequence[int] | None) -> None:
