@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 
 import tiny_cosmos
-from mcsjd_core.cli import FAILED, main
+from mcsjd_core.cli import FAILED, main, several_gpus
 from mcsjd_core.pipeline import clip_files
 
 WIDTH, HEIGHT = tiny_cosmos.COLUMNS * 16, tiny_cosmos.ROWS * 16
@@ -113,6 +114,15 @@ def test_mistakes_are_answered_with_a_sentence(cli, tmp_path, capsys, arguments,
 def test_what_the_family_cannot_do_is_said_before_its_weights_are_read(cli, monkeypatch, arguments):
     monkeypatch.setattr("mcsjd_core.cli.generate.open_model", lambda *_: pytest.fail("the model was loaded"))
     assert cli(*arguments) == FAILED
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_one_of_several_processes_tells_what_the_start_is(cli, tmp_path, monkeypatch, capsys, tells):
+    monkeypatch.setattr(several_gpus, "one_of_several", lambda _: contextlib.nullcontext(tells))
+    command = ("--start-frames", "0.png", "1.png", "--tensor-parallel", 2, "--window", 4, "--device", "cpu")
+    assert cli(*command) == 0
+    assert ("start: of 2 given frames the last one is used" in capsys.readouterr().out) == tells
+    assert (tmp_path / "video.webp").exists() == tells
 
 
 def test_without_av_an_mp4_is_refused_before_anything_is_drawn(cli, tmp_path, capsys, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -69,10 +70,12 @@ def test_every_part_is_a_run_from_the_last_frames_of_the_one_before(model):
 def test_the_command_draws_longer_videos_than_the_model_s(model, tmp_path, monkeypatch, capsys):
     from PIL import Image
 
-    from mcsjd_core.cli import generate, main
+    from mcsjd_core.cli import generate, main, room
 
     monkeypatch.setattr(generate, "open_model", lambda *_: model)
     monkeypatch.setattr(generate, "draws_video", lambda _: True)
+    words = SimpleNamespace(note=lambda texts: "This model does not know red.")
+    monkeypatch.setattr(type(model), "words", property(lambda self: words))
     Image.new("RGB", (48, 32), "teal").save(tmp_path / "start.png")
     command = [
         "generate",
@@ -81,14 +84,21 @@ def test_the_command_draws_longer_videos_than_the_model_s(model, tmp_path, monke
         str(tmp_path / "start.png"),
         "--frames",
         "25",
-        "--quiet",
         "--window",
         "9",
+        "--device",
+        "cpu",
     ]
     out = tmp_path / "long.webp"
     assert main([*command, "--out", str(out)]) == 0
     with Image.open(out) as video:
         assert video.n_frames == 25
-    assert "part 2: 8 new frames" in capsys.readouterr().out
+    said = capsys.readouterr()
+    total = (3 - 1 + 3 - 2) * model.grid().frame_tokens  # a start of one code frame, then one of two
+    assert "part 2: 8 new frames" in said.out and f"{total}/{total}" in said.err
+    assert said.err.count("does not know red") == 1
+    monkeypatch.setattr(room, "available_bytes", lambda: 10)
+    assert main([*command, "--out", str(out)]) == 2
+    assert "on top of the weights" in capsys.readouterr().err
     assert main([*command, "--save-tokens", str(tmp_path / "t.json")]) == 2
     assert "A video in parts has no single set of tokens" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..decoding.loop import METHODS, Decoded, DecodeSettings
+from ..decoding.loop import METHODS, Decoded, DecodeSettings, Step
 from ..decoding.settings import ALL_INITIALISERS
 from ..errors import InputError
 from ..families.interface import Family, SamplingDefaults
@@ -20,7 +21,7 @@ from ..families.loading import draws_video
 from ..families.sizes import choose_size
 from ..pipeline.clip_files import VIDEO_SUFFIXES, check_writable, read_clip, write_clip
 from ..pipeline.image_files import to_image
-from ..pipeline.long_video import sample_long
+from ..pipeline.long_video import sample_long, tokens_to_draw
 from ..pipeline.sampling import Drawing, pictures
 from ..pipeline.video import start_codes, videos
 from . import prompt_rows, several_gpus
@@ -166,16 +167,21 @@ def _run_one(arguments: argparse.Namespace, tells: bool = True, packed: bool = T
         size=arguments.size,
         frames=arguments.frames,
         negatives=[arguments.negative] * len(texts),
-        first_codes=_first_codes(arguments, model),
+        first_codes=_first_codes(arguments, model, tells),
         earlier_tokens=None if arguments.warm_tokens is None else read_tokens(arguments.warm_tokens),
     )
-    check_room(drawing, pick_device(arguments.device))
-    if drawing.note and tells:
-        print(drawing.note, file=sys.stderr)
+    _check_drawing(arguments, drawing, tells)
     with token_bar(len(texts) * (drawing.grid.num_tokens - drawing.given), arguments.quiet or not tells) as bar:
         decoded = drawing.run(advance(bar, drawing.given))
     if tells:
         _hand_out(arguments, model, settings, decoded, texts, out)
+
+
+def _check_drawing(arguments: argparse.Namespace, drawing: Drawing, tells: bool) -> None:
+    """Raise InputError if there is no room for it; a process that `tells` prints what is to know of the prompts."""
+    check_room(drawing, pick_device(arguments.device))
+    if drawing.note and tells:
+        print(drawing.note, file=sys.stderr)
 
 
 def _hand_out(
@@ -208,20 +214,29 @@ def _run_long(
         )
     if settings.initialiser == "warm":
         raise InputError("A video in parts has no earlier result to start from; choose another initialiser than warm.")
-    parts = sample_long(
-        model,
-        texts,
-        settings,
-        arguments.frames,
-        size=arguments.size,
-        negatives=[arguments.negative] * len(texts),
-        first_codes=_first_codes(arguments, model),
-    )
-    frames = []
-    for number, (new, decoded) in enumerate(parts, 1):
-        frames.append(new)
-        print(f"part {number}: {new.shape[1]} new frames; ", end="")
-        _report(settings, decoded)
+    first_codes, frames = _first_codes(arguments, model), []
+    total = len(texts) * tokens_to_draw(model, arguments.frames, arguments.size, first_codes)
+
+    def begin(part: int, drawing: Drawing) -> Callable[[Step], None]:
+        _check_drawing(arguments, drawing, tells=part == 0)
+        return advance(bar, drawing.given)
+
+    with token_bar(total, arguments.quiet) as bar:
+        parts = sample_long(
+            model,
+            texts,
+            settings,
+            arguments.frames,
+            size=arguments.size,
+            negatives=[arguments.negative] * len(texts),
+            first_codes=first_codes,
+            on_part=begin,
+        )
+        for number, (new, decoded) in enumerate(parts, 1):
+            frames.append(new)
+            with bar.external_write_mode():
+                print(f"part {number}: {new.shape[1]} new frames; ", end="")
+                _report(settings, decoded)
     files = _numbered(out, len(texts))
     for file, video in zip(files, torch.cat(frames, 1), strict=True):
         write_whole(file, partial(write_clip, frames=video, frame_rate=model.clip.frame_rate))
@@ -267,11 +282,11 @@ def _settings(arguments: argparse.Namespace, defaults: SamplingDefaults) -> Deco
     )
 
 
-def _first_codes(arguments: argparse.Namespace, model: Family) -> Tensor | None:
+def _first_codes(arguments: argparse.Namespace, model: Family, tells: bool = True) -> Tensor | None:
     """Codes of what is kept: [1, R, columns] of a picture's rows, [1, f, rows, columns] of start frames, or None."""
     if arguments.start_frames is not None:
         clip = read_clip(arguments.start_frames)
-        if note := model.clip.start_note(len(clip)):
+        if (note := model.clip.start_note(len(clip))) and tells:
             print(f"start: {note}")
         return start_codes(model, clip, arguments.size)
     if arguments.continue_from is None:

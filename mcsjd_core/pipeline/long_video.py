@@ -17,7 +17,7 @@ from ..decoding.loop import Decoded, Step
 from ..decoding.settings import DecodeSettings
 from ..errors import InputError
 from ..families.interface import Clip, Family
-from .sampling import sample
+from .sampling import Drawing
 from .video import start_codes, videos
 
 
@@ -46,6 +46,14 @@ def parts_of(clip: Clip, frames: int) -> list[Part]:
     return parts
 
 
+def tokens_to_draw(model: Family, frames: int, size: str | None, first_codes: Tensor | None) -> int:
+    """Of all parts of one video that begins with first_codes [1 or B, f, rows, columns]."""
+    clip, known = model.clip, 0 if first_codes is None else first_codes.shape[1]
+    given = [clip.code_frames(part.given) if part.given else known for part in parts_of(clip, frames)]
+    drawn = sum(clip.code_frames(part.frames) for part in parts_of(clip, frames)) - sum(given)
+    return drawn * model.grid(size).frame_tokens
+
+
 def sample_long(
     model: Family,
     texts: list[str],
@@ -56,17 +64,18 @@ def sample_long(
     negatives: list[str] | None = None,
     encoded: Mapping[str, Tensor] | None = None,
     first_codes: Tensor | None = None,
-    on_step: Callable[[int, Step], None] | None = None,
+    on_part: Callable[[int, Drawing], Callable[[Step], None]] | None = None,
 ) -> Iterator[tuple[Tensor, Decoded]]:
     """Of every part in order: its new frames [B, t, 3, H, W] in 0..1, on the CPU (the start among the first), and its decode.
 
-    `frames` counts all of the video's. Arguments are as in `sample`; `on_step` gets the number of the part as well.
+    `frames` counts all of the video's. Arguments are as in `sample`; `on_part` is told of every part before it is drawn, from
+    number 0 on, may raise to cancel, and gives its `on_step`.
     """
     codes, last = first_codes, None
     for number, part in enumerate(parts_of(model.clip, frames)):
         if last is not None:
             codes = torch.cat([start_codes(model, clip[-part.given :], size) for clip in last])
-        decoded = sample(
+        drawing = Drawing.of(
             model,
             texts,
             replace(settings, part=settings.part + number),
@@ -75,7 +84,7 @@ def sample_long(
             negatives=negatives,
             encoded=encoded,
             first_codes=codes,
-            on_step=None if on_step is None else (lambda step, number=number: on_step(number, step)),
         )
+        decoded = drawing.run(None if on_part is None else on_part(number, drawing))
         last = videos(model, decoded.tokens, size).cpu()
         yield last[:, part.given :], decoded
