@@ -1,1 +1,2 @@
-"""The ComfyUI nodes. `runtime` holds all of ComfyUI that is not schema, every other file one thing that a user does."""
+"""The ComfyUI nodes. Every file holds one thing that a user does, or one part of ComfyUI; `runtime` has models under
+ComfyUI's memory management."""

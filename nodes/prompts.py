@@ -27,8 +27,7 @@ class PromptList(io.ComfyNode):
                     multiline=True,
                     dynamic_prompts=True,
                     default=EXAMPLE,
-                    tooltip="One prompt on each line; empty lines are skipped. Line k, counted from 0, gives the "
-                    "picture that its prompt draws alone with seed + k.",
+                    tooltip="One prompt on each line; empty lines are skipped.",
                 ),
             ],
             outputs=[PromptsSocket.Output(display_name="prompts", tooltip="For the sampler's prompts input.")],
@@ -46,8 +45,8 @@ def prompts_input() -> io.Input:
     return PromptsSocket.Input(
         "prompts",
         optional=True,
-        tooltip="One prompt on each line; empty lines are skipped. Line k, counted from 0, gives the "
-        "picture that its prompt draws alone with seed + k.",
+        tooltip="From Prompt List, in place of prompt: batch_size pictures of each. Prompt k, counted from 0, gives the "
+        "pictures that it draws alone with seed + k x batch_size.",
     )
 
 

@@ -44,4 +44,6 @@ def _reference(value: Any) -> Any:
 
 
 def _is(held: Any, value: Any) -> bool:
-    return held() is value if isinstance(held, weakref.ref) else type(held) is type(value) and held == value
+    if isinstance(held, weakref.ref):
+        return value is not None and held() is value  # one that is gone says None
+    return type(held) is type(value) and held == value

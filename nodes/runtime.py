@@ -123,7 +123,7 @@ def describe(model: LoadedModel) -> str:
     weights, codec = (patcher.model_size() for patcher in (model.token_patcher, model.codec_patcher))
     prompt, grid = family.empty_prompt(guided=True), family.grid()
     run = decode_bytes(family, prompt, settings, grid)
-    drawn = "picture" if family.clip.is_picture else "video"
+    drawn = ("picture" if family.clip.is_picture else "video") + (" with guidance" if prompt.guided else "")
     error = "" if model.logits_change is None else f", which change its logits by {model.logits_change:.1%} (rms)"
     return "\n".join(
         (
@@ -132,7 +132,7 @@ def describe(model: LoadedModel) -> str:
             f"its own settings (-1 in the sampler): {law_name(own.law)}, window {own.window}",
             f"{count_name(parameters)} parameters, {model.dtype}{error}",
             f"weights {bytes_name(weights)}, codec {bytes_name(codec)}",
-            f"one {drawn} with guidance, window {settings.window}: {bytes_name(run)} more",
+            f"one {drawn}, window {settings.window}: {bytes_name(run)} more",
             f"decoding it: {bytes_name(codec_bytes(family, 1, grid))}",
             f"sizes: {', '.join(family.sizes)}",
         )

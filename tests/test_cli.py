@@ -203,6 +203,7 @@ def test_compare_writes_a_record_for_every_method_window_prompt_and_seed(records
     ]
     for record in records:
         assert record.keys() >= RECORD_KEYS
+        assert {"min_p", "size", "execution"} <= record.keys()
         assert record["num_tokens"] == ROWS * COLUMNS and record["seconds"] > 0
         assert record["step_compression"] == record["num_tokens"] / record["nfe"]
 

@@ -83,7 +83,21 @@ def test_a_run_that_cannot_fit_is_refused_before_it_begins(cli, capsys, monkeypa
     monkeypatch.setattr(room, "available_bytes", lambda: 2**20)
     assert cli("generate", "x", *much) == FAILED
     err = capsys.readouterr().err
-    assert "memory are free" in err and err.count("\n") == 1
+    assert "memory is free" in err and err.count("\n") == 1
+
+
+def test_compare_asks_for_the_memory_of_one_picture(cli, monkeypatch, tmp_path):  # noqa: F811
+    """It draws one after another, however many prompts there are."""
+    asked = []
+
+    def check_room(drawing, device) -> None:
+        asked.append(drawing.prompt.batch)
+        if len(asked) > 2:
+            raise InputError("Enough.")
+
+    monkeypatch.setattr("mcsjd_core.cli.compare.check_room", check_room)
+    assert cli("compare", "red apple", "rocket", "--out", tmp_path / "sheet.png") == FAILED
+    assert asked == [1, 1, 1]
 
 
 def test_memory_that_is_free_is_known_here():

@@ -107,3 +107,23 @@ def test_captions_run_without_transformers(tmp_path, monkeypatch):
     Tokenizer(models.WordLevel({"fox": 3, "<unk>": 2}, unk_token="<unk>")).save(str(tmp_path / "tokenizer.json"))
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     assert T5Captions(tmp_path, 9).encode(["fox"])[0].shape == (1, 24)
+
+
+def test_captions_that_are_still_asked_for_are_kept(tmp_path, monkeypatch):
+    """A negative prompt goes with every prompt of a long list."""
+    from tokenizers import Tokenizer, models
+
+    written(tmp_path, "1.0, as T5-11B")
+    Tokenizer(models.WordLevel({"fox": 3, "<unk>": 2}, unk_token="<unk>")).save(str(tmp_path / "tokenizer.json"))
+    captions, encoded = T5Captions(tmp_path, 9), []
+    monkeypatch.setattr(captions, "KEPT", 3)
+
+    def encode(texts):
+        encoded.extend(texts)
+        return [torch.full((1, 1), float(len(encoded)))] * len(texts)
+
+    monkeypatch.setattr(captions, "_encode", encode)
+    for number in range(10):
+        captions.encode([f"prompt {number}", "blurry"])
+        assert len(captions.known) <= captions.KEPT + 2
+    assert encoded.count("blurry") == 1 and len(encoded) == 11

@@ -28,3 +28,20 @@ def test_parts_add_up_to_what_the_clock_showed(coupling):
 def test_a_run_may_end_before_the_iterations_asked_for():
     seconds = part_seconds(MODEL, prompt(MODEL), Grid(2, 2), DecodeSettings("maximal", 4), iterations=50, warm_up=1)
     assert min(seconds.values()) >= 0 and sum(seconds.values()) > 0
+
+
+@pytest.mark.parametrize("warm_up", [0, 3, 5])
+def test_what_is_counted_comes_after_the_warm_up(warm_up):
+    """Also where fewer iterations are asked for than warm it up."""
+    ticks = itertools.count()
+    seconds = part_seconds(
+        MODEL,
+        prompt(MODEL, 1),
+        Grid(6, 6),
+        DecodeSettings("independent", 2),
+        iterations=2,
+        warm_up=warm_up,
+        clock=ticks.__next__,
+    )
+    assert sum(seconds.values()) == pytest.approx((2 * 4 * 2 + 1) / 2)
+    assert next(ticks) > 2 * (warm_up + 2) * 4

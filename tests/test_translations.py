@@ -85,6 +85,7 @@ def node_texts(pack, model_folder, tiny_video, model) -> list[str]:
     film = pack.run("MCSJD_LoadModel", model="film", dtype="auto")[0]
     texts = [pack.runtime.describe(each) for each in (model, film, replace(model, logits_change=0.01))]
     texts.append(texts[0].replace(" million ", " billion "))
+    texts += [text.replace(" with guidance", "") for text in texts[:2]]
     downloads = pack.part("mcsjd_core.checkpoints.catalogue").DOWNLOADS
     texts += [pack.run("MCSJD_GetModel", model=name, accept_licence=False)[0] for name in downloads]
     return [*texts, "The model is downloaded: press R, then choose it in Load Model."]

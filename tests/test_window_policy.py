@@ -15,6 +15,7 @@ import torch
 from mcsjd_core import DecodeSettings, Grid, InputError, LawSettings, decode
 from mcsjd_core.decoding import loop
 from mcsjd_core.decoding.iteration import Iteration, Shape
+from mcsjd_core.decoding.runners import Eager
 from mcsjd_core.decoding.window_policy import LADDER, AutoWindow, CommitModel, ForwardTimes
 from mcsjd_core.laws.coupling import Maximal
 from mcsjd_core.laws.noise import Noise
@@ -357,3 +358,29 @@ def test_operations_that_look_at_tokens_are_noticed(monkeypatch):
     monkeypatch.setattr(Maximal, "couple", shortcut)
     seen = [operations_of("maximal", LAWS[0], seed)[0] for seed in range(8)]
     assert any(each != seen[0] for each in seen)
+
+
+def test_a_forward_is_timed_under_the_rows_that_it_carried(monkeypatch):
+    """Complete ones among them: the next forward carries them, too, and is looked up by that number."""
+    asked, added = [], []
+
+    class Carrying(Eager):
+        def rows(self, at_work: int) -> int:
+            return 4
+
+    class Watched(AutoWindow):
+        def next(self, rows: int) -> int:
+            asked.append(rows)
+            return super().next(rows)
+
+    class Times(ForwardTimes):
+        def add(self, rows: int, window: int, seconds: float) -> None:
+            added.append(rows)
+            super().add(rows, window, seconds)
+
+    model = transformer(16)
+    monkeypatch.setattr(loop, "runner", lambda *_: Carrying())
+    monkeypatch.setattr(loop, "schedule_of", lambda *_: Watched(Times(model, ()), 8))
+    result = decode(model, prompt(model, 4), Grid(6, 6), DecodeSettings("maximal", window=0))
+    assert len({len(trace.committed) for trace in result.traces}) > 1, "some rows were complete before the others"
+    assert asked == added and set(added) == {4}

@@ -6,10 +6,10 @@ from dataclasses import asdict
 from typing import cast
 
 import torch
-from torch import nn
 
 from ..decoding.loop import DecodeSettings, prepare
 from ..laws.law import Law
+from ..nn.weights import stored_bytes
 from ..reporting.tables import Table
 from .drawing import checkpoint_law, draw, texts
 from .machine import peak_bytes
@@ -28,8 +28,8 @@ def measure(bench: Bench) -> dict:
     prompt = model.prompt(texts(0, 1), None, law.guided)
     _, iteration, _ = prepare(model.token_model, prompt, model.grid(), settings, None, None)
     sizes = {
-        "weights": module_bytes(model.token_model),
-        "codec": module_bytes(cast("torch.nn.Module", model.codec)),
+        "weights": stored_bytes(model.token_model),
+        "codec": stored_bytes(cast("torch.nn.Module", model.codec)),
         "cache": iteration.cache.nbytes,
         "laws": law_bytes(iteration.state.law),
         "state": sum(t.numel() * t.element_size() for t in vars(iteration.state).values() if torch.is_tensor(t)),
@@ -47,10 +47,6 @@ def measure(bench: Bench) -> dict:
     }
 
 
-def module_bytes(module: nn.Module) -> int:
-    return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
-
-
 def law_bytes(law: Law | None) -> int:
     tensors = () if law is None else (law.probs, law.codes)
     return sum(t.numel() * t.element_size() for t in tensors if t is not None)
@@ -59,7 +55,7 @@ def law_bytes(law: Law | None) -> int:
 def shape_bytes(shape: ModelShape, window: int, dtype: torch.dtype) -> dict[str, int]:
     """Computed for a public model: layers and head (tables of text left out), cache of one guided picture, dense laws."""
     config = shape.config
-    weights = module_bytes(shape.build(config, shape.codebook_size, dtype=dtype, device="meta"))
+    weights = stored_bytes(shape.build(config, shape.codebook_size, dtype=dtype, device="meta"))
     channels = config.kv_heads * config.head_dim
     cache = 2 * 2 * config.layers * channels * (shape.tokens + window) * dtype.itemsize
     return {"weights": weights, "cache": cache, "laws": 4 * (window + 1) * shape.codebook_size}

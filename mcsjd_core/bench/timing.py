@@ -41,7 +41,7 @@ class ClockedIteration(Iteration):
 
     def wait(self) -> None:
         if self.state.sequence.is_cuda:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.state.sequence.device)
 
     def forward(self, tokens, positions, extent, cache):
         with self.clocked("forward"):
@@ -80,7 +80,7 @@ def part_seconds(
     assert isinstance(iteration, ClockedIteration)
     iteration.start_clock(clock)
     run, began, counted = Eager(), clock(), 0
-    while not ledger.is_complete and (iterations is None or counted < iterations):
+    while not ledger.is_complete and (iterations is None or ledger.iteration < warm_up + iterations):
         if ledger.iteration == warm_up:
             iteration.start_clock(clock)
             began, counted = clock(), 0

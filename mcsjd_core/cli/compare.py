@@ -8,7 +8,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from statistics import fmean
@@ -19,6 +19,7 @@ from ..bench.drawing import a_few_forwards
 from ..decoding.loop import AUTO, AUTOREGRESSIVE, Decoded, DecodeSettings
 from ..errors import InputError
 from ..families.interface import Family, SamplingDefaults
+from ..families.sizes import choose_size
 from ..laws.coupling import COUPLINGS
 from ..pipeline.image_files import to_image
 from ..pipeline.sampling import Drawing, pictures, sample
@@ -120,11 +121,7 @@ def run(arguments: argparse.Namespace) -> None:
         )
     methods = _methods(arguments, model.defaults)
     cases = list(product(arguments.prompts, arguments.seeds))
-    drawings = [Drawing.of(model, arguments.prompts, each, size=arguments.size) for each in methods]
-    for drawing in drawings:
-        check_room(drawing, pick_device(arguments.device))
-    if drawings[0].note:
-        print(drawings[0].note, file=sys.stderr)
+    _check(model, arguments, methods)
     _warm_up(model, arguments, methods)
     with token_bar(len(cases) * len(methods) * model.grid(arguments.size).num_tokens, arguments.quiet) as bar:
         rows = [[_draw(model, arguments, case, settings, bar) for settings in methods] for case in cases]
@@ -137,6 +134,18 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json:
         records = [outcome.record for outcomes in rows for outcome in outcomes]
         write_text(arguments.json, json.dumps(records, indent=1) + "\n")
+
+
+def _check(model: Family, arguments: argparse.Namespace, methods: list[DecodeSettings]) -> None:
+    """Refuse what cannot be drawn before anything is, and tell of words that mean nothing to the model."""
+    notes: dict[str, None] = {}
+    for prompt, settings in product(arguments.prompts, methods):
+        drawing = Drawing.of(model, [prompt], settings, size=arguments.size, negatives=[arguments.negative])
+        check_room(drawing, pick_device(arguments.device))
+        if drawing.note:
+            notes[drawing.note] = None
+    for note in notes:
+        print(note, file=sys.stderr)
 
 
 def _methods(arguments: argparse.Namespace, defaults: SamplingDefaults) -> list[DecodeSettings]:
@@ -167,11 +176,13 @@ def _draw(
     decoded = sample(
         model, [prompt], settings, size=arguments.size, negatives=[arguments.negative], on_step=advance(bar)
     )
-    return Outcome(_record(arguments, prompt, settings, decoded), decoded.tokens)
+    return Outcome(_record(model, arguments, prompt, settings, decoded), decoded.tokens)
 
 
-def _record(arguments: argparse.Namespace, prompt: str, settings: DecodeSettings, decoded: Decoded) -> dict:
-    trace, law = decoded.traces[0], settings.law
+def _record(
+    model: Family, arguments: argparse.Namespace, prompt: str, settings: DecodeSettings, decoded: Decoded
+) -> dict:
+    trace = decoded.traces[0]
     return {
         "coupling": settings.coupling,
         "window": AUTO if settings.adapts else settings.effective_window,
@@ -188,10 +199,9 @@ def _record(arguments: argparse.Namespace, prompt: str, settings: DecodeSettings
         "model": arguments.model.name,
         "negative": arguments.negative,
         "initialiser": settings.initialiser,
-        "cfg_scale": law.cfg_scale,
-        "temperature": law.temperature,
-        "top_k": law.top_k,
-        "top_p": law.top_p,
+        "size": choose_size(arguments.size, model.sizes),
+        "execution": settings.execution,
+        **asdict(settings.law),
     }
 
 

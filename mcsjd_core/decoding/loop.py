@@ -124,7 +124,7 @@ def advance(ledger: Ledger, schedule: Schedule, iteration: Iteration, run: Eager
             f"The model gave NaN or infinite logits at forward {ledger.iteration}; "
             "its weights are damaged or its dtype is too narrow: load it as float32 or bfloat16."
         )
-    schedule.observe(shape.window, counts[counts > 0].tolist(), ended - began)
+    schedule.observe(shape.window, counts.tolist(), ended - began)
 
 
 def prepare(

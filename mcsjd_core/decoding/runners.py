@@ -74,11 +74,16 @@ class Captured(Compiled):
             raise InputError(
                 f"Iterations can be captured on a CUDA device only, got {device}; run them eager or compiled."
             )
+        self._device = device
         self._seen: set[Shape] = set()
         self._graphs: dict[Shape, torch.cuda.CUDAGraph] = {}
         self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
 
     def __call__(self, iteration: Iteration, shape: Shape) -> None:
+        with torch.cuda.device(self._device):  # streams and recordings are the current device's
+            self._call(iteration, shape)
+
+    def _call(self, iteration: Iteration, shape: Shape) -> None:
         if shape not in self._seen:
             # The first one runs beside: libraries allocate what they need at their first call, which cannot be recorded.
             self._stream.wait_stream(torch.cuda.current_stream())

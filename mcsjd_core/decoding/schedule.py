@@ -26,7 +26,8 @@ class Schedule(Protocol):
         ...
 
     def observe(self, window: int, committed: list[int], seconds: float) -> None:
-        """What an iteration did: its window, tokens committed per row at work, seconds of forward, coupling and transfer."""
+        """What an iteration did: its window, tokens committed by each row, 0 by those that are complete and carried along,
+        seconds of forward, coupling and transfer."""
         ...
 
 

@@ -69,6 +69,7 @@ class State:
         self.law = empty_law((rows, windows * window + 1), codebook_size, settings.law, device) if keeps_law else None
         self.details = torch.zeros(len(DETAILS), batch, window, device=device) if settings.trace_detail else None
         self.lane = np.arange(batch)  # the lane that holds row b of the batch now
+        self.order: Tensor | None = None  # the same on the device, once lanes have changed
 
     def _first_guesses(self, grid: Grid, settings: DecodeSettings, codebook_size: int, noise: list[Noise], earlier):
         """A code [B M, N + W] for every position: a random one, in the main chain that of an initialiser that knows it now."""
@@ -82,8 +83,7 @@ class State:
     def tokens(self, count: int) -> Tensor:
         """The first `count` tokens of every row, in the batch's order; drafts are those of the main chain."""
         tokens = self.sequence[:: self.chains, :count]
-        is_permuted = (self.lane[1:] < self.lane[:-1]).any()
-        return tokens[torch.from_numpy(self.lane).to(tokens.device)] if is_permuted else tokens
+        return tokens if self.order is None else tokens[self.order]
 
     def forced_at(self, positions: Tensor) -> Tensor:
         """What has to stand at `positions` [A, L], FREE where the model decides."""
@@ -133,6 +133,7 @@ class State:
         to, origin = np.concatenate((here, there)), np.concatenate((there, here))
         holds = np.argsort(self.lane)
         self.lane[holds[to]] = origin
+        self.order = torch.tensor(self.lane, device=self.seeds.device)
         to, origin = torch.from_numpy(np.stack((to, origin))).to(self.seeds.device).unbind(0)
         for tensor in self._by_row():
             tensor[to] = tensor[origin]

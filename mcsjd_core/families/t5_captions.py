@@ -42,12 +42,12 @@ class T5Captions:
 
     def encode(self, texts: list[str]) -> list[Tensor]:
         """Hidden states [n, width] float32 of every text, n its number of tokens."""
-        new = [text for text in dict.fromkeys(texts) if text not in self.known]
-        if new:
-            found = dict(zip(new, self._encode(new), strict=True))
-            kept = list(self.known.items())[-self.KEPT :]
-            self.known = dict(kept) | found
-        return [self.known[text] for text in texts]
+        asked = list(dict.fromkeys(texts))
+        new = [text for text in asked if text not in self.known]
+        found = dict(zip(new, self._encode(new), strict=True)) if new else {}
+        found = {text: found[text] if text in found else self.known.pop(text) for text in asked}
+        self.known = dict(list(self.known.items())[-self.KEPT :]) | found  # those asked for last are dropped last
+        return [found[text] for text in texts]
 
     @torch.no_grad()
     def _encode(self, texts: Iterable[str]) -> list[Tensor]:

@@ -83,10 +83,6 @@ class Law:
         """Tokens [B, L] of indices [B, L] into the K stored codes."""
         return choice if self.codes is None else self.codes.gather(-1, choice[..., None]).squeeze(-1)
 
-    def first(self, count: int) -> Law:
-        """The laws of the first `count` positions."""
-        return Law(self.probs[:, :count], None if self.codes is None else self.codes[:, :count], self.codebook_size)
-
     def chain(self, number: int, chains: int) -> Law:
         """The laws of that chain alone where rows are chains, [A chains, L, K]."""
         codes = None if self.codes is None else self.codes[number::chains]

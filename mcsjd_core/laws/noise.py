@@ -139,10 +139,6 @@ class Noise:
     def at(self, positions: Tensor) -> Noise:
         return replace(self, positions=positions)
 
-    def first(self, count: int) -> Noise:
-        """That of the first `count` positions."""
-        return self.at(self.positions[:, :count])
-
     def position_keys(self) -> Tensor:
         """`keys` for other windows over the same positions, which count from 0: [B, purposes, L]."""
         return self._keys(ACCEPT, INITIAL_DRAFT)

@@ -132,12 +132,13 @@ WEIGHTS = {"full": lambda operations: operations, "bf16": bf16_layers, "fp8": fp
 def stored_bytes(module: nn.Module) -> int:
     """Bytes that a module's parameters and buffers really take: a packed tensor reports those of the wide one it stands for."""
     tensors = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
-    return sum(map(_bytes, tensors.values()))
+    return sum(map(tensor_bytes, tensors.values()))
 
 
-def _bytes(tensor: Tensor) -> int:
+def tensor_bytes(tensor: Tensor) -> int:
+    """As `stored_bytes`, of one."""
     flatten: Any = getattr(tensor, "__tensor_flatten__", None)
     if flatten is not None:
         inner = (getattr(tensor, name) for name in flatten()[0])
-        return sum(_bytes(part) for part in inner if isinstance(part, Tensor))  # a DTensor lists its mesh, too
+        return sum(tensor_bytes(part) for part in inner if isinstance(part, Tensor))  # a DTensor lists its mesh, too
     return tensor.numel() * tensor.element_size()

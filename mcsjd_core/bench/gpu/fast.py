@@ -9,6 +9,7 @@ import torch
 from ...decoding.grid import Grid
 from ...decoding.settings import DecodeSettings
 from ...errors import InputError
+from ...nn.weights import tensor_bytes
 from .. import peer
 from ..shapes import ShapedModel
 from ..stopwatch import seconds_of, spread
@@ -69,21 +70,24 @@ def prepared(model: ShapedModel, window: int, execution: str) -> Callable[[], ob
         return forward
     if not str(model.device).startswith("cuda"):
         raise InputError("Forwards can be captured on a CUDA device only.")
-    stream = torch.cuda.Stream(model.device)
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        forward()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        forward()
+    with torch.cuda.device(model.device):  # streams and recordings are the current device's
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            forward()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(
+            graph, stream=stream
+        ):  # torch's own stream for this is that of the first device that recorded
+            forward()
     return graph.replay
 
 
 def bytes_read(model: ShapedModel) -> int:
     """What a forward of one token has to read: every matrix but the embeddings, and the filled part of the cache."""
     named = model.token_model.named_parameters()
-    weights = sum(parameter.numel() * parameter.element_size() for name, parameter in named if "embed" not in name)
+    weights = sum(tensor_bytes(parameter) for name, parameter in named if "embed" not in name)
     filled = (model.prefix + 1) / model.cache.capacity
     return weights + int(model.cache.nbytes * filled)
 
