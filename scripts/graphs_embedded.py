@@ -154,7 +154,7 @@ def warm_start() -> Workflow:
     text = """\
 ## Change a setting, reuse the last tokens
 
-You liked a picture and change a setting a little. *seed-exact* takes the last picture's tokens as first guesses \
+You like a picture and want to change a setting a little. *seed-exact* takes the last picture's tokens as first guesses \
 (**initialiser** *warm*), and where nothing changes whole windows of them are accepted.
 
 The right picture is **the same as the middle one**, which starts from scratch: their difference is black. The report says what \
@@ -197,7 +197,7 @@ def from_a_picture(title: str, between: list[Node], values: dict, links: dict, t
                 "MCSJD_Sampler",
                 (COLUMNS[1], 0),
                 SAMPLER,
-                {"prompt": PROMPT, "seed": 2},
+                {"prompt": PROMPT},
                 {"model": (1, 0)},
                 title="A picture",
             ),
@@ -250,9 +250,9 @@ Tokens are drawn from top left to bottom right: a new one takes into account wha
     x = COLUMNS[2]
     between = [
         Node(5, "SolidMask", (x, 590), (340, 106), {"value": 0.0, "width": 128, "height": 128}, title="Keep"),
-        Node(6, "SolidMask", (x, 790), (340, 106), {"value": 1.0, "width": 64, "height": 64}, title="Redraw"),
+        Node(6, "SolidMask", (x, 790), (340, 106), {"value": 1.0, "width": 64, "height": 72}, title="Redraw"),
         Node(
-            11, "MaskComposite", (x, 990), (340, 126), {"x": 32, "y": 48, "operation": "add"},
+            11, "MaskComposite", (x, 990), (340, 126), {"x": 8, "y": 56, "operation": "add"},
             {"destination": (5, 0), "source": (6, 0)}, title="Where to redraw",
         ),
     ]  # fmt: skip

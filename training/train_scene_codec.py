@@ -95,8 +95,9 @@ def whole(weights: dict[str, Tensor]) -> VQGAN:
     """The codec of the configuration with trained weights; the blocks that `build_model` left out add nothing."""
     model = VQGAN(CONFIG)
     for block in model.decoder.up[0].block:
-        nn.init.zeros_(block.conv2.weight)
-        nn.init.zeros_(block.conv2.bias)
+        for conv in (block.conv1, block.conv2):  # the first one, too, so that an export is the same every time
+            nn.init.zeros_(conv.weight)
+            nn.init.zeros_(conv.bias)
     model.load_state_dict(weights, strict=False)
     return model
 
