@@ -193,7 +193,7 @@ def test_a_disk_that_fills_up_is_no_fault_of_the_net(fake, tmp_path):
     part = listed[0].partial(tmp_path, next(iter(listed[0].files)))
     part.parent.mkdir(parents=True)
     part.symlink_to("/dev/full")
-    with pytest.raises(InputError, match=r"\.part cannot be written \(No space left on device\); mend that"):
+    with pytest.raises(InputError, match=r"\.part cannot be written \(No space left on device\); fix that"):
         fetch(listed, tmp_path)
 
 

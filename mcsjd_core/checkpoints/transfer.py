@@ -96,7 +96,7 @@ def _on_disk(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(
-            f"{path} cannot be written ({error.strerror or error}); mend that and start the download again, it resumes where "
+            f"{path} cannot be written ({error.strerror or error}); fix that and start the download again, it resumes where "
             "it stopped."
         ) from None
 
