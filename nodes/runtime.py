@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .. import mcsjd_core
 from ..mcsjd_core import Decoded, DecodeSettings, Drawing, Grid, InputError, Step
+from ..mcsjd_core.errors import first_line
 from ..mcsjd_core.families.interface import Clip
 from ..mcsjd_core.families.sizes import choose_size
 from ..mcsjd_core.families.weight_error import logits_change
@@ -85,7 +86,7 @@ def check_fp8(device: torch.device, dtype: torch.dtype) -> None:
     try:
         torch.ones(1).to(torch.float8_e4m3fn).to(device).to(dtype)
     except (RuntimeError, TypeError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"{device} cannot hold fp8 weights ({reason}); choose bf16, fp16 or fp32.") from None
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 from ..file_contents import check_contents
 from .fsq_video import FSQVideoConfig
 
@@ -98,5 +98,5 @@ def load_program(file: Path, device) -> nn.Module:
             warnings.simplefilter("ignore", DeprecationWarning)  # torch would rather have another format
             return torch.jit.load(str(file), map_location=device).eval()
     except (RuntimeError, ValueError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"{file} is not a whole TorchScript file ({reason}); download it again.") from None

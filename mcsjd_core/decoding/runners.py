@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import torch
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 from .iteration import Iteration, Shape
 
 SMALLEST_EXTENT = 256  # cache slots that a compiled iteration looks at as the least
@@ -111,8 +111,7 @@ def _compiler_errors() -> Iterator[None]:
         if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise
         cause = getattr(error, "inner_exception", error)
-        reason = next(iter(str(cause).splitlines()), type(cause).__name__)
-        raise InputError(f"Iterations cannot be compiled here ({reason}); run them eager.") from None
+        raise InputError(f"Iterations cannot be compiled here ({first_line(cause)}); run them eager.") from None
 
 
 def _run(iteration: Iteration, shape: Shape) -> None:

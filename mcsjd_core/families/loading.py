@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..checkpoints.checkpoint import calling, read_json
-from ..errors import InputError
+from ..errors import InputError, first_line
 from ..nn import operations as own_operations
 from ..nn.packing import pack
 from ..nn.weights import WEIGHTS
@@ -89,7 +89,7 @@ def _check_device(device) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # a build without the device raises AssertionError
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"Device {device} cannot be used ({reason}); use 'cpu' or one that is there.") from None
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 from ..families.sizes import side_lengths
 from ..file_contents import check_contents
 
@@ -125,7 +125,7 @@ def load_diffusion(path: Path, *, dtype: torch.dtype, fp8: bool = False) -> Diff
             str(path), **absent, dtype=dtype, local_files_only=True, use_safetensors=True
         )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise InputError(f"diffusers cannot read {path} ({reason}); download it again.") from None
     pipeline.set_progress_bar_config(disable=True)
     if fp8:
@@ -140,7 +140,7 @@ def _pipeline_class() -> Any:
         from diffusers import GlmImagePipeline
     except (ImportError, RuntimeError) as error:  # RuntimeError: diffusers' own, of an import that failed inside of it
         raise InputError(
-            f"GLM-Image's pictures need further packages ({str(error).splitlines()[0]}): install them with `{INSTALL}`."
+            f"GLM-Image's pictures need further packages ({first_line(error)}): install them with `{INSTALL}`."
         ) from None
     if PRIOR not in signature(GlmImagePipeline.__call__).parameters:
         raise InputError(f"This version of diffusers takes no {PRIOR}; update it to 0.42 or newer.")

@@ -8,7 +8,7 @@ import torch
 
 from ...decoding.grid import Grid
 from ...decoding.settings import DecodeSettings
-from ...errors import InputError
+from ...errors import InputError, first_line
 from ...nn.weights import tensor_bytes
 from .. import peer
 from ..shapes import ShapedModel
@@ -40,13 +40,13 @@ def _measure_shape(day: Day, name: str, weights: str) -> dict:
             shape, day.layers or shape.config.layers, max(day.windows), day.device, day.dtype, weights=weights
         )
     except (InputError, torch.cuda.OutOfMemoryError) as error:
-        return {"why_not": str(error).splitlines()[0]}
+        return {"why_not": first_line(error)}
     found: dict = {"layers": [model.layers, shape.config.layers], "bytes_read": bytes_read(model), "seconds": {}}
     for execution in day.executions:
         try:
             found["seconds"][execution] = _seconds(day, model, execution)
         except (RuntimeError, InputError) as error:
-            found["seconds"][execution] = {"why_not": str(error).splitlines()[0]}
+            found["seconds"][execution] = {"why_not": first_line(error)}
     return found | _limits(day, found)
 
 
