@@ -372,8 +372,7 @@ def test_the_committed_figures_are_complete():
     if not script.JSON.exists():
         pytest.skip("docs/bench.json is not there")
     figures = json.loads(script.JSON.read_text(encoding="utf-8"))
-    not_yet = {"auto_window_slowdown", "trajectories"}  # sections that were not run on the present model
-    assert set(figures) >= KEYS - not_yet and figures["plan"]["name"] == "full" and figures["plan"]["prompts"] >= 16
+    assert set(figures) >= KEYS and figures["plan"]["name"] == "full" and figures["plan"]["prompts"] >= 16
     assert set(figures["ar_ratio_to_transformers"]) == {"1", "4"}
 
 
