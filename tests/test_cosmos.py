@@ -482,5 +482,5 @@ def test_a_part_of_a_model_on_several_devices_is_refused(directories, tmp_path):
         elif name.endswith(("wo.weight", "w2.weight")):
             state[name] = tensor.chunk(2, 1)[0].clone()
     torch.save(state, path / "model.pt")
-    with pytest.raises(InputError, match=r"holds 2 where config.json has `n_heads` 4; it is a part of a model"):
+    with pytest.raises(InputError, match=r"holds 2 where config.json has `n_heads` 4; it is one part of a model"):
         mcsjd_core.load(path)

@@ -256,7 +256,7 @@ def test_published_ids_and_lengths():
     for names in (ids, ids | codes):
         vocabulary = Vocabulary.of(names, "<|im_end|>", 16384)
         assert vocabulary == Vocabulary(151645, 151665, 151900, 155000)
-    with pytest.raises(InputError, match="does not count the image codes"):
+    with pytest.raises(InputError, match="ids are not consecutive"):
         Vocabulary.of(ids | codes | {"<MOVQGAN7>": 180000}, "<|im_end|>", 16384)
     layout = LuminaLayout(vocabulary, ids, 16384, 768, 8)
     assert layout.row([9], "1152x512") == [151645, 9, 151900, 151665, 152016, 152036]

@@ -69,7 +69,8 @@ class State:
         self.law = empty_law((rows, windows * window + 1), codebook_size, settings.law, device) if keeps_law else None
         self.details = torch.zeros(len(DETAILS), batch, window, device=device) if settings.trace_detail else None
         self.lane = np.arange(batch)  # the lane that holds row b of the batch now
-        self.order: Tensor | None = None  # the same on the device, once lanes have changed
+        self.order = torch.arange(batch, device=device)  # the same on the device
+        self.is_permuted = False
 
     def _first_guesses(self, grid: Grid, settings: DecodeSettings, codebook_size: int, noise: list[Noise], earlier):
         """A code [B M, N + W] for every position: a random one, in the main chain that of an initialiser that knows it now."""
@@ -83,7 +84,7 @@ class State:
     def tokens(self, count: int) -> Tensor:
         """The first `count` tokens of every row, in the batch's order; drafts are those of the main chain."""
         tokens = self.sequence[:: self.chains, :count]
-        return tokens if self.order is None else tokens[self.order]
+        return tokens[self.order] if self.is_permuted else tokens
 
     def forced_at(self, positions: Tensor) -> Tensor:
         """What has to stand at `positions` [A, L], FREE where the model decides."""
@@ -133,7 +134,8 @@ class State:
         to, origin = np.concatenate((here, there)), np.concatenate((there, here))
         holds = np.argsort(self.lane)
         self.lane[holds[to]] = origin
-        self.order = torch.tensor(self.lane, device=self.seeds.device)
+        self.order.copy_(torch.from_numpy(self.lane))
+        self.is_permuted = bool((self.lane[1:] < self.lane[:-1]).any())
         to, origin = torch.from_numpy(np.stack((to, origin))).to(self.seeds.device).unbind(0)
         for tensor in self._by_row():
             tensor[to] = tensor[origin]
