@@ -9,6 +9,7 @@ from ..mcsjd_core.pipeline.diffusion import DiffusionSettings
 from . import diffusion_models, folders
 from .diffusion_models import LoadedDiffusion
 from .schema import schema
+from .seeds import seed_input
 from .types import CATEGORY, DiffusionSocket, ImageTokens, LoadedModel, ModelSocket, TokensSocket
 
 NONE = "GLM-Image"  # in an empty menu: what Get Model makes
@@ -66,14 +67,9 @@ def diffusion_inputs() -> list[io.Input]:
     """How the diffusion runs."""
     own = DiffusionSettings()
     return [
-        io.Int.Input(
-            "seed",
-            default=0,
-            min=0,
-            max=2**64 - 1,
-            control_after_generate=True,
-            tooltip="For the diffusion: another seed gives different pixels from the same tokens. Further pictures of the "
-            "batch use seed + 1, seed + 2 and so on.",
+        seed_input(
+            "For the diffusion: another seed gives different pixels from the same tokens. Further pictures of the "
+            "batch use seed + 1, seed + 2 and so on."
         ),
         io.Int.Input(
             "steps",

@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from ..mcsjd_core import INITIALISERS
 from ..mcsjd_core.decoding.drafts import RECALL
 from ..mcsjd_core.reporting.report import METHOD_LABELS
+from .seeds import seed_input
 from .types import ModelSocket, TokensSocket, size_input
 
 METHODS = {label: name for name, label in METHOD_LABELS.items()}
@@ -30,15 +31,10 @@ def what_to_draw() -> list:
             "model and class-conditional models draw anything; other models get their usual request without "
             "a description, as their authors send it.",
         ),
-        io.Int.Input(
-            "seed",
-            default=0,
-            min=0,
-            max=2**64 - 1,
-            control_after_generate=True,
-            tooltip="A different seed gives a different picture; the same seed and settings give the same "
+        seed_input(
+            "A different seed gives a different picture; the same seed and settings give the same "
             "one. The other pictures of a batch use seed + 1, seed + 2, ..., so with increment the "
-            "next batch repeats all but one of them: batch_seeds changes that.",
+            "next batch repeats all but one of them: batch_seeds changes that."
         ),
     ]
 

@@ -1,4 +1,4 @@
-"""The seeds of the pictures of a batch."""
+"""The seed of a run, and those of the pictures of its batch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from ..mcsjd_core.decoding.settings import COUNTED, OWN
 # Saved graphs contain the labels: add, do not change.
 COUNTED_LABEL, OWN_LABEL = "seed + 1, seed + 2 ...", "new with every seed"
 ROW_SEEDS = {COUNTED_LABEL: COUNTED, OWN_LABEL: OWN}
+
+
+def seed_input(tooltip: str) -> io.Int.Input:
+    """A seed of 64 bits, which the browser can count up after every run."""
+    return io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=True, tooltip=tooltip)
 
 
 def batch_seeds_input() -> io.Combo.Input:
