@@ -18,7 +18,7 @@ from ..mcsjd_core.pipeline.preview import (
     Budget,
     drafted_code_frames,
     drafted_rows,
-    step_of,
+    step_of_rows,
     unfinished_frames,
     unfinished_pictures,
 )
@@ -83,7 +83,7 @@ class LivePreview:
 
     def _show(self, step: Step, rows: list[int], is_due: bool) -> Image.Image | None:
         """The sheet with `rows` of the batch drawn anew, if they are due or the budget allows it."""
-        part = step_of(step, rows)
+        part = step_of_rows(step, rows)
         wanted = self.drafted(part, self.grid, len(rows))
         allowed = wanted if is_due else self.budget.rows(wanted)
         if not allowed:

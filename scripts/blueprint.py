@@ -11,7 +11,7 @@ import uuid
 from graph_parts import DECODE, GAP, LOADER, SAMPLER, Node, Workflow
 
 NAME = "Text to image (MC-SJD)"
-DESCRIPTION = "Draws pictures from a prompt with an autoregressive model, several tokens a forward."
+DESCRIPTION = "Draws pictures from a prompt with an autoregressive model, several tokens per forward."
 ALIASES = ["MC-SJD", "SJD", "autoregressive", "speculative", "text to image"]
 IN, OUT = -10, -20  # ids that ComfyUI gives the ends of a subgraph
 LOAD, SAMPLE, DRAW = 1, 2, 3

@@ -1,10 +1,10 @@
-"""Tokens a forward of every way to draft, on the embedded image model at its own settings, with 95 % intervals.
+"""Tokens per forward of every way to draft, on the embedded image model at its own settings, with 95 % intervals.
 
     python scripts/measure_drafts.py --json build/drafts.json [--pictures 64] [--window 64]
 
 Picture i of every way has the same prompt and seed, so gains over `maximal` with one chain of random first drafts are paired.
-Tokens a forward are kept in the file, so that a run may be interrupted, and goes on. In the end all ways are clocked in turn, on
-one thread, and the table is printed as Markdown: a forward's cost is that over the first row's.
+Tokens per forward are kept in the file, so that a run may be interrupted, and goes on. In the end all ways are clocked in turn,
+on one thread, and the table is printed as Markdown: a forward's cost is that over the first row's.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def table(found: dict[str, list[float]], ways: list[tuple[str, int, str]], costs
         "coupling",
         "chains",
         "first drafts",
-        "tokens a forward",
+        "tokens per forward",
         "times the first row, mean of pairs",
         "of the means",
     )

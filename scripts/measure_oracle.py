@@ -2,7 +2,7 @@
 
     python scripts/measure_oracle.py [--pictures 16] [--window 64]
 
-With seed-exact sampling the final tokens of a seed are known: plain AR draws them. Printed are the tokens a forward where the
+With seed-exact sampling the final tokens of a seed are known: plain AR draws them. Printed are the tokens per forward where the
 first so many drafts after each commit are set to them, and how often a draft is its final token already, by its distance from
 the last committed one.
 """
@@ -78,7 +78,7 @@ def main() -> None:
     for name, right, first in [("random", 0, "random"), ("recall", 0, "recall"), *((None, n, "random") for n in RIGHT)]:
         told, held = tokens_a_forward(model, a.window, a.pictures, right, first)
         rows.append((f"first {right} right" if right else name, told, held))
-    print("| drafts | tokens a forward |\n| --- | --- |")
+    print("| drafts | tokens per forward |\n| --- | --- |")
     for name, told, _ in rows:
         print(f"| {name} | {told} |")
     print(f"\n| distance | {' | '.join(map(str, DISTANCES))} |\n|{' --- |' * (len(DISTANCES) + 1)}")

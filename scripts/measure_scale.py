@@ -37,8 +37,8 @@ sys.path.insert(0, str(ROOT))
 from mcsjd_core import EMBEDDED_MODEL, pictures, sample, to_image  # noqa: E402
 from mcsjd_core.scale import ray_engine  # noqa: E402
 from mcsjd_core.scale.drawer import Drawer  # noqa: E402
+from mcsjd_core.scale.job import Job  # noqa: E402
 from mcsjd_core.scale.output import Output  # noqa: E402
-from mcsjd_core.scale.plan import Plan  # noqa: E402
 from mcsjd_core.scale.prompt_file import read_rows  # noqa: E402
 
 THINGS, PLACES = ("a red apple", "a car", "a fox", "a tree"), ("on grass", "on sand", "in the sea")
@@ -84,14 +84,14 @@ def interval(pairs: list[tuple[float, float]]) -> str:
 
 def overhead(arguments: argparse.Namespace) -> None:
     """Picture by picture in turn, so that both kinds see the same machine."""
-    plan = Plan(EMBEDDED_MODEL)
-    model = plan.load()
+    job = Job(EMBEDDED_MODEL)
+    model = job.load()
     with prompts_and_output(arguments.prompts) as (file, output):
-        drawer = Drawer(model, plan, output)
+        drawer = Drawer(model, job, output)
 
         def bare(row) -> None:
             """No engine: the loop that anyone would write."""
-            settings = Plan(EMBEDDED_MODEL, seed=row.number - 1).settings(model.defaults)
+            settings = Job(EMBEDDED_MODEL, seed=row.number - 1).settings(model.defaults)
             tokens = sample(model, [row.prompt], settings).tokens
             to_image(pictures(model, tokens)[0]).save(output.folder / f"bare {row.number}.png")
 
@@ -106,7 +106,7 @@ def overhead(arguments: argparse.Namespace) -> None:
     print(f"bare loop: {statistics.median(b for _, b in pairs):.3f} s a picture")
     print(f"plain engine: {interval(pairs)} of the bare loop, {len(pairs)} pictures each")
     with ray_engine.connected(None, ray_engine.Workers(1, 1)):
-        pairs = dispatched(plan, arguments.prompts)
+        pairs = dispatched(job, arguments.prompts)
     print(f"ray, 1 worker: {interval(pairs)} of what the worker spends on drawing, {len(pairs)} pictures")
 
 
@@ -123,11 +123,11 @@ class TimedWorker(ray_engine.DrawingWorker):
         return pyarrow.table({"record": [json.dumps(record) for record in records]})
 
 
-def dispatched(plan: Plan, count: int) -> list[tuple[float, float]]:
+def dispatched(job: Job, count: int) -> list[tuple[float, float]]:
     """For every picture but the first, which loads the model: seconds since the end of the one before, and of drawing it."""
     told: list[dict] = []
     with prompts_and_output(count) as (file, output):
-        ray_engine.run(plan, file, output, told.append, worker=TimedWorker)
+        ray_engine.run(job, file, output, told.append, worker=TimedWorker)
     spans = sorted(record["span"] for record in told)
     return [(end - last, end - began) for (_, last), (began, end) in pairwise(spans)]
 
@@ -137,11 +137,11 @@ def dispatched(plan: Plan, count: int) -> list[tuple[float, float]]:
 
 def speedup(arguments: argparse.Namespace) -> None:
     """Pictures a second between the first and the last record: neither Ray's start nor the model's is the engine's."""
-    plan, found = Plan(EMBEDDED_MODEL), {1: [], 2: []}
+    job, found = Job(EMBEDDED_MODEL), {1: [], 2: []}
     with ray_engine.connected(None, ray_engine.Workers(2, 2)):
         for _ in range(arguments.repeats):
             for count, rates in found.items():
-                rates.append(rate(plan, arguments.prompts, ray_engine.Workers(count, count)))
+                rates.append(rate(job, arguments.prompts, ray_engine.Workers(count, count)))
     tell(found)
 
 
@@ -165,20 +165,20 @@ def processes(arguments: argparse.Namespace) -> None:
 def drawing_rate(prompts: int, all_ready) -> float:
     """Pictures a second of this process, on one thread as Ray's workers are, from when all have drawn one."""
     torch.set_num_threads(1)
-    plan = Plan(EMBEDDED_MODEL)
-    model = plan.load()
+    job = Job(EMBEDDED_MODEL)
+    model = job.load()
     with prompts_and_output(prompts) as (file, output):
-        drawer, rows = Drawer(model, plan, output), list(read_rows(file))
+        drawer, rows = Drawer(model, job, output), list(read_rows(file))
         drawer.draw(rows[:1])
         all_ready.wait()
         return (prompts - 1) / seconds_of(lambda: [drawer.draw([row]) for row in rows[1:]])
 
 
-def rate(plan, prompts: int, workers: ray_engine.Workers, worker: type | None = None) -> float:
+def rate(job, prompts: int, workers: ray_engine.Workers, worker: type | None = None) -> float:
     """Pictures a second, from when every worker has had rows to the last record."""
     told: list[float] = []
     with prompts_and_output(prompts) as (file, output):
-        ray_engine.run(plan, file, output, lambda _: told.append(time.perf_counter()), workers, worker)
+        ray_engine.run(job, file, output, lambda _: told.append(time.perf_counter()), workers, worker)
     skipped = 2 * workers.most
     return (len(told) - skipped) / (told[-1] - told[skipped - 1])
 
@@ -189,8 +189,8 @@ def rate(plan, prompts: int, workers: ray_engine.Workers, worker: type | None = 
 class WaitingWorker:
     """An actor that waits where another would draw. Its records are those that the driver wants, and no more."""
 
-    def __init__(self, plan, output):
-        self.seconds = plan.seconds
+    def __init__(self, job, output):
+        self.seconds = job.seconds
 
     def __call__(self, batch):
         import pyarrow
@@ -202,7 +202,7 @@ class WaitingWorker:
 
 @dataclass(frozen=True)
 class Waiting:
-    """Stands in for a plan."""
+    """Stands in for a job."""
 
     seconds: float
     chunk: int = 1
@@ -229,11 +229,11 @@ def waiting(arguments: argparse.Namespace) -> None:
     counts = [int(text) for text in arguments.workers.split(",")]
     with ray_engine.connected(None, ray_engine.Workers(AT_ONCE, AT_ONCE)):
         for count in counts:
-            plan = Waiting(arguments.seconds)
-            found = rate(plan, arguments.prompts, InThreads(count, count), WaitingWorker)
+            job = Waiting(arguments.seconds)
+            found = rate(job, arguments.prompts, InThreads(count, count), WaitingWorker)
             print(
                 f"{count:3} workers, {arguments.seconds:g} s a picture, {arguments.prompts} prompts: "
-                f"{found:7.2f} pictures a second, {found * plan.seconds / count:6.1%} of linear",
+                f"{found:7.2f} pictures a second, {found * job.seconds / count:6.1%} of linear",
                 flush=True,
             )
 

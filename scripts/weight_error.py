@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from mcsjd_core import EMBEDDED_MODEL, DecodeSettings, InputError, load, sample
 from mcsjd_core.families.interface import Family
 from mcsjd_core.laws.law import guide
-from mcsjd_core.nn.weights import WEIGHTS
+from mcsjd_core.nn.weights import WEIGHT_FORMATS
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -73,7 +73,7 @@ def main() -> None:
     exact = guided_logits(reference, arguments.prompts, tokens, law.cfg_scale)
     print("| dtype | weights | logits, rms | KL, nats | total variation | same best code |\n|---|---|---|---|---|---|")
     for dtype in DTYPES:
-        for weights in WEIGHTS:
+        for weights in WEIGHT_FORMATS:
             try:
                 model = load(arguments.model, dtype=dtype, weights=weights)
             except InputError as error:

@@ -155,7 +155,7 @@ def test_the_cost_of_a_window_is_in_forwards_of_ar(result):
         for window, spread in found["seconds"].items():
             assert result["forward_cost"][name][window] == pytest.approx(spread["median"] / one)
             assert spread["low"] <= spread["median"] <= spread["high"]
-        # As many tokens a forward as the forward costs: no gain.
+        # As many tokens per forward as the forward costs: no gain.
         assert forward.predicted_speedup(found, "4", result["forward_cost"][name]["4"]) == pytest.approx(1)
 
 

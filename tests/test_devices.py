@@ -26,7 +26,7 @@ LAWS = {
     "min-p": LawSettings(min_p=0.05),
     "everything": LawSettings(2.0, 0.7, 12, 0.9, 0.01),
 }
-# What this device does in its own way: attention, and rows that `kv_cache.put_rows` writes otherwise on Apple's GPUs.
+# What this device does in its own way: attention, and rows that `kv_cache.write_rows` writes otherwise on Apple's GPUs.
 OF_THE_CPU = {"_scaled_dot_product_flash_attention_for_cpu", "index_copy_"}
 EARLIER = torch.arange(GRID.num_tokens)[None] % CODES
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -25,8 +26,9 @@ def prompts(model=MODEL) -> Prompt:
     return Prompt.of_ids(rows, model.embed_ids, True, "cpu")
 
 
-def single(prompt: Prompt, number: int, settings: DecodeSettings) -> torch.Tensor:
-    own = prompt.of_pictures(number, number + 1)
+@cache
+def single(number: int, settings: DecodeSettings) -> torch.Tensor:
+    own = prompts().of_pictures(number, number + 1)
     return decode(MODEL, own, GRID, replace(settings, seed=(settings.seed + number) % 2**64)).tokens[0]
 
 
@@ -43,7 +45,7 @@ def test_tokens_of_every_prompt_are_those_of_its_single_run(how, rows):
     settings, prompt = DecodeSettings(window=6, law=LAW, seed=3, **how), prompts()
     fed = decode_feed(MODEL, prompt, GRID, settings, rows)
     for number in range(COUNT):
-        assert torch.equal(fed.tokens[number], single(prompt, number, settings))
+        assert torch.equal(fed.tokens[number], single(number, settings))
         assert fed.traces[number].num_tokens == GRID.num_tokens
 
 
@@ -66,7 +68,7 @@ def test_every_picture_may_have_a_seed_of_its_own():
     settings = DecodeSettings("maximal", 6, LAW, seed=99)
     fed = decode_feed(MODEL, prompt, GRID, settings, 3, seeds=seeds)
     for number, seed in enumerate(seeds):
-        assert torch.equal(fed.tokens[number], single(prompt, number, replace(settings, seed=(seed - number) % 2**64)))
+        assert torch.equal(fed.tokens[number], single(number, replace(settings, seed=(seed - number) % 2**64)))
     with pytest.raises(InputError, match="2 seeds for 9 pictures"):
         decode_feed(MODEL, prompt, GRID, settings, 3, seeds=[1, 2])
 

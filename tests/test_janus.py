@@ -166,13 +166,12 @@ def test_greedy_decoding_equals_transformers_generate(model, reference):
 # -- pictures ------------------------------------------------------------------------------------------------------------
 
 
-def test_pictures_equal_those_of_transformers(model, original, reference):
+def test_pictures_equal_those_of_transformers(model, reference):
     codes = some_codes(1, 576)
     with torch.no_grad():
         theirs = (reference.model.vqmodel.decode(codes) / 2 + 0.5).clamp(0, 1)
     assert relative(mcsjd_core.pictures(model, codes), theirs) < 1e-4
     assert theirs.std() > 0.05
-    assert torch.equal(mcsjd_core.pictures(mcsjd_core.load(original), codes), mcsjd_core.pictures(model, codes))
 
 
 # -- layouts -------------------------------------------------------------------------------------------------------------

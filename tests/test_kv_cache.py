@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mcsjd_core.nn.kv_cache import COPIES_ROWS, KVCache, put_rows
+from mcsjd_core.nn.kv_cache import COPIES_ROWS, KVCache, write_rows
 from mcsjd_core.nn.transformer import Transformer, TransformerConfig
 from tiny_checkpoint import randomise
 
@@ -210,6 +210,6 @@ def test_rows_are_written_alike_on_every_device():
     """Apple's GPUs take the other way, which this device can do as well."""
     index, rows = torch.tensor([3, 0, 7]), torch.randn(3, 5)
     first, second = torch.zeros(9, 5), torch.zeros(9, 5)
-    put_rows(first, index, rows, COPIES_ROWS[0])
-    put_rows(second, index, rows, "mps")
+    write_rows(first, index, rows, COPIES_ROWS[0])
+    write_rows(second, index, rows, "mps")
     assert torch.equal(first, second) and torch.equal(first[index], rows) and (first != 0).any(1).sum() == 3

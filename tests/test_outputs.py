@@ -90,12 +90,12 @@ def test_compare_asks_for_the_memory_of_one_picture(cli, monkeypatch, tmp_path):
     """It draws one after another, however many prompts there are."""
     asked = []
 
-    def check_room(drawing, device) -> None:
+    def check_memory(drawing, device) -> None:
         asked.append(drawing.prompt.batch)
         if len(asked) > 2:
             raise InputError("Enough.")
 
-    monkeypatch.setattr("mcsjd_core.cli.compare.check_room", check_room)
+    monkeypatch.setattr("mcsjd_core.cli.compare.check_memory", check_memory)
     assert cli("compare", "red apple", "rocket", "--out", tmp_path / "sheet.png") == FAILED
     assert asked == [1, 1, 1]
 

@@ -24,8 +24,8 @@ from mcsjd_core.pipeline.sampling import sample
 from mcsjd_core.scale import drawer as drawer_module
 from mcsjd_core.scale import ray_engine
 from mcsjd_core.scale.drawer import Drawer
+from mcsjd_core.scale.job import Job
 from mcsjd_core.scale.output import Output
-from mcsjd_core.scale.plan import Plan
 from mcsjd_core.scale.ray_engine import Workers
 from mcsjd_core.whole_files import part_of
 from short_model import write_short_model
@@ -71,19 +71,19 @@ def draw(cli, prompts, tmp_path):  # noqa: F811
 @pytest.mark.parametrize("rows", [1, 3])
 def test_every_row_is_its_single_run(draw, checkpoint, tmp_path, rows):  # noqa: F811
     assert draw("out", "--rows", rows, "--coupling", "maximal", "--window", 5) == SOME_FAILED
-    model, plan = load(checkpoint), Plan(checkpoint, window=5)
+    model, job = load(checkpoint), Job(checkpoint, window=5)
     for record in records_of(tmp_path / "out"):
         number = record["row"]
         if number == 3:
             assert record["file"] is None and "no pictures of size '1x1'" in record["error"]
             continue
         seed, negative = (7, "blue") if number == 2 else (5 + number - 1, "")
-        settings = Plan(checkpoint, window=5, seed=seed).settings(model.defaults)
+        settings = Job(checkpoint, window=5, seed=seed).settings(model.defaults)
         alone = sample(model, [f"thing {number}"], settings, negatives=[negative])
         assert record["tokens_sha256"] == hashlib.sha256(alone.tokens.numpy().tobytes()).hexdigest()
         assert (record["seed"], record["nfe"]) == (seed, alone.traces[0].nfe)
         assert record["tokens_a_forward"] == alone.tokens.numel() / alone.traces[0].nfe
-        assert record["settings"]["window"] == plan.window and record["settings"]["law"]["top_k"] == 12
+        assert record["settings"]["window"] == job.window and record["settings"]["law"]["top_k"] == 12
         with Image.open(tmp_path / "out" / record["file"]) as image:
             assert f"{image.width}x{image.height}" == record["size"]
     assert [record["row"] for record in records_of(tmp_path / "out")] == list(range(1, COUNT + 1))
@@ -113,7 +113,7 @@ def test_a_run_that_is_stopped_goes_on_and_draws_nothing_twice(draw, tmp_path, m
         r["tokens_sha256"] for r in records_of(tmp_path / "whole")
     ]
     assert "Run the same command again to resume" in capsys.readouterr().err
-    monkeypatch.setattr(Plan, "load", lambda self: pytest.fail("a finished run loads no model"))
+    monkeypatch.setattr(Job, "load", lambda self: pytest.fail("a finished run loads no model"))
     assert draw("out", "--rows", 2) == SOME_FAILED
 
 
@@ -359,7 +359,7 @@ def test_a_picture_that_was_deleted_is_drawn_again(draw, tmp_path):
     ],
 )
 def test_what_does_not_go_together_is_refused_before_a_model_is_read(cli, tmp_path, capsys, monkeypatch, more, sentence):  # noqa: F811  # fmt: skip
-    monkeypatch.setattr(Plan, "load", lambda self: pytest.fail("the model was read"))
+    monkeypatch.setattr(Job, "load", lambda self: pytest.fail("the model was read"))
     (tmp_path / "p.txt").write_text("red")
     assert cli("generate", *more) == FAILED
     err = capsys.readouterr().err
@@ -399,7 +399,7 @@ def test_memory_is_freed_and_only_some_rows_are_held(checkpoint, prompts, tmp_pa
     from mcsjd_core.scale import plain
 
     for rows in (1, 3):
-        plain.run(Plan(checkpoint, rows=rows), prompts, Output(tmp_path / "o"), lambda _: None)
+        plain.run(Job(checkpoint, rows=rows), prompts, Output(tmp_path / "o"), lambda _: None)
     assert seen == [1] * COUNT + [COUNT]
 
 
@@ -450,6 +450,6 @@ def test_a_killed_process_leaves_what_the_next_one_goes_on_with(tmp_path):
     for seed, (record, text) in enumerate(
         zip(records_of(tmp_path / "out"), ["red apple", "rocket", "fox"], strict=True)
     ):
-        tokens = sample(model, [text], Plan(path, seed=seed).settings(model.defaults)).tokens
+        tokens = sample(model, [text], Job(path, seed=seed).settings(model.defaults)).tokens
         assert record["tokens_sha256"] == hashlib.sha256(tokens.numpy().tobytes()).hexdigest()
     assert torch.get_num_threads() == 1

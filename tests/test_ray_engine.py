@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -21,9 +21,9 @@ from mcsjd_core.cli import FAILED
 from mcsjd_core.cli.prompt_rows import SOME_FAILED
 from mcsjd_core.pipeline.sampling import sample
 from mcsjd_core.scale import ray_engine
+from mcsjd_core.scale.job import Job
 from mcsjd_core.scale.output import Output
-from mcsjd_core.scale.plan import Plan
-from mcsjd_core.scale.prompt_file import digest
+from mcsjd_core.scale.prompt_file import Row, digest
 from mcsjd_core.scale.ray_engine import DrawingWorker, Workers
 from test_cli import checkpoint, cli  # noqa: F401 - fixtures
 
@@ -62,30 +62,30 @@ def prompts(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def plan(checkpoint) -> Plan:  # noqa: F811
-    return Plan(checkpoint, window=5, coupling="maximal", seed=3)
+def job(checkpoint) -> Job:  # noqa: F811
+    return Job(checkpoint, window=5, coupling="maximal", seed=3)
 
 
 @pytest.fixture(scope="module")
-def wanted(plan) -> dict[int, str]:
+def wanted(job) -> dict[int, str]:
     """Hashes of the single runs' tokens, by row."""
-    model = load(plan.model, packed=True)
+    model = load(job.model, packed=True)
     found = {}
     for number in {*range(1, COUNT + 1)} - {WRONG}:
-        settings = Plan(plan.model, window=5, seed=plan.seed_of(number)).settings(model.defaults)
+        settings = Job(job.model, window=5, seed=job.seed_of(number)).settings(model.defaults)
         tokens = sample(model, [f"thing {number}"], settings).tokens
         found[number] = hashlib.sha256(tokens.numpy().tobytes()).hexdigest()
     return found
 
 
 @pytest.fixture
-def draw(cluster, plan, prompts, tmp_path) -> Callable:
+def draw(cluster, job, prompts, tmp_path) -> Callable:
     """Runs the file into the folder `out` as the command line would."""
 
     def run(workers: int, worker: type | None = None, on_record: Callable = lambda record: None) -> Output:
         output = Output(tmp_path / "out")
-        with output.taken({"prompts": digest(prompts), **plan.kept()}):
-            ray_engine.run(plan, prompts, output, on_record, Workers(workers, workers), worker)
+        with output.taken({"prompts": digest(prompts), **job.kept()}):
+            ray_engine.run(job, prompts, output, on_record, Workers(workers, workers), worker)
         return output
 
     return run
@@ -107,24 +107,12 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def two_that_meet(folder: Path) -> type:
-    class Meeting(DrawingWorker):
-        """Draws as soon as two of its kind have rows."""
-
-        def __call__(self, batch):
-            (folder / f"{os.getpid()}.met").touch()
-            wait_for(lambda: len(list(folder.glob("*.met"))) == 2)
-            return super().__call__(batch)
-
-    return Meeting
-
-
 def one_that_dies(folder: Path, row: int, again: bool = False) -> type:
     class Dying(DrawingWorker):
         """The first to write that row's picture is killed when half of it is written; or everyone."""
 
-        def __init__(self, plan, output):
-            super().__init__(plan, output)
+        def __init__(self, job, output):
+            super().__init__(job, output)
             commit = output.commit
 
             def die(part: Path) -> None:
@@ -140,6 +128,18 @@ def one_that_dies(folder: Path, row: int, again: bool = False) -> type:
     return Dying
 
 
+def two_that_meet(folder: Path, dies_at: int) -> type:
+    class Meeting(one_that_dies(folder, dies_at)):
+        """The same, but none draws before two have rows."""
+
+        def __call__(self, batch):
+            (folder / f"{os.getpid()}.met").touch()
+            wait_for(lambda: len(list(folder.glob("*.met"))) >= 2)
+            return super().__call__(batch)
+
+    return Meeting
+
+
 def one_that_stays(folder: Path, row: int) -> type:
     class Staying(DrawingWorker):
         """Tells its process, and never ends with that row."""
@@ -153,20 +153,16 @@ def one_that_stays(folder: Path, row: int) -> type:
     return Staying
 
 
-def test_two_workers_give_the_tokens_of_single_runs(draw, wanted, tmp_path):
-    told = []
-    output = draw(2, two_that_meet(tmp_path), told.append)
-    assert hashes(output) == wanted and sorted(record["row"] for record in told) == list(range(1, COUNT + 1))
-    assert "no pictures of size '1x1'" in list(output.records())[WRONG - 1]["error"]
-    assert len(pictures(output.folder)) == COUNT - 1 and not list(output.folder.glob(".*.part.*"))
-
-
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL on Windows")
-def test_a_worker_that_is_killed_in_the_middle_loses_nothing(draw, wanted, tmp_path):
-    output = draw(2, one_that_dies(tmp_path, row=4))
+def test_two_workers_give_the_tokens_of_single_runs_though_one_is_killed(draw, wanted, tmp_path):
+    told = []
+    output = draw(2, two_that_meet(tmp_path, dies_at=4), told.append)
     assert (tmp_path / "dead").exists() and hashes(output) == wanted
-    assert [record["row"] for record in output.records()] == list(range(1, COUNT + 1))
-    assert not list(output.folder.glob(".*.part.*"))
+    assert sorted(record["row"] for record in told) == list(range(1, COUNT + 1))
+    records = list(output.records())
+    assert [record["row"] for record in records] == list(range(1, COUNT + 1))
+    assert "no pictures of size '1x1'" in records[WRONG - 1]["error"]
+    assert len(pictures(output.folder)) == COUNT - 1 and not list(output.folder.glob(".*.part.*"))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL on Windows")
@@ -240,11 +236,14 @@ def test_an_address_that_answers_is_left_to_ray(family, host, monkeypatch):
 def test_what_no_row_can_mend_ends_the_run_with_its_sentence(cluster, prompts, tmp_path):
     output = Output(tmp_path)
     with output.taken({}), pytest.raises(InputError, match="There is no checkpoint at"):
-        ray_engine.run(Plan(tmp_path / "none"), prompts, output, lambda record: None)
+        ray_engine.run(Job(tmp_path / "none"), prompts, output, lambda record: None)
 
 
-def test_what_would_fail_every_row_ends_the_run_with_its_sentence(cluster, plan, prompts, tmp_path):
-    output = Output(tmp_path)
-    with output.taken({}), pytest.raises(InputError, match="no pictures of size '9x9'"):
-        ray_engine.run(replace(plan, size="9x9"), prompts, output, lambda record: None)
-    assert not list(output.records()) and not (tmp_path / "run.json").exists()
+def test_what_would_fail_every_row_is_told_as_such(job, tmp_path):
+    """Without Ray, to which it is the same kind of record as the one above."""
+    import pyarrow
+
+    worker, row = DrawingWorker(replace(job, size="9x9"), Output(tmp_path)), Row(1, "thing 1")
+    (record,) = worker(pyarrow.table({"row": [json.dumps(asdict(row))]}))["record"].to_pylist()
+    assert "no pictures of size '9x9'" in json.loads(record)[ray_engine.FATAL]
+    assert not list(worker.output.records())

@@ -48,6 +48,7 @@ CODES, GRID = 27, Grid(2, 3)  # no even number of codes
 
 def in_two_processes(work, *arguments) -> list:
     """What work(*arguments) gives in each of two processes, or the exit code of one that gave nothing."""
+
     context = multiprocessing.get_context("fork")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

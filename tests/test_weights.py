@@ -13,7 +13,7 @@ import mcsjd_core
 from live_bytes import LiveBytes
 from mcsjd_core import DecodeSettings, InputError, LawSettings
 from mcsjd_core.families.weight_error import logits_change, probe_logits
-from mcsjd_core.nn.weights import FP8, WEIGHTS, fp8_layers
+from mcsjd_core.nn.weights import FP8, WEIGHT_FORMATS, fp8_layers
 from oracle import cached_logits, relative
 from tiny_checkpoint import TRANSFORMER, write_tiny_checkpoint
 
@@ -144,7 +144,7 @@ def test_a_bias_is_added_as_it_is(weights):
         pytest.importorskip("torchao", reason="torchao is optional")
     generator = torch.Generator().manual_seed(1)
     matrix, bias, x = (torch.randn(shape, generator=generator) for shape in ((32, 16), (32,), (5, 16)))
-    layers = [WEIGHTS[weights](nn).Linear(16, 32, bias=with_bias) for with_bias in (True, False)]
+    layers = [WEIGHT_FORMATS[weights](nn).Linear(16, 32, bias=with_bias) for with_bias in (True, False)]
     for layer in layers:
         layer.weight = nn.Parameter(layer.pack(matrix, torch.float32, "cpu"), requires_grad=False)
     layers[0].bias = nn.Parameter(bias)
@@ -175,5 +175,5 @@ def test_what_takes_seconds_to_import_is_imported_only_when_it_is_asked_for(dire
 
 
 def test_unknown_forms_are_refused_with_those_there_are(directory):
-    with pytest.raises(InputError, match=f"one of {', '.join(WEIGHTS)}, got 'fp4'"):
+    with pytest.raises(InputError, match=f"one of {', '.join(WEIGHT_FORMATS)}, got 'fp4'"):
         mcsjd_core.load(directory, weights="fp4")

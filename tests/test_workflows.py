@@ -225,16 +225,6 @@ def test_graphs_leave_their_settings_to_the_model(name, pack):
     assert {inputs[key] for key in SETTINGS} == {-1}
 
 
-@pytest.mark.slow
-def test_seeds_of_the_quickstart_draw_pictures_that_differ(pack):
-    """With the embedded model itself: a batch is four seeds, and no two of its pictures are alike."""
-    graph = shipped("MC-SJD 01 Quickstart")
-    model, sampler = (graph[node_of(graph, kind)]["inputs"] for kind in ("MCSJD_LoadModel", "MCSJD_Sampler"))
-    (loaded,) = pack.run("MCSJD_LoadModel", **model)
-    tokens, _ = pack.run("MCSJD_Sampler", **sampler | {"model": loaded})
-    assert distinct(tokens.tokens) == 4
-
-
 def test_graphs_of_public_models_have_get_model_for_them(pack):
     downloads = pack.part("mcsjd_core.checkpoints.catalogue").DOWNLOADS
     for graph in map(shipped, NAMES):

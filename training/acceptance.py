@@ -42,7 +42,7 @@ def batches(prompts: list[str]) -> Iterator[list[str]]:
 
 
 def compressions(model: Family, prompts: list[str], settings: DecodeSettings) -> list[float]:
-    """Tokens a forward of every prompt's picture."""
+    """Tokens per forward of every prompt's picture."""
     traces = [trace for some in batches(prompts) for trace in sample(model, some, settings).traces]
     return [trace.num_tokens / trace.nfe for trace in traces]
 
@@ -79,7 +79,7 @@ def table(model: Family, prompts: list[str]) -> list[str]:
         f"- entropy: {interval(entropies(model, prompts, first, base))} nats a token",
         f"- codes that two seeds of a prompt share: {interval([100 * share for share in same])} %",
         "",
-        "| tokens a forward | " + " | ".join(f"W {window}" for window in WINDOWS) + " |",
+        "| tokens per forward | " + " | ".join(f"W {window}" for window in WINDOWS) + " |",
         "| --- |" + " --- |" * len(WINDOWS),
     ]
     found = {

@@ -54,7 +54,7 @@ def trajectory_cost(found: dict, window: int, count: int) -> float:
 
 
 def predicted_speedup(found: dict, window: int | str, compression: float) -> float:
-    """Over plain AR, if the loop cost nothing: tokens a forward, over what such a forward costs."""
+    """Over plain AR, if the loop cost nothing: tokens per forward, over what such a forward costs."""
     return compression / cost(found, window)
 
 

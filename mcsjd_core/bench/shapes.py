@@ -15,7 +15,7 @@ from ..families.chameleon import ChameleonTransformer, Vocabulary
 from ..families.janus import JanusTransformer
 from ..nn.packing import pack
 from ..nn.transformer import TransformerConfig
-from ..nn.weights import WEIGHTS
+from ..nn.weights import WEIGHT_FORMATS
 from .stopwatch import interleaved, spread
 
 PROMPT_TOKENS = 32
@@ -69,7 +69,7 @@ LARGE_SHAPES = {
 class ShapedModel:
     """A model of `shape` with `layers` layers and random weights, and a cache filled as in the middle of a picture.
 
-    Times are those of one picture with guidance: two rows. `weights` is one of WEIGHTS.
+    Times are those of one picture with guidance: two rows. `weights` is one of WEIGHT_FORMATS.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class ShapedModel:
     ):
         self.shape, self.layers, self.device = shape, min(layers, shape.config.layers), device
         config = replace(shape.config, layers=self.layers)
-        how: dict[str, Any] = {} if weights == "full" else {"operations": WEIGHTS[weights](nn)}
+        how: dict[str, Any] = {} if weights == "full" else {"operations": WEIGHT_FORMATS[weights](nn)}
         self.token_model: Any = shape.build(config, shape.codebook_size, dtype=dtype, device=device, **how).eval()
         randomise(self.token_model, torch.Generator(device).manual_seed(0))
         if weights == "full":

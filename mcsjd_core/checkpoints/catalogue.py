@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import InputError
 
-WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json")
 TEXTS = ("config.json", "generation_config.json", "tokenizer.json")
 CHAMELEON_LICENCE = "Chameleon Research License (research, non-commercial)"
 GLM_LICENCE = "MIT according to others; its own page was not seen"
@@ -48,7 +48,7 @@ class Download:
 
 def _lumina(side: int) -> Download:
     name = f"Lumina-mGPT-7B-{side}"
-    own = (Source(f"Alpha-VLLM/{name}", (*WEIGHTS, *TEXTS), name),)
+    own = (Source(f"Alpha-VLLM/{name}", (*WEIGHT_FILES, *TEXTS), name),)
     # The tokenizer is stored in one of the repositories only.
     tokenizer = () if side == 768 else (Source("Alpha-VLLM/Lumina-mGPT-7B-768", ("tokenizer.json",), name),)
     codec = (Source("leloy/Anole-7b-v0.1-vqvae-hf", ("model.safetensors",), "chameleon-vqgan"),)
@@ -59,7 +59,7 @@ def _lumina(side: int) -> Download:
 def _janus(repository: str, gigabytes: float) -> Download:
     name = repository.split("/")[1]
     licence = "DeepSeek Model License (commercial use allowed, with use-based restrictions)"
-    return Download((Source(repository, (*WEIGHTS, *TEXTS), name),), licence, gigabytes)
+    return Download((Source(repository, (*WEIGHT_FILES, *TEXTS), name),), licence, gigabytes)
 
 
 def _llamagen_class(size: str, side: int, gigabytes: float) -> Download:
@@ -72,14 +72,14 @@ def _llamagen_class(size: str, side: int, gigabytes: float) -> Download:
 def _llamagen_text(stage: int, side: int) -> Download:
     patterns = (f"t2i_XL_stage{stage}_{side}.pt", "vq_ds16_t2i.pt")
     own = Source("peizesun/llamagen_t2i", patterns, "LlamaGen-t2i")
-    encoder = Source("google/flan-t5-xl", (*WEIGHTS, "config.json", "tokenizer.json"), "LlamaGen-t2i/flan-t5-xl")
+    encoder = Source("google/flan-t5-xl", (*WEIGHT_FILES, "config.json", "tokenizer.json"), "LlamaGen-t2i/flan-t5-xl")
     note = "Most of it is the text encoder FLAN-T5-XL, which both of these models share."
     return Download((own, encoder), "MIT; the text encoder Apache-2.0", 14.8, note)
 
 
 def _emu3(name: str) -> Download:
-    own = Source(f"BAAI/{name}", (*WEIGHTS, "config.json", "emu3.tiktoken", "emu3_vision_tokens.txt"), name)
-    codec = Source("BAAI/Emu3-VisionTokenizer", (*WEIGHTS, "config.json"), f"{name}/Emu3-VisionTokenizer")
+    own = Source(f"BAAI/{name}", (*WEIGHT_FILES, "config.json", "emu3.tiktoken", "emu3_vision_tokens.txt"), name)
+    codec = Source("BAAI/Emu3-VisionTokenizer", (*WEIGHT_FILES, "config.json"), f"{name}/Emu3-VisionTokenizer")
     return Download((own, codec), "Apache-2.0", 35.1, "Stored in float32; in bf16 it takes 15.7 GB of memory.")
 
 
@@ -106,7 +106,7 @@ def _simplear(size: str, gigabytes: float) -> Download:
     """Of these repositories neither the list of files nor the sizes were seen: all forms that the loader reads are asked for."""
     name, codec = f"SimpleAR-{size}", "Cosmos-1.0-Tokenizer-DV8x16x16"
     texts = (*TEXTS, "vocab.json", "merges.txt", "added_tokens.json")
-    own = Source(f"Daniel0724/{name}", (*WEIGHTS, *texts), name)
+    own = Source(f"Daniel0724/{name}", (*WEIGHT_FILES, *texts), name)
     files = Source(f"nvidia/{codec}", ("encoder.jit", "decoder.jit"), codec)
     licence = (
         "none seen (code MIT, base model Apache-2.0); its codec NVIDIA Open Model License, to be accepted on its page"
@@ -120,7 +120,7 @@ def _simplear(size: str, gigabytes: float) -> Download:
 
 def _emu3_5() -> Download:
     name, codec = "Emu3.5-Image", "Emu3.5-VisionTokenizer"
-    own = Source(f"BAAI/{name}", (*WEIGHTS, "config.json", "emu3.tiktoken", "emu3_vision_tokens.txt"), name)
+    own = Source(f"BAAI/{name}", (*WEIGHT_FILES, "config.json", "emu3.tiktoken", "emu3_vision_tokens.txt"), name)
     files = Source(f"BAAI/{codec}", ("model.safetensors", "model.ckpt"), f"{name}/{codec}")
     note = (
         "34 billion parameters: 67 GB of memory in bf16, 35 GB as fp8 weights, and 2.2 GB more for a guided picture. One "
@@ -132,7 +132,7 @@ def _emu3_5() -> Download:
 
 def _lumina2() -> Download:
     name = "Lumina-mGPT-2.0"
-    own = Source(f"Alpha-VLLM/{name}", (*WEIGHTS, *TEXTS, "tokenizer_config.json"), name)
+    own = Source(f"Alpha-VLLM/{name}", (*WEIGHT_FILES, *TEXTS, "tokenizer_config.json"), name)
     codec = Source("ai-forever/MoVQGAN", ("movqgan_270M.ckpt",), "movqgan-270m")
     note = (
         "9313 tokens for 768 x 768. Pictures need the 270M MoVQ codec, 1.1 GB, which goes into the folder movqgan-270m beside "
@@ -147,7 +147,7 @@ def _glm_image() -> Download:
     model, processor = "vision_language_encoder", "processor"
     texts = ("config.json", "generation_config.json")
     sources = (
-        Source(repository, (*WEIGHTS, *texts), f"{name}/{model}", model),
+        Source(repository, (*WEIGHT_FILES, *texts), f"{name}/{model}", model),
         Source(repository, ("tokenizer.json",), f"{name}/{processor}", processor),
     )
     note = (
@@ -161,9 +161,9 @@ def _glm_decoder() -> Download:
     """What makes pixels of its tokens, in the folder of the model, as the repository has it."""
     repository, name = "zai-org/GLM-Image", "GLM-Image"
     folders = {
-        "transformer": (*WEIGHTS, "config.json"),
-        "text_encoder": (*WEIGHTS, "config.json"),
-        "vae": (*WEIGHTS, "config.json"),
+        "transformer": (*WEIGHT_FILES, "config.json"),
+        "text_encoder": (*WEIGHT_FILES, "config.json"),
+        "vae": (*WEIGHT_FILES, "config.json"),
         "tokenizer": ("*.json",),
         "scheduler": ("scheduler_config.json",),
     }
@@ -184,7 +184,9 @@ DOWNLOADS = {
     "Lumina-mGPT-7B-512": _lumina(512),
     "Lumina-mGPT-7B-768": _lumina(768),
     "Lumina-mGPT-7B-1024": _lumina(1024),
-    "Anole-7B": Download((Source("leloy/Anole-7b-v0.1-hf", (*WEIGHTS, *TEXTS), "Anole-7B"),), CHAMELEON_LICENCE, 14.3),
+    "Anole-7B": Download(
+        (Source("leloy/Anole-7b-v0.1-hf", (*WEIGHT_FILES, *TEXTS), "Anole-7B"),), CHAMELEON_LICENCE, 14.3
+    ),
     "LlamaGen-B-256": _llamagen_class("B", 256, 0.7),
     "LlamaGen-B-384": _llamagen_class("B", 384, 0.7),
     "LlamaGen-L-256": _llamagen_class("L", 256, 1.7),

@@ -42,7 +42,7 @@ from .options import (
 )
 from .outputs import write_text, write_whole
 from .progress import advance, token_bar
-from .room import check_room
+from .room import check_memory
 
 EXACT = "gumbel_exact"
 FEWEST = 3  # pictures that an interval is made of: of two, Student's is thirteen standard errors wide each way
@@ -141,7 +141,7 @@ def _check(model: Family, arguments: argparse.Namespace, methods: list[DecodeSet
     notes: dict[str, None] = {}
     for prompt, settings in product(arguments.prompts, methods):
         drawing = Drawing.of(model, [prompt], settings, size=arguments.size, negatives=[arguments.negative])
-        check_room(drawing, pick_device(arguments.device))
+        check_memory(drawing, pick_device(arguments.device))
         if drawing.note:
             notes[drawing.note] = None
     for note in notes:

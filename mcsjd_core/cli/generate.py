@@ -39,7 +39,7 @@ from .options import (
 )
 from .outputs import write_text, write_whole
 from .progress import advance, token_bar
-from .room import check_room
+from .room import check_memory
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -179,7 +179,7 @@ def _run_one(arguments: argparse.Namespace, tells: bool = True, packed: bool = T
 
 def _check_drawing(arguments: argparse.Namespace, drawing: Drawing, tells: bool) -> None:
     """Raise InputError if there is no room for it; a process that `tells` prints what is to know of the prompts."""
-    check_room(drawing, pick_device(arguments.device))
+    check_memory(drawing, pick_device(arguments.device))
     if drawing.note and tells:
         print(drawing.note, file=sys.stderr)
 

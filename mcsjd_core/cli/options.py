@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..families.interface import Family
 from ..families.loading import EMBEDDED_MODEL, load
 from ..laws.law import LawSettings
-from ..nn.weights import WEIGHTS
+from ..nn.weights import WEIGHT_FORMATS
 from .threads import leave_busy_cores_alone
 
 LAW_FIELDS = {"cfg": "cfg_scale", "temperature": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p"}
@@ -35,7 +35,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dtype", choices=DTYPES, default="float32", help="of the transformer (default: %(default)s)")
     group.add_argument(
         "--weights",
-        choices=WEIGHTS,
+        choices=WEIGHT_FORMATS,
         default="full",
         help="how the transformer's matrices are held: full in --dtype, bf16 in half the memory of float32, with the "
         "same results if the checkpoint was published in bf16, fp8 or int8 (needs torchao) in 8 "

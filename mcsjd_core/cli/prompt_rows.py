@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..scale import plain, ray_engine
+from ..scale.job import Job
 from ..scale.output import Output, Record
-from ..scale.plan import Plan
 from ..scale.prompt_file import COLUMNS, count_rows, digest, unread_columns
 from .options import LAW_FIELDS, pick_device
 from .progress import picture_bar
@@ -86,18 +86,18 @@ def check(arguments: argparse.Namespace) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """The exit code: 0, or SOME_FAILED. `check` has passed."""
-    plan, file, output = _plan(arguments), arguments.prompt_file, Output(arguments.out)
+    job, file, output = _job(arguments), arguments.prompt_file, Output(arguments.out)
     total = count_rows(file)
     if unread := unread_columns(file):
         print(f"{file} has columns that are not read: {', '.join(unread)}.", file=sys.stderr)
-    if plan.device == "cpu":
+    if job.device == "cpu":
         leave_busy_cores_alone()
-    agreed = {"prompts": digest(file), **plan.kept()}
+    agreed = {"prompts": digest(file), **job.kept()}
     try:
         with output.taken(agreed, again=arguments.retry):
             done = sum(1 for _ in output.records())
             with picture_bar(total, done, arguments.quiet) as bar:
-                _draw(arguments, plan, file, output, _teller(bar))
+                _draw(arguments, job, file, output, _teller(bar))
     except OSError as error:
         raise InputError(
             f"{arguments.out} cannot be written to ({error.strerror or error}); fix that and run the same command again to "
@@ -110,22 +110,22 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _draw(
-    arguments: argparse.Namespace, plan: Plan, file: Path, output: Output, on_record: Callable[[Record], None]
+    arguments: argparse.Namespace, job: Job, file: Path, output: Output, on_record: Callable[[Record], None]
 ) -> None:
     """With the engine that was asked for."""
     if arguments.engine == "plain":
-        plain.run(plan, file, output, on_record)
+        plain.run(job, file, output, on_record)
         return
     gpus = arguments.gpus
     if gpus is None:
-        gpus = 0 if plan.device == "cpu" else 1
+        gpus = 0 if job.device == "cpu" else 1
     workers = ray_engine.Workers.of_text(arguments.workers or "1", gpus)
     with ray_engine.connected(arguments.address, workers):
-        ray_engine.run(plan, file, output, on_record, workers)
+        ray_engine.run(job, file, output, on_record, workers)
 
 
-def _plan(arguments: argparse.Namespace) -> Plan:
-    return Plan(
+def _job(arguments: argparse.Namespace) -> Job:
+    return Job(
         arguments.model.resolve(),
         dtype=arguments.dtype,
         device=pick_device(arguments.device),

@@ -11,7 +11,7 @@ from ..pipeline.sampling import Drawing
 ADVICE = "use fewer pictures, a smaller --window, fewer --trajectories, or --dtype bfloat16"
 
 
-def check_room(drawing: Drawing, device: str) -> None:
+def check_memory(drawing: Drawing, device: str) -> None:
     """Raise InputError before a run whose tensors cannot fit: the system would end it, or swap for hours."""
     free = available_bytes()
     if device == "cpu" and free is not None and drawing.memory_bytes > free:

@@ -11,7 +11,7 @@ from ..errors import InputError
 from ..scale import tensor_parallel
 from .options import pick_device
 
-WEIGHTS = ("full", "bf16")
+FORMATS = ("full", "bf16")
 
 
 def add_argument(parser: argparse.ArgumentParser) -> None:
@@ -41,9 +41,9 @@ def check(arguments: argparse.Namespace) -> None:
         )
     if arguments.execution != "eager":
         raise InputError("A model over several GPUs is run as it is; leave out --compile and --capture.")
-    if arguments.weights not in WEIGHTS:
+    if arguments.weights not in FORMATS:
         raise InputError(
-            f"--weights {arguments.weights} is for one GPU; use {' or '.join(WEIGHTS)} with --tensor-parallel."
+            f"--weights {arguments.weights} is for one GPU; use {' or '.join(FORMATS)} with --tensor-parallel."
         )
     if arguments.prompt_file is not None:
         raise InputError(

@@ -24,7 +24,7 @@ from ..laws.law import LawSettings
 from ..nn.transformer import Transformer, TransformerConfig
 from .emu_vocabulary import named_ids, read_vocabulary
 from .hf_config import transformer_config
-from .interface import PictureFamily, SamplingDefaults, check_room
+from .interface import PictureFamily, SamplingDefaults, check_prompt_lengths
 from .sizes import side_lengths, size_name
 from .token_model import TransformerTokenModel
 
@@ -88,7 +88,7 @@ class Emu35(PictureFamily):
         for text, negative in zip(texts, negatives, strict=True):
             requests = (REQUEST.format(text), UNCONDITIONAL.format(negative))
             rows += [self._row(request, grid) for request in requests[: 1 + guided]]
-        check_room(rows, self.context - grid.num_tokens)
+        check_prompt_lengths(rows, self.context - grid.num_tokens)
         return Prompt.of_ids(rows, self.token_model.embed_ids, guided, self.token_model.prompt_device)
 
     def _row(self, request: str, grid: Grid) -> list[int]:

@@ -245,7 +245,7 @@ def alternating(texts: Sequence[str], negatives: Sequence[str], guided: bool) ->
     return [text for pair in pairs for text in pair[: 1 + guided]]
 
 
-def check_room(rows: Sequence[Sequence[int]], room: int) -> None:
+def check_prompt_lengths(rows: Sequence[Sequence[int]], room: int) -> None:
     """Raise InputError if a prompt's row has more than `room` tokens: those that a model reads beside a picture."""
     if (longest := max(map(len, rows))) > room:
         raise InputError(

@@ -12,7 +12,7 @@ from ..checkpoints.checkpoint import calling, read_json
 from ..errors import InputError, first_line
 from ..nn import operations as own_operations
 from ..nn.packing import pack
-from ..nn.weights import WEIGHTS
+from ..nn.weights import WEIGHT_FORMATS
 from .interface import Family
 from .registry import FAMILIES
 
@@ -60,7 +60,7 @@ def load(
 
     `dtype` is that of the transformer's weights and activations. `operations` provides the layer classes (`Linear`,
     `Embedding`, `RMSNorm`, `Conv2d`, `GroupNorm`), so that a host can cast and offload weights its own way.
-    `weights` is one of WEIGHTS, how the transformer's matrices are held: "full" in `dtype`, "bf16" widened
+    `weights` is one of WEIGHT_FORMATS, how the transformer's matrices are held: "full" in `dtype`, "bf16" widened
     to `dtype` where they are used, "fp8" or "int8" in 8 bits.
     `packed` lays matrices that a CPU holds in full out as it multiplies fastest with them, see `packing.pack`.
     `before_tensor` is called before every tensor that is taken in; what it raises ends the loading.
@@ -72,14 +72,14 @@ def load(
         raise InputError(
             f"Weights can be held in a floating-point dtype only, got {dtype}; use torch.float32 or torch.bfloat16."
         )
-    if weights not in WEIGHTS:
-        raise InputError(f"weights must be one of {', '.join(WEIGHTS)}, got {weights!r}.")
+    if weights not in WEIGHT_FORMATS:
+        raise InputError(f"weights must be one of {', '.join(WEIGHT_FORMATS)}, got {weights!r}.")
     _check_device(device)
     name = detect(path)
     if name is None:
         raise InputError(_why_unsupported(path))
     with calling(before_tensor):
-        model = FAMILIES[name].load(path, dtype=dtype, device=device, operations=WEIGHTS[weights](operations))
+        model = FAMILIES[name].load(path, dtype=dtype, device=device, operations=WEIGHT_FORMATS[weights](operations))
     if packed:
         pack(model.token_model)
     return model

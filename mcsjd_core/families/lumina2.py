@@ -32,7 +32,7 @@ from .chameleon_parts import (
     transformer_config,
 )
 from .hf_config import generation_fields
-from .interface import PictureFamily, SamplingDefaults, alternating, check_room
+from .interface import PictureFamily, SamplingDefaults, alternating, check_prompt_lengths
 from .token_model import TransformerTokenModel
 
 CHAMELEON_VOCABULARY = 65536  # more ids than that have the new models alone
@@ -84,7 +84,7 @@ class Lumina2(PictureFamily):
     def picture_prompt(self, texts: list[str], negatives: list[str], guided: bool, size: str) -> Prompt:
         """The unconditional rows begin at begin-of-image. The size tokens are given; the authors' script draws them, too."""
         rows = [self._row(text, size) for text in alternating(texts, negatives, guided)]
-        check_room(rows, self.context - self.picture_grid(size).num_tokens)
+        check_prompt_lengths(rows, self.context - self.picture_grid(size).num_tokens)
         return Prompt.of_ids(rows, self.token_model.embed_ids, guided, self.token_model.prompt_device)
 
     def _row(self, text: str | None, size: str) -> list[int]:

@@ -33,7 +33,7 @@ class Planes:
         return torch.where(index[..., None] < 0, index[..., None], inside)
 
 
-def put_rows(table: Tensor, index: Tensor, rows: Tensor, device_type: str) -> None:
+def write_rows(table: Tensor, index: Tensor, rows: Tensor, device_type: str) -> None:
     """Write rows [n, size] to rows `index` [n] of a table [N, size], in place."""
     if device_type in COPIES_ROWS:
         table.index_copy_(0, index, rows)
@@ -78,7 +78,7 @@ class KVCache:
         """Store keys and values [rows, kv_heads, L, head_dim] at the `index_of` their slots; give both up to slot `extent`."""
         index, size = index.flatten(), keys.shape[-1]
         for held, new in ((self.keys[layer], keys), (self.values[layer], values)):
-            put_rows(held.view(-1, size), index, new.transpose(1, 2).reshape(-1, size), held.device.type)
+            write_rows(held.view(-1, size), index, new.transpose(1, 2).reshape(-1, size), held.device.type)
         return self.keys[layer][: self.rows, :, :extent], self.values[layer][: self.rows, :, :extent]
 
     def copy_slots(self, to: Tensor, origin: Tensor) -> None:
@@ -86,7 +86,7 @@ class KVCache:
         to, origin = self.index_of(to).flatten(), self.index_of(origin).flatten()
         for held in (*self.keys, *self.values):
             flat = held.view(-1, held.shape[-1])
-            put_rows(flat, to, flat.index_select(0, origin), flat.device.type)
+            write_rows(flat, to, flat.index_select(0, origin), flat.device.type)
 
     def context_of(self, layer: int) -> tuple[Tensor, Tensor] | None:
         """The layer's `context` for the rows still at work."""

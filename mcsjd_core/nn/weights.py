@@ -126,7 +126,7 @@ def mapped_layers(operations):
     return _Layers(operations, Linear)
 
 
-WEIGHTS = {"full": lambda operations: operations, "bf16": bf16_layers, "fp8": fp8_layers, "int8": int8_layers}
+WEIGHT_FORMATS = {"full": lambda operations: operations, "bf16": bf16_layers, "fp8": fp8_layers, "int8": int8_layers}
 
 
 def stored_bytes(module: nn.Module) -> int:

@@ -21,8 +21,8 @@ from ..families.sizes import side_lengths
 from ..file_contents import check_contents
 
 INDEX = "model_index.json"
-WEIGHTS = ("text_encoder", "transformer", "vae")  # folders with weights
-PARTS = (*WEIGHTS, "tokenizer", "scheduler")
+WITH_WEIGHTS = ("text_encoder", "transformer", "vae")  # folders with weights
+PARTS = (*WITH_WEIGHTS, "tokenizer", "scheduler")
 PRIOR = "prior_token_ids"
 # Numbers at once for each pixel while the VAE makes it: ComfyUI's own count for VAEs of this shape.
 VAE_NUMBERS_PER_PIXEL = 2178
@@ -49,7 +49,7 @@ class DiffusionDecoder:
 
     def __init__(self, pipeline: Any):
         self.pipeline = pipeline
-        self.parts: dict[str, nn.Module] = {name: getattr(pipeline, name) for name in WEIGHTS}
+        self.parts: dict[str, nn.Module] = {name: getattr(pipeline, name) for name in WITH_WEIGHTS}
 
     def memory_bytes(self, size: str) -> int:
         """About what making one picture takes beside the weights: that of the VAE, which takes the most."""
@@ -114,7 +114,7 @@ def load_diffusion(path: Path, *, dtype: torch.dtype, fp8: bool = False) -> Diff
             f"{path} lacks {', '.join(missing)}; GLM-Image's diffusion transformer is published in the same repository as its "
             "autoregressive stage: download it there."
         )
-    for name in WEIGHTS:
+    for name in WITH_WEIGHTS:
         for file in (path / name).glob("*.safetensors"):
             check_contents(file)
     pipeline_class = _pipeline_class()

@@ -64,7 +64,7 @@ def unfinished_frames(model: Family, grid: Grid, step: Step, count: int, now: in
     return BLANK + (pixels - BLANK) * opacity
 
 
-def step_of(step: Step, rows: Sequence[int]) -> Step:
+def step_of_rows(step: Step, rows: Sequence[int]) -> Step:
     """What `step` says of some rows of its batch."""
     done, drafted = ([ends[row] for row in rows] for ends in (step.done, step.drafted))
     return Step(step.iteration, step.tokens[list(rows)], done, drafted)

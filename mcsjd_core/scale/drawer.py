@@ -23,8 +23,8 @@ from ..pipeline.image_files import to_image
 from ..pipeline.memory import is_out_of_memory
 from ..pipeline.sampling import Drawing, check_run, pictures, read_text
 from ..pipeline.video import videos
+from .job import Job
 from .output import Output, Record
-from .plan import Plan
 from .prompt_file import Row
 
 TOO_LARGE = "Memory ran out; use a smaller --window, fewer --trajectories, or --dtype bfloat16."
@@ -42,10 +42,10 @@ class Drawer:
     Making one raises InputError for what would fail every row.
     """
 
-    def __init__(self, model: Family, plan: Plan, output: Output, on_record: Callable[[Record], None] = lambda _: None):
-        self.model, self.plan, self.output, self.on_record = model, plan, output, on_record
-        self.settings = plan.settings(model.defaults)
-        _check_command(model, plan, self.settings)
+    def __init__(self, model: Family, job: Job, output: Output, on_record: Callable[[Record], None] = lambda _: None):
+        self.model, self.job, self.output, self.on_record = model, job, output, on_record
+        self.settings = job.settings(model.defaults)
+        _check_command(model, job, self.settings)
 
     def draw(self, rows: list[Row]) -> None:
         """Raises OSError if the folder cannot be written to, and what is no fault of a row."""
@@ -68,7 +68,7 @@ class Drawer:
     def _size_of(self, row: Row) -> str | None:
         """None for a row that fails, since the model has no such size."""
         try:
-            return choose_size(row.size or self.plan.size, self.model.sizes)
+            return choose_size(row.size or self.job.size, self.model.sizes)
         except InputError as error:
             self._fail(row, str(error))
             return None
@@ -108,7 +108,7 @@ class Drawer:
 
         seeds = [self._seed(row) for row in rows]
         model = drawing.model.token_model
-        decode_feed(model, drawing.prompt, drawing.grid, self.settings, self.plan.rows, seeds=seeds, on_row=commit)
+        decode_feed(model, drawing.prompt, drawing.grid, self.settings, self.job.rows, seeds=seeds, on_row=commit)
 
     def _read(self, rows: list[Row], size: str) -> Drawing:
         negatives = [self._negative(row) for row in rows]
@@ -125,10 +125,10 @@ class Drawer:
             return False
 
     def _negative(self, row: Row) -> str:
-        return self.plan.negative if row.negative is None else row.negative
+        return self.job.negative if row.negative is None else row.negative
 
     def _seed(self, row: Row) -> int:
-        return self.plan.seed_of(row.number) if row.seed is None else row.seed
+        return self.job.seed_of(row.number) if row.seed is None else row.seed
 
     def _commit(self, row: Row, size: str, finished: Finished) -> None:
         tokens, negative = finished.tokens[None], self._negative(row)
@@ -169,16 +169,16 @@ class Drawer:
             "seed": self._seed(row),
         }
         settings = {name: value for name, value in asdict(self.settings).items() if name in RECORDED} | {
-            "dtype": self.plan.dtype, "weights": self.plan.weights,
+            "dtype": self.job.dtype, "weights": self.job.weights,
         }  # fmt: skip
         empty = dict.fromkeys(("file", "nfe", "tokens_a_forward", "seconds", "tokens_sha256", "note", "error"))
         return given | {"size": row.size, "settings": settings} | empty
 
 
-def _check_command(model: Family, plan: Plan, settings: DecodeSettings) -> None:
-    check_run(model, model.grid(plan.size), settings)
-    read_text(plan.negative)
-    runner(plan.execution, torch.device(plan.device))
+def _check_command(model: Family, job: Job, settings: DecodeSettings) -> None:
+    check_run(model, model.grid(job.size), settings)
+    read_text(job.negative)
+    runner(job.execution, torch.device(job.device))
 
 
 RECORDED = ("coupling", "window", "law", "initialiser", "trajectories")

@@ -7,16 +7,16 @@ from itertools import chain
 from pathlib import Path
 
 from .drawer import Drawer, chunks
+from .job import Job
 from .output import Output, Record
-from .plan import Plan
 
 
-def run(plan: Plan, prompts: Path, output: Output, on_record: Callable[[Record], None]) -> None:
+def run(job: Job, prompts: Path, output: Output, on_record: Callable[[Record], None]) -> None:
     """Draw every row of the file that is not done; on_record is told of each, and may raise to stop."""
-    waiting = chunks(output.waiting(prompts), plan.chunk)
+    waiting = chunks(output.waiting(prompts), job.chunk)
     first = next(waiting, None)
     if first is None:  # no model is loaded for nothing
         return
-    drawer = Drawer(plan.load(), plan, output, on_record)
+    drawer = Drawer(job.load(), job, output, on_record)
     for rows in chain([first], waiting):
         drawer.draw(rows)

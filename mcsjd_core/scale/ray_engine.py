@@ -22,8 +22,8 @@ from typing import Any
 
 from ..errors import InputError, first_line
 from .drawer import Drawer, chunks
+from .job import Job
 from .output import Output, Record
-from .plan import Plan
 from .prompt_file import Row
 
 BLOCKS_A_WORKER = 40  # parts that the file is cut into: at its end a worker waits for no more than one of them
@@ -57,16 +57,16 @@ class Workers:
         return ActorPoolStrategy(min_size=self.least, max_size=self.most, max_tasks_in_flight_per_actor=2)
 
 
-def run(plan: Plan, prompts: Path, output: Output, on_record: Callable[[Record], None],
+def run(job: Job, prompts: Path, output: Output, on_record: Callable[[Record], None],
         workers: Workers = Workers(), worker: type | None = None) -> None:  # fmt: skip
-    """As `plain.run`, on the cluster that `connected` has. `worker` is the class of the actors, made with plan and output."""
+    """As `plain.run`, on the cluster that `connected` has. `worker` is the class of the actors, made with job and output."""
     from ray.exceptions import OutOfMemoryError, RayActorError, WorkerCrashedError
 
     output = Output(output.folder.resolve(), output.run)  # as workers see it, which have another working folder
-    rows = waiting_rows(prompts.resolve(), output, plan.chunk, workers)
+    rows = waiting_rows(prompts.resolve(), output, job.chunk, workers)
     if rows is None:
         return
-    drawn = _drawn(rows, plan, output, workers, worker or DrawingWorker)
+    drawn = _drawn(rows, job, output, workers, worker or DrawingWorker)
     try:
         # Left to itself, a loop that is stopped lets the workers draw on for as long as anyone holds the exception.
         with closing(_rows(drawn)) as records:
@@ -90,12 +90,12 @@ def _tell(record: Record, on_record: Callable[[Record], None]) -> None:
     on_record(record)
 
 
-def _drawn(rows, plan: Plan, output: Output, workers: Workers, worker: type):
+def _drawn(rows, job: Job, output: Output, workers: Workers, worker: type):
     """The dataset of the rows' records, as JSON in the column `record`; nothing is drawn before someone reads it."""
     return rows.map_batches(
         worker,
-        fn_constructor_args=(plan, output),
-        batch_size=plan.chunk,
+        fn_constructor_args=(job, output),
+        batch_size=job.chunk,
         batch_format="pyarrow",
         compute=workers.pool(),
         num_cpus=1,
@@ -240,8 +240,8 @@ reading = Reading()  # a worker of Ray is used for block after block
 class DrawingWorker:
     """An actor. Its model is loaded at its first rows: what fails before, Ray would try again without end."""
 
-    def __init__(self, plan: Plan, output: Output):
-        self.plan, self.output = plan, output
+    def __init__(self, job: Job, output: Output):
+        self.job, self.output = job, output
         self.drawer: Drawer | None = None
         self.records: list[Record] = []
 
@@ -272,6 +272,6 @@ class DrawingWorker:
         if not waiting:
             return
         if self.drawer is None:
-            self.drawer = Drawer(self.plan.load(), self.plan, self.output, lambda record: self.records.append(record))
-        for part in chunks(waiting, self.plan.chunk):
+            self.drawer = Drawer(self.job.load(), self.job, self.output, lambda record: self.records.append(record))
+        for part in chunks(waiting, self.job.chunk):
             self.drawer.draw(part)

@@ -18,7 +18,7 @@ AHEAD = 8  # times the rows: pictures that one feed is given, so that its batch 
 
 
 @dataclass(frozen=True)
-class Plan:
+class Job:
     """`law` and `window` hold what was asked for, None where the checkpoint's own is meant. `seed` is that of row 1, if it has
     none of its own, row 2 then has seed + 1. `rows` pictures are drawn side by side."""
 
