@@ -127,6 +127,7 @@ class Checkpoint:
 
     def __init__(self, files: Iterable[Path]):
         self.files: dict[str, Path] = {}
+        self._shapes: dict[Path, dict[str, list[int]]] = {}
         for file in files:
             with open_tensors(file) as opened:
                 self.files |= dict.fromkeys(opened.names(), file)
@@ -151,8 +152,11 @@ class Checkpoint:
     def shape(self, name: str) -> list[int]:
         if name not in self.files:
             raise InputError(f"The checkpoint has no tensor {name}; it belongs to another model, or is incomplete.")
-        with open_tensors(self.files[name]) as opened:
-            return opened.shape(name)
+        file = self.files[name]
+        if file not in self._shapes:  # one opening for all of them: that of a large torch file takes long
+            with open_tensors(file) as opened:
+                self._shapes[file] = {each: opened.shape(each) for each in opened.names()}
+        return self._shapes[file][name]
 
     def tensors(self, wanted: Callable[[str], bool] = lambda name: True) -> Iterator[tuple[str, Tensor]]:
         """(name, tensor) of every wanted name, file by file, memory-mapped."""
