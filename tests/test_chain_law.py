@@ -77,8 +77,9 @@ def test_pairs_of_rows_with_several_chains_are_independent():
     assert p_value(tokens.view(SAMPLES, 4), pair_law(model)) > LEVEL
 
 
-@pytest.mark.parametrize("coupling", VERIFIED)
-@pytest.mark.parametrize("initialiser", ["random", RECALL])
+@pytest.mark.parametrize(
+    ("coupling", "initialiser"), [*((coupling, "random") for coupling in VERIFIED), ("maximal", RECALL)]
+)
 def test_forced_and_forbidden_tokens_leave_the_law_of_the_others_exact(coupling, initialiser):
     forbidden = torch.tensor([[True, False, False]])
     grid = Grid(2, 2, row_end=CODES, forbidden=forbidden, forbidden_row=torch.tensor([0, -1, -1, -1, -1, -1]))

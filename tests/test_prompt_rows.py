@@ -424,26 +424,17 @@ def test_a_killed_process_leaves_what_the_next_one_goes_on_with(tmp_path):
     """A real kill -9."""
     path = write_short_model(tmp_path / "model")
     (tmp_path / "p.txt").write_text("red apple\nrocket\nfox\n")
-    command = [
-        sys.executable,
-        "-m",
-        "mcsjd_core",
-        "generate",
-        "--prompts",
-        str(tmp_path / "p.txt"),
-        "--model",
-        str(path),
-        "--out",
-    ]
+    command = ["generate", "--prompts", tmp_path / "p.txt", "--model", path, "--out", tmp_path / "out", "--quiet"]
+    command = list(map(str, command))
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    running = subprocess.Popen([*command, str(tmp_path / "out"), "--quiet"], cwd=ROOT, env=environment)
+    running = subprocess.Popen([sys.executable, "-m", "mcsjd_core", *command], cwd=ROOT, env=environment)
     limit = time.monotonic() + 200
     while not hashes(tmp_path / "out") and running.poll() is None and time.monotonic() < limit:
         time.sleep(0.01)
     running.send_signal(signal.SIGKILL)
     running.wait()
     before = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "out").glob("[!.]*.png")}
-    subprocess.run([*command, str(tmp_path / "out"), "--quiet"], cwd=ROOT, env=environment, check=True)
+    assert main(command) == 0
     after = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "out").glob("[!.]*.png")}
     assert len(after) == 3 and before.items() <= after.items()
     model = load(path, packed=True)
