@@ -370,7 +370,11 @@ def test_fields_give_what_was_asked_for():
 @pytest.mark.parametrize("suffix", ["safetensors", "bin"])
 def test_shapes_of_a_file_take_one_opening(tmp_path, monkeypatch, suffix):
     """Families ask for a dozen, and a torch file of 20 GB takes its time to open."""
-    tensors, file, opened = {name: torch.zeros(2, size) for size, name in enumerate("abc")}, tmp_path / f"x.{suffix}", []
+    tensors, file, opened = (
+        {name: torch.zeros(2, size) for size, name in enumerate("abc")},
+        tmp_path / f"x.{suffix}",
+        [],
+    )
     save_file(tensors, file) if suffix == "safetensors" else torch.save(tensors, file)
     found = Checkpoint([file])
     open_tensors = checkpoint.open_tensors

@@ -20,6 +20,8 @@ import tiny_cosmos
 from mcsjd_core import InputError, load
 from mcsjd_core.cli import FAILED, INTERRUPTED, main
 from mcsjd_core.cli.prompt_rows import SOME_FAILED
+from mcsjd_core.decoding import feed
+from mcsjd_core.decoding.runners import Compiled
 from mcsjd_core.pipeline.sampling import sample
 from mcsjd_core.scale import drawer as drawer_module
 from mcsjd_core.scale import ray_engine
@@ -380,6 +382,24 @@ def test_what_would_fail_every_row_ends_the_run_and_does_not_bind_its_folder(dra
     assert draw("out", *more) == FAILED
     err = capsys.readouterr().err
     assert sentence in err and err.count("\n") == 1 and not records_of(tmp_path / "out")
+    assert draw() == SOME_FAILED
+
+
+def test_a_compiler_that_fails_ends_the_run_and_is_no_fault_of_a_row(draw, tmp_path, capsys, monkeypatch):
+    tries = []
+
+    def no_compiler(graph, inputs):
+        tries.append(graph)
+        raise RuntimeError("No working C++ compiler found in c++")
+
+    torch._dynamo.reset()
+    with monkeypatch.context() as patch:
+        patch.setattr(feed, "runner", lambda name, device: Compiled(no_compiler))
+        assert draw("out", "--rows", 2, "--compile") == FAILED
+    err = capsys.readouterr().err
+    assert "Iterations cannot be compiled here (No working C++ compiler found in c++); run them eager." in err
+    assert err.count("\n") == 1 and len(tries) == 1
+    assert [record["row"] for record in records_of(tmp_path / "out")] == [3]  # for its size, as ever
     assert draw() == SOME_FAILED
 
 

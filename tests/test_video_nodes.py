@@ -17,10 +17,15 @@ FRAMES = 1 + (tiny_cosmos.FRAMES - 1) * 8
 FRAME_TOKENS = tiny_cosmos.ROWS * tiny_cosmos.COLUMNS
 
 
+@pytest.fixture(scope="module")
+def video_checkpoint(tmp_path_factory):
+    return tiny_cosmos.write_checkpoint(tmp_path_factory.mktemp("video") / "cosmos", reads_text=False, frame_rate=12.5)
+
+
 @pytest.fixture
-def video_model(pack, model_folder):
+def video_model(pack, model_folder, video_checkpoint):
     """A model that continues videos of 1 or 9 frames and reads no text."""
-    tiny_cosmos.write_checkpoint(model_folder / "cosmos", reads_text=False, frame_rate=12.5)
+    (model_folder / "cosmos").symlink_to(video_checkpoint)
     return pack.run("MCSJD_LoadModel", model="cosmos", dtype="fp32")[0]
 
 

@@ -18,6 +18,10 @@ from .iteration import Iteration, Shape
 SMALLEST_EXTENT = 256  # cache slots that a compiled iteration looks at as the least
 
 
+class CompilationError(InputError):
+    """Iterations cannot be compiled on this machine, whatever they draw."""
+
+
 class Eager:
     """Operation by operation, over no more rows, positions and slots than are needed."""
 
@@ -111,7 +115,7 @@ def _compiler_errors() -> Iterator[None]:
         if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise
         cause = getattr(error, "inner_exception", error)
-        raise InputError(f"Iterations cannot be compiled here ({first_line(cause)}); run them eager.") from None
+        raise CompilationError(f"Iterations cannot be compiled here ({first_line(cause)}); run them eager.") from None
 
 
 def _run(iteration: Iteration, shape: Shape) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..decoding.feed import Finished, decode_feed
 from ..decoding.loop import DecodingError
-from ..decoding.runners import runner
+from ..decoding.runners import CompilationError, runner
 from ..decoding.settings import DecodeSettings
 from ..errors import InputError
 from ..families.interface import Family
@@ -39,7 +39,7 @@ def chunks(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
 class Drawer:
     """Draws rows and commits them, each as soon as it is complete; a row that fails does not stop the others.
 
-    Making one raises InputError for what would fail every row.
+    Making one raises InputError for what would fail every row, and so does the first row that has to be compiled for.
     """
 
     def __init__(self, model: Family, job: Job, output: Output, on_record: Callable[[Record], None] = lambda _: None):
@@ -78,6 +78,8 @@ class Drawer:
         waiting = list(rows)
         try:
             self._feed(rows, size, waiting.remove)
+        except CompilationError:  # no row's fault
+            raise
         except (InputError, DecodingError, RuntimeError, MemoryError) as error:
             if not isinstance(error, InputError | DecodingError) and not is_out_of_memory(error):
                 raise

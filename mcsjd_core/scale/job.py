@@ -13,7 +13,8 @@ from ..errors import InputError
 from ..families.interface import Family, SamplingDefaults
 from ..families.loading import load
 
-FREE_TO_CHANGE = ("device", "rows")  # between a run and the one that goes on with it: tokens do not depend on them
+# Between a run and the one that goes on with it: but for rounding, tokens do not depend on them.
+FREE_TO_CHANGE = ("device", "rows", "execution")
 AHEAD = 8  # times the rows: pictures that one feed is given, so that its batch stays full most of the time
 
 
