@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import weakref
 
 import pytest
 import torch
 from PIL import Image
 
 import tiny_cosmos
+from mcsjd_core import InputError
 from mcsjd_core.cli import FAILED, main, several_gpus
 from mcsjd_core.pipeline import clip_files
 
@@ -54,12 +56,47 @@ def test_an_mp4_has_every_frame_and_the_rate(cli, tmp_path):
 def test_frames_come_from_pictures_a_folder_an_animation_or_a_video(cli, tmp_path):
     pytest.importorskip("av")
     files = [tmp_path / f"{number}.png" for number in range(9)]
-    frames = clip_files.read_clip(files)
-    assert frames.shape == (9, 3, 50, 70) and frames[3, 0].mean().item() == pytest.approx(60 / 255)
-    assert clip_files.read_clip([tmp_path]).equal(frames)
+    frames, count = clip_files.read_clip(files, 9)
+    assert count == 9 and frames.shape == (9, 3, 50, 70) and frames[3, 0].mean().item() == pytest.approx(60 / 255)
+    assert clip_files.read_clip([tmp_path], 9)[0].equal(frames)
     for name, tolerance in (("clip.webp", 0.03), ("clip.mp4", 0.06)):  # both lose a little
         clip_files.write_clip(tmp_path / name, frames, 25)
-        torch.testing.assert_close(clip_files.read_clip([tmp_path / name]), frames, atol=tolerance, rtol=0)
+        torch.testing.assert_close(clip_files.read_clip([tmp_path / name], 9)[0], frames, atol=tolerance, rtol=0)
+        last, count = clip_files.read_clip([tmp_path / name], 2)
+        torch.testing.assert_close(last, frames[-2:], atol=tolerance, rtol=0)
+        assert count == 9
+
+
+def test_of_a_long_video_few_frames_are_held(tmp_path, monkeypatch):
+    """A minute of it may have more pixels than there is memory."""
+    pytest.importorskip("av")
+    clip_files.write_clip(tmp_path / "long.mp4", torch.rand(40, 1, 1, 1).expand(40, 3, 32, 48), 25)
+    made, most = [], 0
+    convert = Image.Image.convert
+
+    def watched(image, mode=None, *rest):
+        nonlocal most
+        made.append(weakref.ref(converted := convert(image, mode, *rest)))
+        most = max(most, sum(image() is not None for image in made))
+        return converted
+
+    monkeypatch.setattr(Image.Image, "convert", watched)
+    frames, count = clip_files.read_clip([tmp_path / "long.mp4"], 3)
+    assert (len(frames), count) == (3, 40) and most <= 6
+
+
+@pytest.mark.parametrize("error", ["DecoderNotFoundError", "EOFError"])
+def test_a_video_that_cannot_be_decoded_is_one_sentence(tmp_path, monkeypatch, error):
+    """PyAV's errors have many kinds, not all of them ones of Python."""
+    av = pytest.importorskip("av")
+    kind = getattr(av.error, error)
+
+    def broken(*arguments):
+        raise kind(1, "no decoder for it")
+
+    monkeypatch.setattr(av, "open", broken)
+    with pytest.raises(InputError, match=r"x\.mp4 cannot be read as a video \(.*no decoder for it.*\); give an MP4"):
+        clip_files.read_clip([tmp_path / "x.mp4"], 1)
 
 
 def test_nine_frames_are_more_of_a_start_than_one(cli, tmp_path):

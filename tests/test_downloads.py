@@ -188,7 +188,18 @@ def test_a_folder_that_cannot_be_made_is_no_fault_of_the_net(fake, tmp_path):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full")
-def test_a_disk_that_fills_up_is_no_fault_of_the_net(fake, tmp_path):
+@pytest.mark.parametrize("size", [100, 10**6])
+def test_a_disk_that_fills_up_at_a_small_piece_is_told_as_such(size):
+    """What stays in the buffer is written once more when the file is closed."""
+    with (
+        pytest.raises(InputError, match="cannot be written"),
+        transfer._Target(Path("/dev/full"), lambda: False) as file,
+    ):
+        file.write(bytes(size))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full")
+def test_a_disk_that_fills_up_is_no_is_no_fault_of_the_net(fake, tmp_path):
     listed = listing(NAME)
     part = listed[0].partial(tmp_path, next(iter(listed[0].files)))
     part.parent.mkdir(parents=True)
@@ -228,6 +239,10 @@ def test_the_command_shows_size_and_licence_and_waits_for_consent(fake, tmp_path
         assert main(["download", NAME, "--folder", str(tmp_path)]) == 0
         assert bool(fake.asked) == asked
     fake.asked.clear()
+    monkeypatch.setattr("builtins.input", lambda question: (_ for _ in ()).throw(EOFError))  # Ctrl-D
+    capsys.readouterr()
+    assert main(["download", NAME, "--folder", str(tmp_path)]) == 0
+    assert "Nothing was downloaded." in capsys.readouterr().out
     shutil.rmtree(tmp_path / NAME)
     assert main(["download", NAME, "--folder", str(tmp_path), "--yes"]) == 0
     assert fake.asked and json.loads((tmp_path / NAME / "config.json").read_text())["model_type"] == "chameleon"

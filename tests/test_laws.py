@@ -44,6 +44,10 @@ SETTINGS = [
     for top_p in (0.05, 0.5, 0.95, 1.0)
     for min_p in ((0.0, 0.1, 1.0) if top_k in (0, 10) else (0.0,))
 ]
+SETTINGS += [
+    LawSettings(top_p=1e-13),
+    LawSettings(top_k=5, top_p=1e-13),
+]  # less than the units in which mass is counted
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)

@@ -1,15 +1,18 @@
 """What commands write and print: whole files, every one named, on any terminal; and sentences where a machine is too small."""
 
 import io
+import json
 import sys
 
 import pytest
 import torch
 
-from mcsjd_core import EMBEDDED_VIDEO_MODEL, InputError, LawSettings
+from mcsjd_core import EMBEDDED_VIDEO_MODEL, DecodeSettings, InputError, LawSettings, load
+from mcsjd_core.checkpoints.tensor_files import open_tensors
 from mcsjd_core.cli import FAILED, console, main, room
 from mcsjd_core.cli.outputs import write_text, write_whole
-from mcsjd_core.pipeline.memory import is_out_of_memory
+from mcsjd_core.errors import is_out_of_memory
+from mcsjd_core.pipeline.sampling import Drawing
 from mcsjd_core.reporting.fonts import font_for, has_sign
 from test_cli import checkpoint, cli  # noqa: F401 - fixtures
 
@@ -40,7 +43,7 @@ def test_every_file_that_generate_writes_is_named(cli, capsys):  # noqa: F811
     names = ["p.png", "k.safetensors", "t.json"]
     assert cli("generate", "x", "--out", names[0], "--save-tokens", names[1], "--trace", names[2]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line for line in lines if line.startswith("wrote")] == [f"wrote {name}" for name in names]
+    assert [line for line in lines if line.startswith("wrote")] == [f"wrote {name}" for name in (*names[1:], names[0])]
 
 
 def test_numbers_of_a_batch_multiply_out(cli, capsys):  # noqa: F811
@@ -70,6 +73,37 @@ def test_too_little_memory_is_one_sentence(cli, capsys, monkeypatch, error):  # 
     monkeypatch.setattr("mcsjd_core.pipeline.sampling.Drawing.run", fail)
     assert cli("generate", "x") == FAILED
     assert "Memory ran out on cpu; use fewer pictures" in capsys.readouterr().err
+
+
+def test_tokens_outlive_a_codec_for_which_there_is_no_memory(cli, tmp_path, monkeypatch):  # noqa: F811
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("mcsjd_core.cli.generate.pictures", fail)
+    saved = [tmp_path / "t.json", tmp_path / "trace.json"]
+    assert cli("generate", "x", "--save-tokens", saved[0], "--trace", saved[1], "--out", tmp_path / "o.png") == FAILED
+    assert all(json.loads(file.read_text()) for file in saved) and not (tmp_path / "o.png").exists()
+
+
+def test_too_little_memory_for_a_torch_file_is_no_damaged_file(tmp_path, monkeypatch):
+    file = tmp_path / "x.pt"
+    torch.save({"a": torch.zeros(1)}, file)
+
+    def fail(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(RuntimeError, match="can't allocate"), open_tensors(file):
+        pass
+
+
+def test_a_window_wider_than_the_picture_asks_for_no_more_memory(checkpoint):  # noqa: F811
+    model = load(checkpoint)
+    asked = {
+        window: Drawing.of(model, ["x"], DecodeSettings(window=window, trajectories=3)).memory_bytes
+        for window in (model.grid().num_tokens, 10**6)
+    }
+    assert len(set(asked.values())) == 1
 
 
 def test_other_errors_are_not_called_memory(cli, monkeypatch):  # noqa: F811

@@ -58,6 +58,10 @@ def test_columns_that_are_not_read_are_told(tmp_path):
     assert unread_columns(write(tmp_path, "a.txt", "x")) == []
 
 
+def test_a_table_with_gaps_may_have_made_floats_of_seeds(tmp_path):
+    assert list(read_rows(write(tmp_path, "a.jsonl", '{"prompt": "x", "seed": 5.0}'))) == [Row(1, "x", seed=5)]
+
+
 def test_a_class_is_a_prompt(tmp_path):
     assert list(read_rows(write(tmp_path, "a.jsonl", '{"class": 207}\n{"class": "fox"}'))) == [
         Row(1, "207"),
@@ -76,6 +80,9 @@ def test_a_class_is_a_prompt(tmp_path):
         ('{"prompt": "x", "seed": -1}', "whole number between 0"),
         ('{"prompt": "x", "seed": 18446744073709551616}', "whole number between 0"),
         ('{"prompt": "x", "seed": true}', "has to be a text"),
+        (f'{{"prompt": "x", "seed": "{"9" * 5000}"}}', "whole number between 0"),
+        ('{"prompt": "x", "seed": 1.5}', "has to be a text"),
+        ("[" * 100_000, "not valid JSON"),
         ('{"prompt": "x", "id": "../x"}', "file name"),
         ('{"prompt": "x", "id": ".x"}', "file name"),
         (r'{"prompt": "a \ud83d cat"}', "`prompt` holds half a character (U+D83D) at character 3"),

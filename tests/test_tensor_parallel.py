@@ -259,6 +259,7 @@ def test_a_group_that_cannot_be_made_says_why(monkeypatch):
     [
         ((), "start it as `torchrun --nproc-per-node 2"),
         (("--window", "auto"), "--window auto follows the clock"),
+        (("--window", "0"), "--window auto follows the clock"),
         (("--compile",), "leave out --compile"),
         (("--device", "cuda:1"), "--device cuda:1 is a single device"),
         (("--weights", "fp8"), "--weights fp8 is for one GPU"),

@@ -21,7 +21,7 @@ from training import (
     train_video_encoder,
     train_video_transformer,
 )
-from training.motion_data import CELL, CHUNK, FRAMES, GROUND, THING, Stage
+from training.motion_data import CELL, CHUNK, FRAMES, GROUND, STEPS, THING, Stage
 from training.places import Places
 from training.sprites import SIZE as SPRITE
 from training.sprites import Sprites
@@ -76,7 +76,7 @@ def test_half_of_the_cells_show_a_thing():
 def test_the_decoders_training_leaves_the_encoder_alone(tiny):
     """Codes made with it stay valid; the convolutions, which Muon sees as matrices, do move."""
     codec = train_video_codec.FSQVideoCodec(train_video_codec.CONFIG)
-    settings = train_video_codec.Settings(batch=1, window=16, chunks=1, whole=0.0)
+    settings = train_video_codec.Settings(batch=1, window=16, short_chunks=1, whole=0.0)
     task = train_video_codec.DecoderTask(tiny, codec, settings, "cpu")
     before = {name: t.clone() for name, t in codec.state_dict().items()}
     loop.one_step(task, loop.RunSettings(warmup_steps=1), loop.Budget(loop.RunSettings()))
@@ -88,14 +88,16 @@ def test_the_decoders_training_leaves_the_encoder_alone(tiny):
 
 def test_pieces_for_the_decoder_show_the_thing(tiny):
     """The window follows it, wherever the camera is."""
-    settings, rng = train_video_codec.Settings(), np.random.default_rng(0)
+    window, rng = train_video_codec.Settings().window, np.random.default_rng(0)
     white = np.full((1, THING, THING, 4), 255, np.uint8)
     black = Stage(["fox"], white, [np.zeros((GROUND, GROUND, 3), np.uint8)], [False])
     for motion in motion_data.motions():
         clip = motion_data.draw_clip(black, rng, motion)
-        piece = train_video_codec.sample(black, clip, settings, False, rng)
-        assert piece.shape == (1 + CHUNK * settings.chunks, settings.window, settings.window, 3)
-        assert motion[0] == "pans" or (piece[0] == 255).mean() > 0.25
+        for chunks in (2, STEPS):
+            piece = train_video_codec.sample(black, clip, chunks, window, rng)
+            assert piece.shape == (1 + CHUNK * chunks, window, window, 3)
+            shown = (piece[::CHUNK] == 255).mean((1, 2, 3))
+            assert motion[0] == "pans" or shown.max() > 0.25
 
 
 def test_replaced_codes_lie_behind_the_given_frame_and_are_asked_for_as_they_are(tiny):

@@ -4,8 +4,8 @@
         --out build-video/codec --minutes 45
 
 The encoder is the one of `train_video_encoder` and stays as it is, so that codes made with it stay valid. The loss is L1 +
-squared error. Three frames of codes are trained at a time, mostly cut to a window around the thing: grounds are learned
-soon.
+squared error. Three frames of codes are trained at a time, later all five: what a decoder makes of a frame of codes depends on
+those before it. Most samples are cut to a window around the thing: grounds are learned soon.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ class Settings:
     batch: int = 8
     matrix_lr: float = 3e-3
     vector_lr: float = 1e-3
-    chunks: int = 2  # frames of codes in a sample after its first
+    short_chunks: int = 2  # frames of codes in a sample after its first, for the first short_steps; STEPS afterwards
+    short_steps: int = 2000
     window: int = 40  # pixels, side of a sample that is cut
-    whole: float = 0.2  # share of the steps whose samples are not
+    whole: float = 0.1  # share of the steps whose samples are not
 
 
 def pixels_of(videos: list[np.ndarray]) -> Tensor:
@@ -43,16 +44,15 @@ def pixels_of(videos: list[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.stack(videos)).permute(0, 4, 1, 2, 3).float().div_(255).contiguous()
 
 
-def sample(stage: Stage, clip: Clip, settings: Settings, whole: bool, rng: np.random.Generator) -> np.ndarray:
-    """A piece of a clip, frames uint8 [1 + CHUNK chunks, side, side, 3]: a stretch of it, and a window unless `whole`."""
-    first = CHUNK * rng.integers(STEPS - settings.chunks + 1)
-    frames = motion_data.render(stage, clip)[first : first + CHUNK * settings.chunks + 1]
-    if whole:
-        return frames
+def sample(stage: Stage, clip: Clip, chunks: int, window: int, rng: np.random.Generator) -> np.ndarray:
+    """A piece of a clip, frames uint8 [1 + CHUNK chunks, window, window, 3], which shows the thing at some time."""
+    first = CHUNK * rng.integers(STEPS - chunks + 1)
+    frames = motion_data.render(stage, clip)[first : first + CHUNK * chunks + 1]
     thing, camera = motion_data.paths(clip)
-    corner = (thing[first] - camera[first]) // CELL + rng.integers(-2, 2, size=2)
-    x, y = corner.clip(0, (SIZE - settings.window) // CELL) * CELL
-    return frames[:, y : y + settings.window, x : x + settings.window]
+    shown = first + CHUNK * rng.integers(chunks + 1)
+    corner = (thing[shown] - camera[shown]) // CELL + rng.integers(-2, 2, size=2)
+    x, y = corner.clip(0, (SIZE - window) // CELL) * CELL
+    return frames[:, y : y + window, x : x + window]
 
 
 def decoder_loss(model: FSQVideoCodec, pixels: Tensor) -> Tensor:
@@ -87,9 +87,11 @@ class DecoderTask:
         self.optimizers = decoder_optimizers(self.model, settings)
 
     def loss(self, rng: np.random.Generator, step: int) -> Tensor:
-        whole = rng.random() < self.settings.whole
-        clips = [motion_data.draw_clip(self.stage, rng) for _ in range(self.settings.batch)]
-        pieces = [sample(self.stage, clip, self.settings, whole, rng) for clip in clips]
+        s = self.settings
+        window = SIZE if rng.random() < s.whole else s.window
+        chunks = s.short_chunks if step < s.short_steps else STEPS
+        clips = [motion_data.draw_clip(self.stage, rng) for _ in range(s.batch)]
+        pieces = [sample(self.stage, clip, chunks, window, rng) for clip in clips]
         return decoder_loss(self.model, pixels_of(pieces).to(self.device))
 
     @torch.no_grad()

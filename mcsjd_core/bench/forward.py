@@ -50,7 +50,7 @@ def cost(found: dict, window: int | str) -> float:
 def trajectory_cost(found: dict, window: int, count: int) -> float:
     """How much costlier than with one trajectory a forward with `count` is: the factor that step compression has to grow by."""
     settings = DecodeSettings("gumbel_exact", window, trajectories=count)
-    return seconds_at(found, window + settings.side_slots) / seconds_at(found, window)
+    return seconds_at(found, window + settings.side_slots(window)) / seconds_at(found, window)
 
 
 def predicted_speedup(found: dict, window: int | str, compression: float) -> float:

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..errors import InputError, first_line
+from ..errors import InputError, first_line, is_out_of_memory
 from ..file_contents import check_contents
 from .quantised import seen_through
 
@@ -89,6 +89,8 @@ def _read_torch(file: Path) -> dict[str, Tensor]:
             "use a safetensors file of the same weights."
         ) from None
     except Exception as error:  # what is no torch file can end torch's reader in almost any way
+        if is_out_of_memory(error):
+            raise
         reason = first_line(error)
         raise InputError(f"{file} is not a whole torch file ({reason}); download it again.") from None
     inner = (data[key] for key in WRAPPERS if isinstance(data.get(key), dict)) if isinstance(data, dict) else ()

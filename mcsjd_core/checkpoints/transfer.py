@@ -116,6 +116,10 @@ class _Target(io.BufferedWriter):
             self.flush()  # or closing it would still write, when the next run may have gone on with the file
         return written
 
+    def close(self) -> None:
+        with _on_disk(self._file):  # what could not be written is tried once more, and fails again
+            super().close()
+
 
 def _bring(listed: Listed, name: str, root: Path, bar: type | None, is_stopped: Callable[[], bool]) -> None:
     """One file of a listing. The hub's own call for a file throws away what came of it before a break; this one keeps it."""

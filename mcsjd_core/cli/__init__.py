@@ -9,8 +9,7 @@ from collections.abc import Sequence
 
 from ..decoding.loop import DecodingError
 from ..early_interrupt import INTERRUPTED
-from ..errors import InputError
-from ..pipeline.memory import is_out_of_memory
+from ..errors import InputError, is_out_of_memory
 from . import bench, compare, download, generate, gpu
 from .console import accept_every_character
 from .options import pick_device

@@ -45,4 +45,8 @@ def run(arguments: argparse.Namespace) -> None:
 def _agreed() -> bool:
     if not sys.stdin.isatty():
         raise InputError("There is no terminal to ask on; read the size and licence above, then agree with --yes.")
-    return input("Download it under this licence? [y/N] ").strip().lower() in ("y", "yes")
+    try:
+        return input("Download it under this licence? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:  # Ctrl-D
+        print()
+        return False

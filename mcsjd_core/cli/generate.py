@@ -192,16 +192,16 @@ def _hand_out(
     texts: list[str],
     out: Path,
 ) -> None:
-    """Print what the run cost, and write the files that were asked for."""
+    """Print what the run cost, and write the files that were asked for: pictures last, whose codec may yet fail."""
     files = _numbered(out, len(texts)) if model.clip.has_pixels else [arguments.save_tokens] * len(texts)
     _report(settings, decoded)
-    if model.clip.has_pixels:
-        _write(files, model, decoded.tokens, arguments.size)
     if arguments.save_tokens:
         others = model.handed_on(decoded.tokens, arguments.size)
         write_whole(arguments.save_tokens, lambda part: write_tokens(part, decoded.tokens, others))
     if arguments.trace:
         write_text(arguments.trace, json.dumps(_trace(arguments, model, settings, texts, files, decoded)) + "\n")
+    if model.clip.has_pixels:
+        _write(files, model, decoded.tokens, arguments.size)
 
 
 def _run_long(
@@ -285,8 +285,8 @@ def _settings(arguments: argparse.Namespace, defaults: SamplingDefaults) -> Deco
 def _first_codes(arguments: argparse.Namespace, model: Family, tells: bool = True) -> Tensor | None:
     """Codes of what is kept: [1, R, columns] of a picture's rows, [1, f, rows, columns] of start frames, or None."""
     if arguments.start_frames is not None:
-        clip = read_clip(arguments.start_frames)
-        if (note := model.clip.start_note(len(clip))) and tells:
+        clip, count = read_clip(arguments.start_frames, max(1, *model.clip.start_frames))
+        if (note := model.clip.start_note(count)) and tells:
             print(f"start: {note}")
         return start_codes(model, clip, arguments.size)
     if arguments.continue_from is None:

@@ -84,9 +84,9 @@ def add_initialiser_argument(group, names: list[str], default: str | None) -> No
 
 
 def window_width(text: str) -> int | str:
-    """A whole number or `auto`, as an argument's type."""
+    """A whole number or `auto`, which 0 stands for as well, as an argument's type."""
     try:
-        return text if text == AUTO else int(text)
+        return AUTO if text == AUTO else int(text) or AUTO
     except ValueError:
         raise argparse.ArgumentTypeError(f"whole numbers or {AUTO} are expected, got {text!r}") from None
 

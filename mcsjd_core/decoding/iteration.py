@@ -185,7 +185,7 @@ class Iteration:
         committed = state.committed[: len(accepted)]
         counts = torch.minimum(accepted + 1, self.total - committed)
         if state.recall is not None:  # the laws were given for what still stands there
-            state.recall.remember(state.sequence[:rows], positions, state.block(rows))
+            state.recall.remember(state.sequence[:rows], positions, state.block(rows), self.total)
         state.sequence[:rows].scatter_(1, positions, tokens)
         # Not `committed`, though it is the same: torch's compiler takes a mere copy after what is added to it below.
         state.law_start[:rows] = positions[:, 0]

@@ -159,7 +159,7 @@ def prepare(
     sizes = (model.codebook_size, schedule.largest)
     state = State(prompt, grid, settings, *sizes, first_tokens, forced, earlier, keeps_law, seeds)
     slots = cache_slots(prompt, grid, schedule.largest)
-    cache = model.new_cache(prompt, slots + settings.side_slots)
+    cache = model.new_cache(prompt, slots + settings.side_slots(schedule.largest))
     prefill(model, prompt, first_tokens, cache)
     kind = kind or (Iteration if settings.trajectories == 1 else TrajectoryIteration)
     has_forced = grid.has_forced or kept_tokens is not None

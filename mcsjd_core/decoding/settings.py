@@ -96,10 +96,9 @@ class DecodeSettings:
         """The seed with which a single run draws row `row` of a batch; None if no single run does."""
         return None if row and self.row_seeds == OWN else (self.seed + row) % 2**64
 
-    @property
-    def side_slots(self) -> int:
-        """Positions of a forward after those of the window: the side trajectories'."""
-        return (self.trajectories - 1) * self.effective_window
+    def side_slots(self, window: int) -> int:
+        """Positions of a forward after those of its window: the side trajectories'."""
+        return (self.trajectories - 1) * window
 
     @property
     def recalls(self) -> bool:

@@ -192,7 +192,8 @@ def _top_p(probs: Tensor, top_p: float) -> Tensor:
     ordered = probs.sort(-1, descending=True).values
     units = to_units(ordered)
     before = units.cumsum(-1) - units  # mass in front of each
-    last = ordered.masked_fill(before >= int(top_p * 2**FRACTION_BITS), float("inf")).amin(-1, keepdim=True)
+    wanted = max(1, int(top_p * 2**FRACTION_BITS))  # the likeliest code stays in any case
+    last = ordered.masked_fill(before >= wanted, float("inf")).amin(-1, keepdim=True)
     kept = probs * (probs >= last)
     return kept / kept.sum(-1, keepdim=True)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 from .image_files import in_natural_order, read_frames, to_image, to_pixels
 
 VIDEO_SUFFIXES = (".mp4", ".webp")
@@ -33,18 +35,23 @@ def _av():
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
-def read_clip(paths: list[Path]) -> Tensor:
-    """Frames [T, 3, H, W] in 0..1 of files in the order given: pictures, animations, videos, or folders of pictures.
+def read_clip(paths: list[Path], most: int) -> tuple[Tensor, int]:
+    """The last `most` frames [T, 3, H, W] in 0..1 of files in the order given, and how many frames they have in all.
 
-    All must have one size. Transparent areas become white.
+    Files are pictures, animations, videos, or folders of pictures. All must have one size. Transparent areas become white. No
+    more than `most` frames are held at a time.
     """
     files = [file for path in paths for file in (_pictures_in(path) if path.is_dir() else [path])]
-    frames = [frame for file in files for frame in _frames(file)]
-    sizes = {frame.size for frame in frames}
+    kept: deque[Image.Image] = deque(maxlen=most)
+    count, sizes = 0, set()
+    for frame in (frame for file in files for frame in _frames(file)):
+        kept.append(frame)
+        sizes.add(frame.size)
+        count += 1
     if len(sizes) > 1:
         named = ", ".join(f"{width}x{height}" for width, height in sorted(sizes))
         raise InputError(f"The frames of a clip need one size, got {named}; scale them alike.")
-    return torch.stack([to_pixels(frame) for frame in frames])
+    return torch.stack([to_pixels(frame) for frame in kept]), count
 
 
 def _pictures_in(folder: Path) -> list[Path]:
@@ -54,22 +61,24 @@ def _pictures_in(folder: Path) -> list[Path]:
     return files
 
 
-def _frames(file: Path) -> list[Image.Image]:
+def _frames(file: Path) -> Iterable[Image.Image]:
     if file.suffix.lower() not in PICTURES:
         return _video_frames(file)
     return read_frames(file)
 
 
-def _video_frames(file: Path) -> list[Image.Image]:
-    av = _av()
+def _video_frames(file: Path) -> Iterator[Image.Image]:
+    av, is_empty = _av(), True
     try:
         with av.open(str(file)) as container:
-            frames = [frame.to_image().convert("RGB") for frame in container.decode(video=0)]
-    except (OSError, ValueError, IndexError) as error:  # PyAV's errors are kinds of these
-        raise InputError(f"{file} cannot be read as a video ({error}); give an MP4 file, or pictures.") from None
-    if not frames:
+            for frame in container.decode(video=0):
+                is_empty = False
+                yield frame.to_image().convert("RGB")
+    except (OSError, ValueError, IndexError, EOFError, av.error.FFmpegError) as error:
+        reason = first_line(error)
+        raise InputError(f"{file} cannot be read as a video ({reason}); give an MP4 file, or pictures.") from None
+    if is_empty:
         raise InputError(f"{file} holds no frames; give an MP4 file, or pictures.")
-    return frames
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------

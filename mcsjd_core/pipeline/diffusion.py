@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError, first_line
+from ..errors import InputError, first_line, is_out_of_memory
 from ..families.sizes import side_lengths
 from ..file_contents import check_contents
 
@@ -125,6 +125,8 @@ def load_diffusion(path: Path, *, dtype: torch.dtype, fp8: bool = False) -> Diff
             str(path), **absent, dtype=dtype, local_files_only=True, use_safetensors=True
         )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        if is_out_of_memory(error):
+            raise
         reason = first_line(error)
         raise InputError(f"diffusers cannot read {path} ({reason}); download it again.") from None
     pipeline.set_progress_bar_config(disable=True)

@@ -22,7 +22,7 @@ def read_frames(path: Path) -> list[Image.Image]:
     try:
         with Image.open(path) as image:
             return [_rgb(ImageOps.exif_transpose(frame)) for frame in ImageSequence.Iterator(image)]
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, IndexError, EOFError, Image.DecompressionBombError) as error:
         raise InputError(f"{path} cannot be read as a picture ({error}); give a PNG, JPEG or WebP file.") from None
 
 

@@ -6,8 +6,6 @@ below with what is really allocated.
 
 from __future__ import annotations
 
-import torch
-
 from ..decoding.grid import Grid
 from ..decoding.interface import Prompt
 from ..decoding.loop import PREFILL, cache_slots
@@ -23,15 +21,15 @@ PROBABILITY_BYTES = 4
 STORED_BYTES, ROOM = 16, 8  # a code of such a law after top-k, and codes beside these that small laws have room for
 ACTIVATIONS = 20  # numbers per embedding channel: a block's residual, queries, keys, values and feed-forward layer
 MASK_BYTES = 8  # a pair of query and cache slot, also as the attention kernel wants it
-SIGNS = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "Cannot allocate memory")
 
 
 def decode_bytes(family: Family, prompt: Prompt, settings: DecodeSettings, grid: Grid, given: int = 0) -> int:
     """What a decode allocates: KV cache, laws, logits of the window, activations. `given` tokens are not drawn."""
     rows, slots, dim = prompt.embeddings.shape
     widest = min(settings.effective_window, grid.num_tokens - given)
-    window, codebook_size = widest + settings.side_slots, family.token_model.codebook_size
-    capacity = cache_slots(prompt, grid, widest) + settings.side_slots
+    side = settings.side_slots(widest)
+    window, codebook_size = widest + side, family.token_model.codebook_size
+    capacity = cache_slots(prompt, grid, widest) + side
     cache = family.token_model.cache_bytes(prompt, capacity)
     kept = min(settings.law.top_k or codebook_size, codebook_size)
     guiding = codebook_size * (rows * LOGIT_BYTES + prompt.batch * GUIDED_BYTES)
@@ -50,10 +48,3 @@ def codec_bytes(family: Family, count: int, grid: Grid) -> int:
     """What decoding or encoding `count` clips at once allocates."""
     frames = family.clip.pixel_frames(grid.frames)
     return family.codec.config.activation_bytes(count, frames, grid.rows, grid.columns)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """On a CPU, torch raises a plain RuntimeError for it."""
-    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)

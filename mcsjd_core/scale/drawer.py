@@ -15,12 +15,11 @@ from ..decoding.feed import Finished, decode_feed
 from ..decoding.loop import DecodingError
 from ..decoding.runners import CompilationError, runner
 from ..decoding.settings import DecodeSettings
-from ..errors import InputError
+from ..errors import InputError, is_out_of_memory
 from ..families.interface import Family
 from ..families.sizes import choose_size
 from ..pipeline.clip_files import write_clip
 from ..pipeline.image_files import to_image
-from ..pipeline.memory import is_out_of_memory
 from ..pipeline.sampling import Drawing, check_run, pictures, read_text
 from ..pipeline.video import videos
 from .job import Job

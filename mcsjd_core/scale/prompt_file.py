@@ -117,7 +117,7 @@ def _of_json(path: Path) -> Iterator[Fields]:
     for line in _text_lines(path):
         try:
             fields = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             yield f"The line is not valid JSON ({error}); write one object on every line."
             continue
         if isinstance(fields, dict):
@@ -186,12 +186,17 @@ def _text(fields: dict[str, Any], name: str) -> str | None:
 
 
 def _seed(fields: dict[str, Any]) -> int | None:
+    value = fields.get("seed")
+    if isinstance(value, float) and value.is_integer():  # tables with gaps make floats of whole numbers
+        fields = {"seed": int(value)}
     text = _text(fields, "seed")
     if text is None:
         return None
-    if not text.strip().isdecimal() or int(text) > LARGEST_SEED:
-        raise InputError(f"`seed` has to be a whole number between 0 and 2^64 - 1, got {text!r}.")
-    return int(text)
+    digits = text.strip()
+    # Of thousands of digits, int() makes an error of its own.
+    if not digits.isdecimal() or len(digits) > len(str(LARGEST_SEED)) or int(digits) > LARGEST_SEED:
+        raise InputError(f"`seed` has to be a whole number between 0 and 2^64 - 1, got {text[:50]!r}.")
+    return int(digits)
 
 
 def _id(fields: dict[str, Any]) -> str | None:
