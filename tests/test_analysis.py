@@ -15,6 +15,9 @@ from mcsjd_core.decoding.trace import RowTrace
 from mcsjd_core.reporting.analysis import (
     by_age,
     committed_together,
+    compression_by_frame,
+    drawn_by_forward,
+    drawn_together,
     mean_and_variance,
     mean_token_difference,
     of_drafted_laws,
@@ -58,6 +61,17 @@ def test_fresh_drafts_are_left_out_where_laws_are_compared():
 
 def test_tokens_know_how_many_their_forward_committed():
     assert committed_together(hand_made(), 7).tolist() == [0, 0, 1, 3, 3, 3, 1]
+
+
+def test_codes_that_were_kept_count_for_no_forward_as_drawn():
+    kept = torch.tensor([True, True, False, True, False, False, True])  # the first two were given in any case
+    assert drawn_by_forward(hand_made(), kept).tolist() == [1, 2, 0]
+    assert drawn_together(hand_made(), kept).tolist() == [0, 0, 1, 0, 2, 2, 0]
+    # Frames of [given 0 1 2], [3 4 5] and [6 and nothing else]: 1 code by 1 forward, 2 codes by another, none by the last.
+    grid = Grid(1, 3, frames=3)
+    trace = RowTrace(starts=[2, 3, 6], committed=[1, 3, 3], seconds=[1, 2, 3], windows=[3] * 3)
+    by_frame = compression_by_frame(trace, grid, torch.cat((kept, torch.tensor([True, True]))))
+    torch.testing.assert_close(by_frame, torch.tensor([1.0, 2.0, NAN]), equal_nan=True)
 
 
 def test_a_run_without_details_says_how_to_get_them():

@@ -84,7 +84,7 @@ def test_what_is_kept_at_both_ends_costs_no_forward():
     between = [
         position for position in range(free[0], free[-1]) if position not in free and (position + 1) % GRID.stride
     ]
-    assert decoded.kept == (len(between),)
+    assert decoded.kept[0].nonzero().flatten().tolist() == between
 
 
 def test_steps_count_what_is_kept_after_the_last_token_once_that_is_drawn():
@@ -97,12 +97,25 @@ def test_the_report_counts_what_was_drawn_and_says_what_it_saw():
     decoded = redrawn(1, window=7, law=LAW)
     names = {"model": "tiny", "device": "cpu", "dtype": "float32"}
     report = Report.of(decoded, DecodeSettings(window=7, law=LAW), **names, grid=GRID)
-    assert report.num_tokens == decoded.traces[0].num_tokens - decoded.kept[0] < GRID.num_tokens
+    assert report.num_tokens == decoded.traces[0].num_tokens - decoded.kept[0].sum() < GRID.num_tokens
     assert report.step_compression == report.num_tokens / decoded.nfe
     assert "not on those after it" in report.text()
     drawn_map = acceptance_map(report)
     assert drawn_map.shape[0] == 1 and drawn_map.isfinite().all()
-    assert "no part" not in replace(report, kept=(0,)).text()
+    assert "no part" not in replace(report, kept=None).text()
+
+
+def test_the_estimated_speed_up_counts_the_forwards_that_plain_ar_takes():
+    """It passes what is kept between the first free code and the last, as every run does."""
+    codes = torch.zeros(2, 5, 6, dtype=torch.long)
+    codes[0, 0, 0] = codes[0, 4, 5] = codes[1, 2, 2] = FREE
+    plain, fast = (
+        run(MODEL, GRID, 2, coupling=coupling, window=window, kept_tokens=GRID.tokens(codes))
+        for coupling, window in (("autoregressive", 1), ("maximal", 7))
+    )
+    names = {"model": "tiny", "device": "cpu", "dtype": "float32"}
+    report = Report.of(fast, DecodeSettings(window=7), **names, grid=GRID)
+    assert report.speedup().factor == plain.nfe / fast.nfe > 1
 
 
 FAULTS = {

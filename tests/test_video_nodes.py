@@ -164,7 +164,7 @@ def test_stats_tell_code_frames_apart(pack, video_model):
     # Forwards add up over the frames to the NFE of the picture.
     analysis = pack.part("mcsjd_core.reporting.analysis")
     for trace in stats.traces:
-        each = analysis.compression_by_frame(trace, stats.grid)
+        each = analysis.compression_by_frame(trace, stats.grid, stats.kept_codes[0])
         assert each[0].isnan()
         assert (FRAME_TOKENS / each[1:]).sum().item() == pytest.approx(trace.nfe)
     (image,) = pack.run("MCSJD_Decode", model=video_model, tokens=tokens)

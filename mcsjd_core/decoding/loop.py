@@ -54,7 +54,9 @@ class Decoded:
     prefill_seconds: float
     seconds: float
     nfe: int  # forwards of the batch, rows in common
-    kept: tuple[int, ...] = ()  # codes of each row that count in its trace, but were kept and not drawn
+    kept: Tensor | None = (
+        None  # bool [B, num_tokens] on the CPU: codes that count in the traces, but were kept and not drawn
+    )
 
 
 @torch.no_grad()
@@ -102,13 +104,13 @@ def step_of(ledger: Ledger, tokens: Tensor) -> Step:
     return Step(ledger.iteration, tokens, *(end.tolist() for end in ends))
 
 
-def kept_on_the_way(kept: Tensor | None, tokens: Tensor, grid: Grid, ledger: Ledger) -> tuple[int, ...]:
-    """Codes of each row that forwards passed without drawing them."""
+def kept_on_the_way(kept: Tensor | None, tokens: Tensor, grid: Grid, ledger: Ledger) -> Tensor | None:
+    """Codes that forwards passed without drawing them, bool [B, num_tokens]."""
     if kept is None:
-        return (0,) * len(tokens)
-    codes = (kept != FREE) & (grid.forced() == FREE).to(kept.device)
-    passed = codes[:, ledger.given : ledger.total].sum(1).expand(len(tokens))
-    return tuple(passed.tolist())
+        return None
+    codes = ((kept != FREE) & (grid.forced() == FREE).to(kept.device)).expand_as(tokens).cpu().clone()
+    codes[:, : ledger.given] = codes[:, ledger.total :] = False
+    return codes
 
 
 def advance(ledger: Ledger, schedule: Schedule, iteration: Iteration, run: Eager, since: float = 0.0) -> None:

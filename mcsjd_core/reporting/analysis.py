@@ -71,14 +71,30 @@ def committed_together(trace: RowTrace, total: int) -> Tensor:
     return F.pad(drawn, (trace.starts[0], total - trace.starts[0] - len(drawn)))
 
 
-def compression_by_frame(trace: RowTrace, grid: Grid) -> Tensor:
-    """Step compression [frames] of every code frame of a video; NaN for those that were given whole.
+def drawn_by_forward(trace: RowTrace, kept: Tensor) -> Tensor:
+    """How many codes each forward [NFE] drew of those that it committed; `kept` [num_tokens] marks the others."""
+    counts = torch.tensor(trace.committed)
+    forward = torch.arange(len(counts)).repeat_interleave(counts)
+    drawn = ~kept[trace.starts[0] :][: len(forward)]
+    return torch.zeros_like(counts).index_add(0, forward, drawn.long())
+
+
+def drawn_together(trace: RowTrace, kept: Tensor) -> Tensor:
+    """For every position [num_tokens] how many codes its forward drew; 0 for what was given or is marked in `kept`."""
+    drawn = drawn_by_forward(trace, kept).repeat_interleave(torch.tensor(trace.committed))
+    return F.pad(drawn, (trace.starts[0], len(kept) - trace.starts[0] - len(drawn))) * ~kept
+
+
+def compression_by_frame(trace: RowTrace, grid: Grid, kept: Tensor) -> Tensor:
+    """Step compression [frames] of every code frame of a video; NaN for those of which no code was drawn.
 
     A forward counts for a frame by the share of its tokens that lie in it, so that the frames' forwards add up to the NFE.
+    `kept` [num_tokens] marks what forwards passed without drawing it.
     """
-    counts = committed_together(trace, grid.num_tokens)[grid.start :][: grid.frames * grid.frame_tokens].view(
-        grid.frames, -1
+    counts, kept = (
+        values[grid.start :][: grid.frames * grid.frame_tokens].view(grid.frames, -1)
+        for values in (committed_together(trace, grid.num_tokens), kept)
     )
-    drawn = counts > 0
-    forwards = torch.where(drawn, 1 / counts.clamp_min(1), 0).sum(1)
-    return drawn.sum(1) / forwards
+    drawn = ((counts > 0) & ~kept).sum(1)
+    forwards = torch.where(counts > 0, 1 / counts.clamp_min(1), 0).sum(1)
+    return torch.where(drawn > 0, drawn / forwards, torch.nan)

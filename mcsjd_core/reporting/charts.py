@@ -11,7 +11,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import InputError
-from .analysis import NO_DETAILS, by_age, committed_together, mean_and_variance, mean_token_difference, of_drafted_laws
+from .analysis import (
+    NO_DETAILS,
+    by_age,
+    drawn_by_forward,
+    drawn_together,
+    mean_and_variance,
+    mean_token_difference,
+    of_drafted_laws,
+)
 from .report import METHOD_LABELS, Report
 
 if TYPE_CHECKING:
@@ -116,7 +124,8 @@ def _label(report: Report) -> str:
 def _tokens_per_forward(axes: Axes, report: Report, baseline: Report | None) -> None:
     """Bars of the first picture; the mean of all."""
     trace = report.traces[0]
-    axes.bar(range(1, trace.nfe + 1), trace.committed, width=1.0, color=BLUE, alpha=0.7)
+    drawn = drawn_by_forward(trace, report.kept_codes[0]).tolist()
+    axes.bar(range(1, trace.nfe + 1), drawn, width=1.0, color=BLUE, alpha=0.7)
     axes.axhline(
         report.step_compression, color=ORANGE, linewidth=2, label=f"step compression {report.step_compression:.2f}"
     )
@@ -124,8 +133,8 @@ def _tokens_per_forward(axes: Axes, report: Report, baseline: Report | None) -> 
         name = METHOD_LABELS[baseline.settings.coupling]
         value = baseline.step_compression
         axes.axhline(value, color=INK, linewidth=2, linestyle="--", label=f"baseline ({name}) {value:.2f}")
-    axes.set(xlabel="forward", ylabel="tokens committed", title=f"Tokens per forward: {_label(report)}")
-    axes.set(xlim=(0.5, trace.nfe + 0.5), ylim=(0, 1.3 * max(trace.committed)))  # room for the legend
+    axes.set(xlabel="forward", ylabel="tokens drawn", title=f"Tokens per forward: {_label(report)}")
+    axes.set(xlim=(0.5, trace.nfe + 0.5), ylim=(0, 1.3 * max(drawn)))  # room for the legend
     axes.legend(loc="upper right")
 
 
@@ -241,7 +250,8 @@ def acceptance_map(report: Report, pictures: Tensor | None = None) -> Tensor:
     grid = report.grid
     used = [window for trace in report.traces for window in trace.windows]
     most = max(2, max(used) if report.settings.adapts else report.settings.effective_window)
-    counts = grid.codes(torch.stack([committed_together(trace, grid.num_tokens) for trace in report.traces]))
+    rows = zip(report.traces, report.kept_codes, strict=True)
+    counts = grid.codes(torch.stack([drawn_together(trace, kept) for trace, kept in rows]))
     if pictures is not None and report.skipped_frames and len(pictures) % len(counts) == 0:
         pictures = pictures.unflatten(0, (len(counts), -1))[:, report.skipped_frames :].flatten(0, 1)
     if grid.frames > 1:

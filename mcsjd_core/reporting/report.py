@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from ..decoding.grid import Grid
 from ..decoding.loop import AUTOREGRESSIVE, Decoded, DecodeSettings
@@ -57,7 +58,7 @@ class Report:
     dtype: str
     grid: Grid
     preview_seconds: float = 0.0  # part of `seconds`
-    kept: tuple[int, ...] = ()  # codes of each picture that its forwards went over, but did not draw
+    kept: Tensor | None = None  # bool [B, num_tokens]: codes that forwards went over, but did not draw
     start_note: str = ""  # which frames a video continues, where that is not plain
     skipped_frames: int = 0  # frames of a long video before the first of this run, which continues it
 
@@ -83,8 +84,13 @@ class Report:
     @property
     def drawn(self) -> list[int]:
         """Tokens drawn of each picture."""
-        kept = self.kept or (0,) * len(self.traces)
-        return [trace.num_tokens - count for trace, count in zip(self.traces, kept, strict=True)]
+        counts = self.kept_codes.sum(1).tolist()
+        return [trace.num_tokens - count for trace, count in zip(self.traces, counts, strict=True)]
+
+    @property
+    def kept_codes(self) -> Tensor:
+        """`kept`, with nothing set where nothing was kept."""
+        return torch.zeros(len(self.traces), self.grid.num_tokens, dtype=torch.bool) if self.kept is None else self.kept
 
     @property
     def num_tokens(self) -> int:
@@ -107,7 +113,7 @@ class Report:
         if baseline is not None:
             factor = self.tokens_per_second / baseline.tokens_per_second
             return Speedup(factor, True, self._comparison(baseline))
-        longest = max(self.drawn)
+        longest = max(trace.num_tokens for trace in self.traces)  # plain AR takes a forward for what is kept as well
         factor = longest / self.nfe
         if self.settings.effective_window == 1:
             return Speedup(1.0, False, "this run took one forward a token, as plain AR does")
@@ -132,7 +138,7 @@ class Report:
             measured.append(self._batch())
         if self.grid.frames > 1:
             measured.append(self._frames())
-        if any(self.kept):
+        if self.kept_codes.any():
             measured.append(KEPT)
         speedup = self.speedup(baseline)
         over = METHOD_LABELS[AUTOREGRESSIVE if baseline is None else baseline.settings.coupling]
@@ -182,7 +188,8 @@ class Report:
 
     def compression_by_frame(self) -> list[tuple[int, float]]:
         """(code frame, counted from 1; step compression, mean of the videos) of the frames that were drawn."""
-        means = torch.stack([compression_by_frame(trace, self.grid) for trace in self.traces]).mean(0).tolist()
+        rows = zip(self.traces, self.kept_codes, strict=True)
+        means = torch.stack([compression_by_frame(trace, self.grid, kept) for trace, kept in rows]).mean(0).tolist()
         return [(number, mean) for number, mean in enumerate(means, 1) if not math.isnan(mean)]
 
     def _frames(self) -> str:
