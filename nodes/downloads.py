@@ -11,13 +11,19 @@ from comfy_api.latest import io
 from tqdm.auto import tqdm
 
 from ..mcsjd_core.checkpoints.catalogue import DOWNLOADS, describe
-from ..mcsjd_core.checkpoints.transfer import PARTIAL, Listed, fetch, listing
+from ..mcsjd_core.checkpoints.transfer import PARTIAL, Listed, fetch, files_there, listing, seems_whole
+from ..mcsjd_core.errors import InputError
 from .folders import MODEL_FOLDER
 from .progress import Progress
 from .schema import schema
 from .types import CATEGORY, in_node
 
 LOOK_SECONDS = 0.5  # between looks at the progress and at the Stop button
+DOWNLOADED = "The model is downloaded: press R, then choose it in Load Model."
+NOT_COMPARED = (
+    "Files of this model are there; they were not compared with the published ones. Press R, then choose it in Load Model, which "
+    "says if one is missing."
+)
 
 
 class GetModel(io.ComfyNode):
@@ -49,19 +55,38 @@ class GetModel(io.ComfyNode):
                 io.String.Output(display_name="report", tooltip="Size, licence, sources, and where the files are.")
             ],
             is_output_node=True,
-            not_idempotent=True,  # files may have been removed since the last run
         )
 
     @classmethod
+    def fingerprint_inputs(cls, model: str, accept_licence: bool) -> str:
+        """Files that were removed since the last run are fetched again."""
+        return str(files_there(model, download_folder())) if accept_licence else ""
+
+    @classmethod
     def execute(cls, model: str, accept_licence: bool) -> io.NodeOutput:
-        root = Path(folder_paths.get_folder_paths(MODEL_FOLDER)[0])
+        root = download_folder()
         text = describe(model, root)
         if accept_licence:
-            download(listing(model), root)
-            text += "\nThe model is downloaded: press R, then choose it in Load Model."
+            text += f"\n{bring(model, root)}"
         else:
             text += "\nNothing was downloaded yet. Switch accept_licence on and run again to download it."
         return io.NodeOutput(text, ui=in_node(text))
+
+
+def download_folder() -> Path:
+    return Path(folder_paths.get_folder_paths(MODEL_FOLDER)[0])
+
+
+def bring(model: str, root: Path) -> str:
+    """Download what is missing; says how the model came to be there. A graph that drew once draws offline, too."""
+    try:
+        listed = listing(model)
+    except InputError as error:
+        if not seems_whole(model, root):
+            raise
+        return f"{error}\n{NOT_COMPARED}"
+    download(listed, root)
+    return DOWNLOADED
 
 
 def download(listed: list[Listed], root: Path) -> None:

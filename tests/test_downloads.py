@@ -284,6 +284,35 @@ def test_the_node_downloads_and_the_menu_has_the_model(pack, node_hub, model_fol
     assert NAME in options["model"]
 
 
+def test_what_is_there_serves_offline_and_what_was_removed_is_fetched_again(pack, node_hub, model_folder):
+    node = pack.nodes["MCSJD_GetModel"]
+    inputs = {"model": NAME, "accept_licence": True}
+    node_hub.error, now = OSError("no route to host"), node_hub.error
+    with pytest.raises(pack.core.InputError, match=r"huggingface\.co cannot be reached"):
+        pack.run("MCSJD_GetModel", **inputs)
+    empty, node_hub.error = node.fingerprint_inputs(**inputs), now
+    pack.run("MCSJD_GetModel", **inputs)
+    whole, node_hub.error = node.fingerprint_inputs(**inputs), OSError("no route to host")
+    (report,) = pack.run("MCSJD_GetModel", **inputs)
+    assert (
+        "cannot be reached (no route to host)" in report and "were not compared with" in report and "press R" in report
+    )
+    shutil.rmtree(model_folder / NAME)
+    assert len({empty, whole, node.fingerprint_inputs(**inputs)}) == 3  # the codec lies in another folder
+    with pytest.raises(pack.core.InputError, match=r"huggingface\.co cannot be reached"):
+        pack.run("MCSJD_GetModel", **inputs)
+
+
+def test_a_part_of_a_file_is_no_file(pack, node_hub, model_folder):
+    node_hub.broken_off = 1
+    with pytest.raises(pack.core.InputError):
+        pack.run("MCSJD_GetModel", model=NAME, accept_licence=True)
+    assert not transfer.seems_whole(NAME, model_folder)
+    node_hub.broken_off = 0
+    pack.run("MCSJD_GetModel", model=NAME, accept_licence=True)
+    assert transfer.seems_whole(NAME, model_folder)
+
+
 def test_stop_ends_a_download(pack, node_hub, monkeypatch):
     import comfy.model_management as mm
 

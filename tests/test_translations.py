@@ -69,7 +69,9 @@ def report_texts() -> list[str]:
     other = replace(exact, settings=unguided, model="other", device="cuda", dtype="bfloat16")
     seeds = replace(exact, settings=replace(exact.settings, row_seeds="own", trajectories=2), dtype="bfloat16")
     shorter = "of 3 given frames the last one is used: this model continues 1 frame"
-    shown = replace(wide, preview_seconds=0.1, kept=(1,), start_note=shorter)
+    shown = replace(
+        wide, preview_seconds=0.1, kept=torch.ones(1, wide.grid.num_tokens, dtype=torch.bool).tril(), start_note=shorter
+    )
     longer = "of 20 given frames the last 9 are used: this model continues 1 or 9 frames"
     guided = replace(wide, settings=replace(wide.settings, law=LawSettings(cfg_scale=2.0)))
     laws = [replace(plain.settings.law, top_p=1.0), replace(plain.settings.law, top_k=0, top_p=1.0, min_p=0.1)]
@@ -88,7 +90,8 @@ def node_texts(pack, model_folder, tiny_video, model) -> list[str]:
     texts += [text.replace(" with guidance", "") for text in texts[:2]]
     downloads = pack.part("mcsjd_core.checkpoints.catalogue").DOWNLOADS
     texts += [pack.run("MCSJD_GetModel", model=name, accept_licence=False)[0] for name in downloads]
-    return [*texts, "The model is downloaded: press R, then choose it in Load Model."]
+    downloads = pack.part("nodes.downloads")
+    return [*texts, downloads.DOWNLOADED, downloads.NOT_COMPARED]
 
 
 def test_every_text_is_translated_and_nothing_else(path, pack, model_folder, tiny_video, model):

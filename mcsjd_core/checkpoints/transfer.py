@@ -57,6 +57,26 @@ def listing(name: str) -> list[Listed]:
     return [_ask(source, _list) for source in choose_download(name).sources]
 
 
+def files_there(name: str, root: Path) -> list[dict[str, int]]:
+    """Of every source of a download the files below `root`, bytes by name, those that have not come whole among them."""
+    return [_files_of(source, root / source.folder) for source in choose_download(name).sources]
+
+
+def _files_of(source: Source, folder: Path) -> dict[str, int]:
+    wanted = (*source.patterns, *(f"{pattern}.*{PARTIAL}" for pattern in source.patterns))
+    files = (file for pattern in wanted for file in folder.glob(pattern))
+    return {file.name: file.stat().st_size for file in sorted(files) if file.is_file()}
+
+
+def seems_whole(name: str, root: Path) -> bool:
+    """Whether every source has left files and no part of one: all that can be known without asking the hub."""
+    return all(files and not any(map(is_part, files)) for files in files_there(name, root))
+
+
+def is_part(file: str) -> bool:
+    return file.endswith(PARTIAL)
+
+
 def never() -> bool:
     return False
 
