@@ -295,7 +295,7 @@ def test_what_is_there_serves_offline_and_what_was_removed_is_fetched_again(pack
     whole, node_hub.error = node.fingerprint_inputs(**inputs), OSError("no route to host")
     (report,) = pack.run("MCSJD_GetModel", **inputs)
     assert (
-        "cannot be reached (no route to host)" in report and "were not compared with" in report and "press R" in report
+        "cannot be reached (no route to host)" in report and "were not compared with" in report and "Press R" in report
     )
     shutil.rmtree(model_folder / NAME)
     assert len({empty, whole, node.fingerprint_inputs(**inputs)}) == 3  # the codec lies in another folder

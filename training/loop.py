@@ -192,11 +192,12 @@ def add_options(parser: argparse.ArgumentParser, minutes: float) -> None:
     parser.add_argument("--steps", type=int, help="budget in steps, in place of minutes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--bf16", action="store_true", default=torch.cuda.is_available(), help="bfloat16 autocast")
+    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, help="bfloat16 autocast (default: on CUDA)")
     parser.add_argument("--threads", type=int, help="CPU threads")
 
 
 def settings_from(arguments: argparse.Namespace) -> RunSettings:
-    return RunSettings(
-        **{name: getattr(arguments, name) for name in ("minutes", "steps", "seed", "device", "bf16", "threads")}
-    )
+    values = {name: getattr(arguments, name) for name in ("minutes", "steps", "seed", "device", "bf16", "threads")}
+    if values["bf16"] is None:
+        values["bf16"] = torch.device(values["device"]).type == "cuda"
+    return RunSettings(**values)

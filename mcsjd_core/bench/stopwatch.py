@@ -12,14 +12,19 @@ import torch
 
 def seconds_of(work: Callable[[], object], device: str = "cpu") -> float:
     """Wall-clock seconds of one call, the device's work included."""
-    on_gpu = str(device).startswith("cuda")
-    if on_gpu:
-        torch.cuda.synchronize(device)
+    _finish(device)
     began = time.perf_counter()
     work()
-    if on_gpu:
-        torch.cuda.synchronize(device)
+    _finish(device)
     return time.perf_counter() - began
+
+
+def _finish(device: str) -> None:
+    """Wait for what a GPU was told to do."""
+    if str(device).startswith("cuda"):
+        torch.cuda.synchronize(device)
+    elif str(device).startswith("mps"):
+        torch.mps.synchronize()
 
 
 Name = TypeVar("Name", bound=Hashable)

@@ -73,7 +73,7 @@ app.registerExtension({
   beforeRegisterNodeDef(nodeType, nodeData) {
     const look = NODES[nodeData.name];
     if (!look) return;
-    const { onNodeCreated, onConfigure, onExecuted } = nodeType.prototype;
+    const { onNodeCreated, onConfigure, onAdded, onExecuted } = nodeType.prototype;
     nodeType.prototype.onNodeCreated = function (...args) {
       onNodeCreated?.apply(this, args);
       addText(this, look);
@@ -83,6 +83,11 @@ app.registerExtension({
       onConfigure?.apply(this, args);
       const text = texts.get(this.properties[ID]);
       if (text !== undefined) show(this, text);
+      ownId(this);
+    };
+    // Old frontends configure a pasted node before it belongs to a graph, in which the original can be seen.
+    nodeType.prototype.onAdded = function (...args) {
+      onAdded?.apply(this, args);
       ownId(this);
     };
     nodeType.prototype.onExecuted = function (message) {
