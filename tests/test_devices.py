@@ -10,9 +10,11 @@ import torch
 import yaml
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mcsjd_core import COUPLINGS, INITIALISERS, DecodeSettings, Grid, LawSettings
+import tiny_cosmos
+from mcsjd_core import COUPLINGS, INITIALISERS, DecodeSettings, Grid, LawSettings, load
 from mcsjd_core.decoding.drafts import RECALL
 from tiny import run, transformer
+from tiny_checkpoint import write_tiny_checkpoint
 
 CODES, GRID = 40, Grid(4, 5)
 MODEL = transformer(CODES)
@@ -95,6 +97,17 @@ def test_a_decode_with_details_needs_no_float64_and_only_what_apple_s_gpus_have(
 )
 def test_first_drafts_and_trajectories_do_not_either(changes):
     watch = watched(DecodeSettings(**{"coupling": "gumbel_exact", "window": 7, "law": LAWS["everything"], **changes}))
+    assert not without_kernel(watch.operations, "MPS")
+
+
+@pytest.mark.parametrize("kind", ["pictures", "videos"])
+def test_codecs_do_not_either(kind, tmp_path):
+    if kind == "pictures":
+        codec, size = load(write_tiny_checkpoint(tmp_path / "tiny")).codec, (1, 3, 64, 96)
+    else:
+        codec, size = tiny_cosmos.plain_codec(), (1, 3, 9, 32, 48)
+    with torch.no_grad(), Watch() as watch:
+        codec.decode(codec.encode(torch.rand(size)))
     assert not without_kernel(watch.operations, "MPS")
 
 

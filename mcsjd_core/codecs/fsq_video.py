@@ -201,11 +201,22 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.conv1 is not None:
-            x = self.conv1(F.pad(x, (0, self.margin, 0, self.margin))) + F.avg_pool3d(x, (1, 2, 2))
+            x = self.conv1(F.pad(x, (0, self.margin, 0, self.margin))) + _halved_space(x)
         if self.conv2 is not None:
             x = torch.cat((x[:, :, :1], x), 2)
-            x = self.conv2(x) + F.avg_pool3d(x, (2, 1, 1))
+            x = self.conv2(x) + _halved_time(x)
         return self.conv3(x)
+
+
+# Means of two by two, and of two: Apple's GPUs lack avg_pool3d in torch 2.7.
+
+
+def _halved_space(x: Tensor) -> Tensor:
+    return F.avg_pool2d(x.flatten(1, 2), 2).unflatten(1, x.shape[1:3])
+
+
+def _halved_time(x: Tensor) -> Tensor:
+    return F.avg_pool2d(x.flatten(3), (2, 1)).unflatten(3, x.shape[3:])
 
 
 class Upsample(nn.Module):

@@ -4,13 +4,14 @@ import { app } from "../../../scripts/app.js";
 const LANGUAGES = ["zh"];
 const PREFIX = "MCSJD_";
 const NOTE = "MarkdownNote";
+const TRADITIONAL = /^zh-(tw|hk|mo|hant)/i; // another script than that of texts/zh.json
 const PLACE = /\{(\d+)\}/;
 
 const tables = {}; // by language: plain lines, and [pattern, translation] of lines with places such as {0}
 
 export function language() {
   const locale = app.extensionManager?.setting?.get?.("Comfy.Locale") ?? navigator.language;
-  return LANGUAGES.find((name) => locale.startsWith(name));
+  return TRADITIONAL.test(locale) ? undefined : LANGUAGES.find((name) => locale.startsWith(name));
 }
 
 async function load() {
@@ -60,8 +61,10 @@ app.registerExtension({
     const nodes = graph?.nodes ?? [];
     if (!nodes.some(({ type }) => type?.startsWith?.(PREFIX))) return;
     await load();
+    // A person may call a node of another pack "Prompt"; in the example graphs such titles are ours.
+    const isExample = nodes.some(({ type, properties }) => type === NOTE && properties?.mcsjd_font_size);
     for (const node of nodes) {
-      if (node.title) node.title = translate(node.title);
+      if (node.title && (isExample || node.type?.startsWith?.(PREFIX))) node.title = translate(node.title);
       if (node.type === NOTE && Array.isArray(node.widgets_values)) {
         node.widgets_values = node.widgets_values.map((text) => (typeof text === "string" ? translate(text) : text));
       }
