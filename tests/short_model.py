@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from mcsjd_core import EMBEDDED_MODEL
 
-GRID = [9, 5]  # README keeps eight rows
+GRID = [9, 2]  # README keeps eight rows
 
 
 def write_short_model(folder: Path) -> Path:

@@ -84,7 +84,7 @@ def test_forced_and_forbidden_tokens_leave_the_law_of_the_others_exact(coupling,
     forbidden = torch.tensor([[True, False, False]])
     grid = Grid(2, 2, row_end=CODES, forbidden=forbidden, forbidden_row=torch.tensor([0, -1, -1, -1, -1, -1]))
     model = TableModel(CODES, 6, sharpness=SHARPNESS, forced=1, seed=26)
-    tokens = sample(model, DecodeSettings(coupling, 4, initialiser=initialiser, trajectories=3), grid, SAMPLES)
+    tokens = sample(model, DecodeSettings(coupling, 4, initialiser=initialiser, trajectories=2), grid, SAMPLES)
     exact = table_law(model, LawSettings(), forced={2: CODES, 5: CODES}, forbidden={0: (0,)})
     assert p_value(tokens, exact) > LEVEL
 
