@@ -86,3 +86,17 @@ def test_a_picture_cut_short_is_named(tmp_path):
     (tmp_path / "cut.png").write_bytes(buffer.getvalue()[:2000])
     with pytest.raises(InputError, match=r"cut\.png cannot be read as a picture"):
         read_frames(tmp_path / "cut.png")
+
+
+@pytest.mark.parametrize("error", [IndexError("index out of range"), EOFError()])
+def test_what_a_damaged_animation_raises_is_one_sentence(tmp_path, monkeypatch, error):
+    """Pillow's decoders of GIF raise these in the middle of a file."""
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
+
+    def broken(image):
+        raise error
+
+    monkeypatch.setattr(ImageOps, "exif_transpose", broken)
+    with pytest.raises(InputError, match=r"x\.gif cannot be read as a picture \(.*\); give a PNG"):
+        read_frames(tmp_path / "x.gif")

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageOps, ImageSequence
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 
 
 def read_frames(path: Path) -> list[Image.Image]:
@@ -23,7 +23,8 @@ def read_frames(path: Path) -> list[Image.Image]:
         with Image.open(path) as image:
             return [_rgb(ImageOps.exif_transpose(frame)) for frame in ImageSequence.Iterator(image)]
     except (OSError, ValueError, SyntaxError, IndexError, EOFError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} cannot be read as a picture ({error}); give a PNG, JPEG or WebP file.") from None
+        reason = first_line(error)
+        raise InputError(f"{path} cannot be read as a picture ({reason}); give a PNG, JPEG or WebP file.") from None
 
 
 def _rgb(image: Image.Image) -> Image.Image:
