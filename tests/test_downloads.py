@@ -303,14 +303,12 @@ def test_what_is_there_serves_offline_and_what_was_removed_is_fetched_again(pack
         pack.run("MCSJD_GetModel", **inputs)
 
 
-def test_a_part_of_a_file_is_no_file(pack, node_hub, model_folder):
-    node_hub.broken_off = 1
-    with pytest.raises(pack.core.InputError):
-        pack.run("MCSJD_GetModel", model=NAME, accept_licence=True)
-    assert not transfer.seems_whole(NAME, model_folder)
-    node_hub.broken_off = 0
-    pack.run("MCSJD_GetModel", model=NAME, accept_licence=True)
-    assert transfer.seems_whole(NAME, model_folder)
+def test_a_download_of_which_a_part_is_left_does_not_seem_whole(fake, tmp_path):
+    listed = listing(NAME)
+    fetch(listed, tmp_path)
+    assert transfer.seems_whole(NAME, tmp_path)
+    (tmp_path / NAME / "config.json").rename(listed[0].partial(tmp_path, "config.json"))
+    assert not transfer.seems_whole(NAME, tmp_path)
 
 
 def test_stop_ends_a_download(pack, node_hub, monkeypatch):
