@@ -23,7 +23,7 @@ from mcsjd_core.laws.noise import RESAMPLE, Noise
 from test_sequence_law import SHARPNESS, TRUNCATIONS, p_value, pair_law, sample, table_law
 from tiny import TableModel
 
-SAMPLES, CODES, TOKENS = 60_000, 3, 4
+SAMPLES, CODES, TOKENS = 40_000, 3, 4
 FAMILY_ERROR, TESTS = 1e-3, 60
 LEVEL = FAMILY_ERROR / TESTS
 VERIFIED = [name for name, coupling in COUPLINGS.items() if coupling.uses_draft_law]
