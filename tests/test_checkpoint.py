@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 
 import mcsjd_core
 from mcsjd_core import InputError
-from mcsjd_core.checkpoints import checkpoint
 from mcsjd_core.checkpoints.checkpoint import Checkpoint, Fields, fill
 from tiny_checkpoint import CODEC, build_tokenizer, split_into_shards, write_tiny_checkpoint
 
@@ -365,21 +364,6 @@ def test_fields_give_what_was_asked_for():
 
 
 # -- afterwards ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
-def test_shapes_of_a_file_take_one_opening(tmp_path, monkeypatch, suffix):
-    """Families ask for a dozen, and a torch file of 20 GB takes its time to open."""
-    tensors, file, opened = (
-        {name: torch.zeros(2, size) for size, name in enumerate("abc")},
-        tmp_path / f"x.{suffix}",
-        [],
-    )
-    save_file(tensors, file) if suffix == "safetensors" else torch.save(tensors, file)
-    found = Checkpoint([file])
-    open_tensors = checkpoint.open_tensors
-    monkeypatch.setattr(checkpoint, "open_tensors", lambda file: opened.append(file) or open_tensors(file))
-    assert [found.shape(name) for name in "cab"] == [[2, 2], [2, 0], [2, 1]] and opened == [file]
 
 
 def test_a_correct_load_works_after_failures(good, directory):

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 import mcsjd_core
 from mcsjd_core import InputError
+from mcsjd_core.checkpoints import checkpoint
 from mcsjd_core.checkpoints.checkpoint import Checkpoint, Fields, read_json
 from mcsjd_core.checkpoints.naming import own_names
 from mcsjd_core.families.chameleon import trained_side
@@ -153,3 +154,18 @@ def test_every_stored_dtype_loads_as_every_other(tiny_checkpoint, tmp_path, stor
     ours = layer(torch.eye(exact.shape[1], dtype=dtype)).T.float()
     spread = {"full": 2**-7, "fp8": 2**-4, "int8": 2**-6}[weights]
     assert (ours - exact).abs().max() <= spread * exact.abs().max()
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_shapes_of_a_file_take_one_opening(tmp_path, monkeypatch, suffix):
+    """Families ask for a dozen, and a torch file of 20 GB takes its time to open."""
+    tensors, file, opened = (
+        {name: torch.zeros(2, size) for size, name in enumerate("abc")},
+        tmp_path / f"x.{suffix}",
+        [],
+    )
+    save_file(tensors, file) if suffix == "safetensors" else torch.save(tensors, file)
+    found = Checkpoint([file])
+    open_tensors = checkpoint.open_tensors
+    monkeypatch.setattr(checkpoint, "open_tensors", lambda file: opened.append(file) or open_tensors(file))
+    assert [found.shape(name) for name in "cab"] == [[2, 2], [2, 0], [2, 1]] and opened == [file]

@@ -11,7 +11,7 @@ import io
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
@@ -64,17 +64,16 @@ def files_there(name: str, root: Path) -> list[dict[str, int]]:
 
 def _files_of(source: Source, folder: Path) -> dict[str, int]:
     wanted = (*source.patterns, *(f"{pattern}.*{PARTIAL}" for pattern in source.patterns))
-    files = (file for pattern in wanted for file in folder.glob(pattern))
-    return {file.name: file.stat().st_size for file in sorted(files) if file.is_file()}
+    found = {}
+    for file in sorted(file for pattern in wanted for file in folder.glob(pattern)):
+        with suppress(OSError):  # a download that goes on may just have renamed it
+            found[file.name] = file.stat().st_size
+    return found
 
 
 def seems_whole(name: str, root: Path) -> bool:
     """Whether every source has left files and no part of one: all that can be known without asking the hub."""
-    return all(files and not any(map(is_part, files)) for files in files_there(name, root))
-
-
-def is_part(file: str) -> bool:
-    return file.endswith(PARTIAL)
+    return all(files and not any(file.endswith(PARTIAL) for file in files) for files in files_there(name, root))
 
 
 def never() -> bool:

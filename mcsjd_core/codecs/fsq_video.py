@@ -208,14 +208,14 @@ class Downsample(nn.Module):
         return self.conv3(x)
 
 
-# Means of two by two, and of two: Apple's GPUs lack avg_pool3d in torch 2.7.
-
-
+# By avg_pool2d, for Apple's GPUs lack avg_pool3d in torch 2.7.
 def _halved_space(x: Tensor) -> Tensor:
+    """Means of two by two cells of x [B, C, T, H, W]."""
     return F.avg_pool2d(x.flatten(1, 2), 2).unflatten(1, x.shape[1:3])
 
 
 def _halved_time(x: Tensor) -> Tensor:
+    """Means of two frames of x [B, C, T, H, W]."""
     return F.avg_pool2d(x.flatten(3), (2, 1)).unflatten(3, x.shape[3:])
 
 

@@ -54,9 +54,7 @@ class Decoded:
     prefill_seconds: float
     seconds: float
     nfe: int  # forwards of the batch, rows in common
-    kept: Tensor | None = (
-        None  # bool [B, num_tokens] on the CPU: codes that count in the traces, but were kept and not drawn
-    )
+    kept: Tensor | None = None  # bool [B, num_tokens], on the CPU: counted in the traces, but kept and not drawn
 
 
 @torch.no_grad()

@@ -38,7 +38,8 @@ def chunks(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
 class Drawer:
     """Draws rows and commits them, each as soon as it is complete; a row that fails does not stop the others.
 
-    Making one raises InputError for what would fail every row, and so does the first row that has to be compiled for.
+    Making one raises InputError for what would fail every row. Whether iterations can be compiled shows at the first row alone,
+    which raises CompilationError if not.
     """
 
     def __init__(self, model: Family, job: Job, output: Output, on_record: Callable[[Record], None] = lambda _: None):
