@@ -5,11 +5,21 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
-from mcsjd_core import DecodeSettings, load, pictures, sample
+from mcsjd_core import EMBEDDED_MODEL, DecodeSettings, load, pictures, sample
 from mcsjd_core.codecs.vqgan import VQGAN
-from training import build_tokenizer, export_scenes, figures, patch_encoder, train_scene_codec, train_scene_transformer
+from training import (
+    build_scenes,
+    build_tokenizer,
+    export_scenes,
+    figures,
+    patch_encoder,
+    train_scene_codec,
+    train_scene_transformer,
+)
+from training.loop import RunSettings
 from training.patch_encoder import CODES, CONFIG, PatchEncoder
 from training.places import Places
 from training.scenes import Scenes
@@ -125,6 +135,18 @@ def test_unfinished_trainings_make_a_checkpoint_that_draws(scenes, tokenizer, co
     tokens = sample(loaded, ["a red apple on grass"], DecodeSettings("maximal", 64, loaded.defaults.law)).tokens
     assert pictures(loaded, tokens).shape == (1, 3, 128, 128)
     assert json.loads((tmp_path / "out/config.json").read_text())["vq_config"]["num_embeddings"] == CODES
+
+
+def test_a_recipe_that_starts_from_a_checkpoint_and_has_no_time_gives_it_back(scenes, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_scene_codec, "HELD_OUT", 8)
+    monkeypatch.setattr(train_scene_transformer, "HELD_OUT", 16)
+    build_scenes.build(
+        scenes, tmp_path, tmp_path / "out", {"codec": 0, "transformer": 0}, RunSettings(), EMBEDDED_MODEL
+    )
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (tmp_path / "out", EMBEDDED_MODEL))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    codes = torch.randint(CODES, (1, 256), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(*(pictures(load(folder), codes) for folder in (tmp_path / "out", EMBEDDED_MODEL)))
 
 
 def test_the_feature_distance_is_nothing_between_equals_and_grows_with_blur():

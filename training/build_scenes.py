@@ -6,7 +6,8 @@
     python -m training.build_scenes --npm build/npm/node_modules --work build --out build/scenes
 
 A step whose result is there is skipped, and an interrupted training continues: run the same command again. More minutes than
-before train a finished part further.
+before train a finished part further. `--start-from embedded/scenes` begins with the shipped weights, their codebook and their
+tokenizer; another `--seed` then draws scenes that they have not seen.
 """
 
 from __future__ import annotations
@@ -44,22 +45,26 @@ def pictures(npm: Path, root: Path, work: Path, seed: int) -> Scenes:
     return Scenes.load(things, grounds)
 
 
-def build(
-    scenes: Scenes, work: Path, out: Path, codec_minutes: float, transformer_minutes: float, settings: loop.RunSettings
-) -> None:
+def build(scenes: Scenes, work: Path, out: Path, minutes: dict[str, float], settings: loop.RunSettings,
+          checkpoint: Path | None = None) -> None:  # fmt: skip
+    """Train codec and transformer for their minutes, from zero or from a checkpoint directory's weights, and export."""
     codec, transformer, tokenizer = work / "codec", work / "transformer", work / "tokenizer.json"
-    codec_model = train_scene_codec.build_model(
-        train_scene_codec.codebook_in(codec, scenes, settings.seed), settings.seed
-    )
+    centres = train_scene_codec.codebook_in(codec, scenes, settings.seed, checkpoint)
     if not tokenizer.exists():
-        build_tokenizer.build(scenes, settings.seed).save(str(tokenizer))
-    decoding = train_scene_codec.Training(scenes, codec_model, settings.seed, settings.device)
-    loop.train(decoding, codec, replace(settings, minutes=codec_minutes))
+        words = Tokenizer.from_file(str(checkpoint / "tokenizer.json")) if checkpoint else None
+        (words or build_tokenizer.build(scenes, settings.seed)).save(str(tokenizer))
+    decoding = train_scene_codec.Training(
+        scenes, train_scene_codec.build_model(centres, settings.seed), settings.seed, settings.device
+    )
     sequences = train_scene_transformer.Sequences(
         scenes, load_encoder(codec), Tokenizer.from_file(str(tokenizer)), settings.device
     )
     drawing = train_scene_transformer.Training(sequences, settings.seed)
-    loop.train(drawing, transformer, replace(settings, minutes=transformer_minutes))
+    if checkpoint:  # what the work folder holds of an earlier run counts more
+        train_scene_codec.start_from(decoding.model, checkpoint)
+        train_scene_transformer.start_from(drawing.model, checkpoint)
+    loop.train(decoding, codec, replace(settings, minutes=minutes["codec"]))
+    loop.train(drawing, transformer, replace(settings, minutes=minutes["transformer"]))
     export_scenes.export(transformer, codec, tokenizer, out)
     write_words.write(scenes, out / LIST, settings.seed)
 
@@ -71,8 +76,10 @@ if __name__ == "__main__":
     parser.add_argument("--root", type=Path, default=Path("/"), help="where the Debian packages are unpacked")
     parser.add_argument("--work", type=Path, default=Path("build"), help="folder for everything in between")
     parser.add_argument("--out", type=Path, default=Path("build/scenes"))
+    parser.add_argument("--start-from", type=Path, help="checkpoint directory whose weights to begin with")
     parser.add_argument("--codec-minutes", type=float, default=60.0)
     loop.add_options(parser, minutes=240)
     a = parser.parse_args()
     run = loop.settings_from(a)
-    build(pictures(a.npm, a.root, a.work, a.seed), a.work, a.out, a.codec_minutes, run.minutes, run)
+    budgets = {"codec": a.codec_minutes, "transformer": run.minutes}
+    build(pictures(a.npm, a.root, a.work, a.seed), a.work, a.out, budgets, run, a.start_from)

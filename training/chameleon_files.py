@@ -82,6 +82,14 @@ def public_tensors(
     return public
 
 
+def trained_tensors(public: dict[str, Tensor], transformer: TransformerConfig, codes: slice) -> dict[str, Tensor]:
+    """The way back: a training's tensors, in float32, from those of a checkpoint whose head has the image tokens in `codes`."""
+    trained = public | {"lm_head.weight": public["lm_head.weight"][codes]}
+    if transformer.qk_norm == "layer":  # one row for all heads
+        trained |= {name: rows[:1] for name, rows in public.items() if ".q_norm." in name or ".k_norm." in name}
+    return {name: tensor.float() for name, tensor in trained.items()}
+
+
 def write_checkpoint(
     out: Path, transformer: TransformerConfig, codec: VQGANConfig, tokenizer: Tokenizer,
     transformer_state: dict[str, Tensor], codec_state: dict[str, Tensor], generation: dict,

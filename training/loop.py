@@ -67,7 +67,8 @@ class Budget:
     def progress(self) -> float:
         """0 to 1."""
         s = self.settings
-        return min(1.0, self.step / s.steps if s.steps is not None else self.seconds / (60 * s.minutes))
+        done, whole = (self.step, s.steps) if s.steps is not None else (self.seconds, 60 * s.minutes)
+        return done / whole if done < whole else 1.0
 
 
 def rate_factor(progress: float, step: int, settings: RunSettings) -> float:

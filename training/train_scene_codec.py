@@ -102,13 +102,13 @@ def whole(weights: dict[str, Tensor]) -> VQGAN:
     return model
 
 
-def adopt_decoder(model: VQGAN, checkpoint: Path) -> None:
-    """Take the decoder's weights from the codec of a checkpoint directory, as far as they have the same shape."""
+def start_from(model: VQGAN, checkpoint: Path) -> None:
+    """Begin with the decoder of a checkpoint directory's codec, but for the residual blocks that are not trained."""
     stored, own = load_file(checkpoint / "vqgan.safetensors"), model.state_dict()
-    alike = {
-        k: v.float() for k, v in stored.items() if k.startswith("decoder.") and k in own and v.shape == own[k].shape
+    decoder = {
+        name: weight.float() for name, weight in stored.items() if name.startswith(("decoder.", "post_quant_conv."))
     }
-    model.load_state_dict(own | alike)
+    model.load_state_dict(own | {name: weight for name, weight in decoder.items() if name in own})
 
 
 def decoder_optimizers(model: VQGAN) -> list[torch.optim.Optimizer]:
@@ -162,26 +162,32 @@ def picture_error(picture: Tensor, pixels: Tensor) -> Tensor:
     return plain + 0.5 * steps
 
 
-def codebook_in(folder: Path, scenes: Scenes, seed: int) -> Tensor:
-    """The folder's codebook, made now if there is none."""
+def codebook_in(folder: Path, scenes: Scenes, seed: int, checkpoint: Path | None = None) -> Tensor:
+    """The folder's codebook; if there is none, that of the checkpoint directory, or else one that is made now."""
     file = folder / patch_encoder.CODEBOOK
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({"centres": build_codebook(scenes, seed)}, file)
+        centres = codebook_of(checkpoint) if checkpoint else build_codebook(scenes, seed)
+        save_file({"centres": centres}, file)
     return load_file(file)["centres"]
+
+
+def codebook_of(checkpoint: Path) -> Tensor:
+    """Centres [CODES, FEATURES] of a checkpoint directory's codec."""
+    return load_file(checkpoint / "vqgan.safetensors")["quantize.embedding.weight"].float()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name in ("sprites", "places", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--start-from", type=Path, help="checkpoint directory whose decoder to begin with")
+    parser.add_argument("--start-from", type=Path, help="checkpoint directory whose codec to begin with")
     loop.add_options(parser, minutes=60)
     a = parser.parse_args()
     settings, scenes = loop.settings_from(a), Scenes.load(a.sprites, a.places)
-    model = build_model(codebook_in(a.out, scenes, a.seed), a.seed)
+    model = build_model(codebook_in(a.out, scenes, a.seed, a.start_from), a.seed)
     if a.start_from:
-        adopt_decoder(model, a.start_from)
+        start_from(model, a.start_from)
     loop.train(Training(scenes, model, a.seed, settings.device), a.out, settings)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,6 +23,7 @@ from mcsjd_core.families.chameleon import ChameleonTransformer, Vocabulary
 from mcsjd_core.nn.transformer import TransformerConfig
 
 from . import loop
+from .chameleon_files import trained_tensors
 from .patch_encoder import CONFIG as CODEC
 from .patch_encoder import PatchEncoder, load_encoder
 from .scenes import Scene, Scenes
@@ -93,19 +95,27 @@ def build_model(tokenizer: Tokenizer, seed: int) -> ChameleonTransformer:
     return model
 
 
+def start_from(model: ChameleonTransformer, checkpoint: Path) -> None:
+    """Begin with the weights of a checkpoint directory, whose tokenizer and codebook have to be the training's."""
+    first = model.vocabulary.first_code
+    stored = load_file(checkpoint / "model.safetensors")
+    model.load_state_dict(trained_tensors(stored, CONFIG, slice(first, first + CODEC.codebook_size)))
+
+
 class Training:
     """The task of `loop.train`."""
 
-    def __init__(self, sequences: Sequences, seed: int):
+    def __init__(self, sequences: Sequences, seed: int, compiled: bool = False):
         self.sequences, self.seed = sequences, seed
         self.model = build_model(sequences.tokenizer, seed).to(sequences.device)
         self.modules = {"model": self.model}
         self.optimizers = loop.muon_and_adamw(self.model, MATRIX_RATE, VECTOR_RATE)
+        self.learned_nats = torch.compile(self.nats) if compiled else self.nats
 
     def loss(self, rng: np.random.Generator, step: int) -> Tensor:
         ids, targets, covered = self.sequences.batch(rng, BATCH)
         weights = torch.where(covered, thing_weight(step), 1.0)
-        return (weights * self.nats(ids, targets)).sum() / weights.sum()
+        return (weights * self.learned_nats(ids, targets)).sum() / weights.sum()
 
     def nats(self, ids: Tensor, targets: Tensor) -> Tensor:
         """Nats of every code [B * N]."""
@@ -133,12 +143,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name in ("sprites", "places", "codec", "tokenizer", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--start-from", type=Path, help="checkpoint directory whose transformer to begin with")
+    parser.add_argument("--compile", action="store_true", help="compile the loss; needs a C++ compiler on CPUs")
     loop.add_options(parser, minutes=80)
     a = parser.parse_args()
     settings = loop.settings_from(a)
     encoder, tokenizer = load_encoder(a.codec), Tokenizer.from_file(str(a.tokenizer))
     sequences = Sequences(Scenes.load(a.sprites, a.places), encoder, tokenizer, settings.device)
-    loop.train(Training(sequences, settings.seed), a.out, settings)
+    task = Training(sequences, settings.seed, a.compile)
+    if a.start_from:
+        start_from(task.model, a.start_from)
+    loop.train(task, a.out, settings)
 
 
 if __name__ == "__main__":
