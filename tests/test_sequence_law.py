@@ -306,9 +306,8 @@ def test_the_g_test_rejects_a_cache_that_mixes_rows(monkeypatch):
     assert is_rejected(*of_transformer("maximal"), most=TRANSFORMER_CHUNKS)
 
 
-TRANSFORMER_CHUNKS = (
-    20  # of 2,000 rows: a forward costs more than a table's, and what a cache could mix up shows in fewer
-)
+# Of 2,000 rows each: a forward costs more than a table's, and what a cache could mix up shows in fewer.
+TRANSFORMER_CHUNKS = 20
 
 
 def of_transformer(coupling: str):
