@@ -9,7 +9,7 @@
     python3 dev.py test [pytest arguments]          style, types, dependencies, and the tests on all cores
     python3 dev.py test --oldest [pytest arguments] the tests with the oldest versions that are promised to work
 
-COMMAND --help lists a command's options, once any command has been run.
+COMMAND --help lists a command's options, once any command has been run; `train scenes --help`, once `train` has.
 
 On Linux, PyPI's torch brings CUDA libraries of several gigabytes. Without an NVIDIA GPU, set
 PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu before the first call to get the small CPU build.
@@ -32,6 +32,7 @@ RUN = [["torch", "-r", "requirements.txt"]]
 BENCH = [*RUN, ["transformers; python_version >= '3.11'"]]
 TRAIN = [*RUN, ["-r", "training/requirements.txt"]]
 TEST = [[*RUN[0], "-r", "tests/requirements.txt"], ["--no-deps", "-r", "tests/requirements-nodeps.txt"]]
+INSTALLS = {"run": RUN, "bench": BENCH, "train": TRAIN, "test": TEST}
 
 # Most files of large packages are never imported; Python compiles and keeps those that are, unless it is told not to.
 COMPILE = [] if sys.dont_write_bytecode else ["--no-compile"]
@@ -76,6 +77,12 @@ def fingerprint(environment, installs):
 
 def remembered(stamp):
     return stamp.read_text(encoding="utf-8") if stamp.exists() else None
+
+
+def can_help(environment, command):
+    """Whether what the command's own help imports is there; every installation holds what the others begin with."""
+    enough = {"train": TRAIN} if command == "train" else INSTALLS
+    return any(is_installed(environment, name, installs) for name, installs in enough.items())
 
 
 def make(environment):
@@ -154,7 +161,7 @@ def main():
     command, rest = sys.argv[1], sys.argv[2:]
     environment = Environment(".venv", CONSTRAINTS)
     wants_help = command in HELP or (command != "test" and bool({*HELP} & {*rest}))
-    if wants_help and (command in (*HELP, "train") or not is_installed(environment, "run", RUN)):
+    if wants_help and (command in HELP or not can_help(environment, command)):
         print(__doc__)  # help installs nothing
         return
     try:

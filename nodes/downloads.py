@@ -19,11 +19,12 @@ from .schema import schema
 from .types import CATEGORY, in_node
 
 LOOK_SECONDS = 0.5  # between looks at the progress and at the Stop button
-DOWNLOADED = "The model is downloaded: press R, then choose it in Load Model."
+DOWNLOADED = "The model is downloaded: press R, then choose it in {loader}."
 NOT_COMPARED = (
-    "Files of this model are there; they were not compared with the published ones. Press R, then choose it in Load Model, which "
+    "Files of this model are there; they were not compared with the published ones. Press R, then choose it in {loader}, which "
     "says if one is missing."
 )
+LOADER, OTHER_LOADERS = "Load Model", {"GLM-Image-decoder": "Load GLM-Image Decoder"}
 
 
 class GetModel(io.ComfyNode):
@@ -79,14 +80,15 @@ def download_folder() -> Path:
 
 def bring(model: str, root: Path) -> str:
     """Download what is missing; says how the model came to be there. A graph that drew once draws offline, too."""
+    loader = OTHER_LOADERS.get(model, LOADER)
     try:
         listed = listing(model)
     except InputError as error:
         if not seems_whole(model, root):
             raise
-        return f"{error}\n{NOT_COMPARED}"
+        return f"{error}\n{NOT_COMPARED.format(loader=loader)}"
     download(listed, root)
-    return DOWNLOADED
+    return DOWNLOADED.format(loader=loader)
 
 
 def download(listed: list[Listed], root: Path) -> None:

@@ -62,8 +62,8 @@ def _checkpoints_below(root: Path) -> list[Path]:
         elif not checkpoints and depth > 0 and (whole or mcsjd_core.detect(directory) is not None):
             checkpoints = [directory]
         found += checkpoints
-        # What lies below a checkpoint is part of it, such as a text encoder. And links can make circles.
-        if (checkpoints and depth > 0) or depth == SEARCH_DEPTH:
+        # What lies below a checkpoint or a pipeline is part of it, such as a text encoder. And links can make circles.
+        if ((checkpoints or INDEX in files) and depth > 0) or depth == SEARCH_DEPTH:
             subfolders.clear()
     return found
 

@@ -181,8 +181,8 @@ def looks_inputs() -> list:
             optional=True,
             default=True,
             tooltip="Show the picture while it is drawn: guesses dimmed, the rest dark, and the whole picture "
-            "at the end. Updated at most a few times a second, within 5 % of the run time; left out "
-            "when memory is short.",
+            "at the end. Until then it is updated at most a few times a second, within 5 % of the run time; left out "
+            "when memory is short. Speed-ups in Speed-up Stats do not count it.",
         ),
         io.Boolean.Input(
             "record_details",

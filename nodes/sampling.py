@@ -87,15 +87,18 @@ def draw(
 ) -> tuple[ImageTokens, Report]:  # fmt: skip
     """The tokens that the sampler's inputs ask for, and what they cost."""
     asked = {"cfg_scale": cfg, "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-    settings = settings_of(
-        model, coupling, window, own_settings(model.family.defaults.law, **asked), initialiser=initialiser, seed=seed,
-        record_details=record_details, trajectories=trajectories, batch_seeds=batch_seeds, continued=continue_video,
-    )  # fmt: skip
     texts = texts_of(prompt, prompts, batch_size)
     warm_tokens = warm_tokens if initialiser == "warm" else None
-    size, count = common_size(model, size, first_tokens, warm_tokens, picture_tokens, continue_video), frames or None
-    starts = {"start_frames": start_frames, "first_tokens": first_tokens, "continue_video": continue_video}
-    start = start_of(model, size, count, len(texts), **starts)
+    size = common_size(model, size, first_tokens, warm_tokens, picture_tokens, continue_video)
+    count = common_length(model, frames, warm_tokens=warm_tokens, picture_tokens=picture_tokens)
+    start = start_of(
+        model, size, count, len(texts), start_frames=start_frames, first_tokens=first_tokens,
+        continue_video=continue_video, picture_tokens=picture_tokens,
+    )  # fmt: skip
+    settings = settings_of(
+        model, coupling, window, own_settings(model.family.defaults.law, **asked), initialiser=initialiser, seed=seed,
+        record_details=record_details, trajectories=trajectories, batch_seeds=batch_seeds, continued=start.before,
+    )  # fmt: skip
     if warm_tokens is not None:
         warm_tokens.require_whole("the warm initialiser")
     encoded = encoded_texts(text_encoder, [*texts, negative])
@@ -157,6 +160,24 @@ def settings_of(
 def own_settings(own: LawSettings, **asked: float) -> LawSettings:
     """The law asked for; what is negative is the model's own."""
     return replace(own, **{name: value for name, value in asked.items() if value >= 0})
+
+
+def common_length(model: LoadedModel, frames: int, **given: ImageTokens | None) -> int | None:
+    """Frames asked for, or those of the whole videos given; None for the model's own number, and for pictures.
+
+    Raises InputError if the two differ.
+    """
+    clip = model.family.clip
+    for name, tokens in given.items():
+        if tokens is None or clip.is_picture:
+            continue
+        own = clip.pixel_frames(tokens.grid.frames)
+        if frames not in (0, own):
+            raise InputError(
+                f"{name} hold a video of {own} frames, but this run draws {frames}; set frames to {own}, or to 0."
+            )
+        frames = own
+    return frames or None
 
 
 def common_size(model: LoadedModel, size: str, *given: ImageTokens | None) -> str:

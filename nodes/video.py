@@ -15,6 +15,8 @@ from .long_video import end_of_video, length_of, whole_video
 from .schema import schema
 from .types import CATEGORY, ImageTokens, LoadedModel, ModelSocket, TokensSocket
 
+SLOWEST, FASTEST = 0.01, 240.0  # frames a second
+
 
 def video_inputs() -> list[io.Input]:
     """The sampler's inputs for video models."""
@@ -33,7 +35,8 @@ def video_inputs() -> list[io.Input]:
             min=0,
             max=4096,
             tooltip="For models that draw video: how many frames the video has in total, including the start "
-            "frames. 0 is the model's own number. Fewer take less time.",
+            "frames. 0 is the number of the connected picture_tokens or warm_tokens, or else the model's own. Fewer take less "
+            "time.",
         ),
         io.Clip.Input(
             "text_encoder",
@@ -66,9 +69,12 @@ class Start:
 
 def start_of(
     model: LoadedModel, size: str, frames: int | None, batch: int, *, start_frames: Tensor | None,
-    first_tokens: ImageTokens | None, continue_video: ImageTokens | None,
+    first_tokens: ImageTokens | None, continue_video: ImageTokens | None, picture_tokens: ImageTokens | None,
 ) -> Start:  # fmt: skip
-    """What the sampler continues, whichever way it is given; InputError if it is given twice."""
+    """What the sampler continues, whichever way it is given; InputError if it is given twice.
+
+    A video that is redrawn in part stays the continuation that it was.
+    """
     inputs = {"start_frames": start_frames, "first_tokens": first_tokens, "continue_video": continue_video}
     connected = [name for name, value in inputs.items() if value is not None]
     if len(connected) > 1:
@@ -78,6 +84,9 @@ def start_of(
         last = "frame" if given == 1 else f"{given} frames"
         note = f"the last {last} of the video that this one continues"
         return Start(tokens, continue_video, given, note, length_of(model, continue_video) - given)
+    if start_frames is None and picture_tokens is not None and picture_tokens.before is not None:
+        before, given = picture_tokens.before, picture_tokens.given
+        return Start(first_tokens, before, given, skipped=length_of(model, before) - given)
     if start_frames is not None:
         note = model.family.clip.start_note(len(start_frames))
         return Start(runtime.start_of_video(model, start_frames, size, frames), note=note)
@@ -100,7 +109,7 @@ class DecodeVideo(io.ComfyNode):
                     "frame_rate",
                     default=0.0,
                     min=0.0,
-                    max=240.0,
+                    max=FASTEST,
                     step=0.5,
                     optional=True,
                     tooltip="Frames per second. 0 is the rate that the model was trained with; any other plays the "
@@ -118,6 +127,10 @@ class DecodeVideo(io.ComfyNode):
     def execute(cls, model: LoadedModel, tokens: ImageTokens, frame_rate: float = 0.0) -> io.NodeOutput:
         if model.family.clip.is_picture:
             raise InputError(f"{model.name!r} draws pictures; MC-SJD Decode turns its tokens into them.")
+        if frame_rate and not SLOWEST <= frame_rate <= FASTEST:
+            raise InputError(
+                f"frame_rate must be 0 (the model's own) or between {SLOWEST} and {FASTEST} frames a second, got {frame_rate}."
+            )
         frames = whole_video(model, tokens.require(model).require_whole("Decode Video"))
         rate = Fraction(frame_rate or model.family.clip.frame_rate).limit_denominator(1000)
         video = InputImpl.VideoFromComponents(Types.VideoComponents(images=frames, frame_rate=rate))

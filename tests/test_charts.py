@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -47,6 +48,12 @@ def test_every_chart_is_drawn_of_every_kind_of_run(name, settings):
     for drawn in (chart(name, run), chart(name, run, baseline)):
         assert drawn.shape == (HEIGHT, WIDTH, 3) and drawn.dtype == torch.float32
         assert 0 <= drawn.min() < 0.3 and drawn.max() == 1.0  # ink on white
+
+
+def test_a_video_of_which_nothing_was_drawn_has_no_bars():
+    run = report(grid=subject(BY_FRAME), window=8)
+    empty = replace(run, kept=torch.ones(1, run.grid.num_tokens, dtype=torch.bool))
+    assert torch.equal(chart(BY_FRAME, run, empty), chart(BY_FRAME, run))
 
 
 def test_a_baseline_is_seen_in_the_chart():

@@ -110,8 +110,19 @@ def test_directories_in_place_of_files_are_named(directory, name):
     assert name in refusal(directory)
 
 
+BROKEN_JSON = [
+    b"",
+    b'{"model_type": "chamel',
+    b"\xff\xfe\x00",
+    b"[1, 2]",
+    b"<html>",
+    b"[" * 10**5,
+    b"[%s]" % (b"9" * 5000),
+]
+
+
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer.json"])
-@pytest.mark.parametrize("content", [b"", b'{"model_type": "chamel', b"\xff\xfe\x00", b"[1, 2]", b"<html>"])
+@pytest.mark.parametrize("content", BROKEN_JSON, ids=range(len(BROKEN_JSON)))
 def test_broken_json_is_named(directory, name, content):
     (directory / name).write_bytes(content)
     assert name in refusal(directory)
@@ -310,6 +321,7 @@ def test_missing_fields_are_named(directory, place, value):
         (("vocab_size",), 20),
         (("rms_norm_eps",), "small"),
         (("rope_theta",), [10000]),
+        (("rope_theta",), 10**400),
         (("rope_parameters",), 3),
         (("rope_parameters",), {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}),
         (("rope_scaling",), {"type": "linear", "factor": 2.0}),

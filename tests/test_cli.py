@@ -300,6 +300,7 @@ EXACT = ("--coupling", "gumbel_exact")
         (("generate", "x", "--warm-tokens", "short.json"), "--coupling gumbel_exact"),
         (("generate", "x", *EXACT, "--warm-tokens", "none.json"), "does not exist"),
         (("generate", "x", *EXACT, "--warm-tokens", "half.png.json"), "does not hold tokens"),
+        (("generate", "x", *EXACT, "--warm-tokens", "null.json"), "does not hold tokens"),
         (("generate", "x", *EXACT, "--warm-tokens", "short.json"), f"must fill the grid of {ROWS * COLUMNS}, got 2"),
         (("generate", "x", "--warm-tokens", "short.json", "--initialiser", "left"), "warm initialiser"),
         (("generate", "x", "--device", "nowhere"), "nowhere"),
@@ -315,11 +316,20 @@ def test_bad_input_is_one_sentence_and_exit_code_2(cli, capsys, tmp_path, argume
     half = (tmp_path / "whole.png").read_bytes()[:40]
     (tmp_path / "half.png").write_bytes(half)
     (tmp_path / "half.png.json").write_bytes(half)
+    (tmp_path / "null.json").write_text('{"tokens": null}')
     (tmp_path / "short.json").write_text('{"tokens": [[1, 2]]}')
     assert cli(*arguments) == FAILED
     captured = capsys.readouterr()
     assert words in captured.err and len(captured.err.strip().splitlines()) == 1
     assert not captured.out and not list(tmp_path.glob("picture*.png"))
+
+
+@pytest.mark.parametrize("command", ["bench", "gpu"])
+@pytest.mark.parametrize("option", [("--size", "8x8"), ("--compile",), ("--capture",)], ids=" ".join)
+def test_options_that_would_be_ignored_are_refused(cli, capsys, command, option):
+    with pytest.raises(SystemExit) as ended:
+        cli(command, *option)
+    assert ended.value.code == FAILED and "unrecognized arguments" in capsys.readouterr().err
 
 
 def test_a_video_file_for_a_picture_is_refused_before_weights_are_read(cli, monkeypatch, capsys):

@@ -13,7 +13,7 @@ from PIL import Image
 import tiny_cosmos
 from mcsjd_core import InputError
 from mcsjd_core.cli import FAILED, main, several_gpus
-from mcsjd_core.pipeline import clip_files
+from mcsjd_core.pipeline import clip_files, image_files
 
 WIDTH, HEIGHT = tiny_cosmos.COLUMNS * 16, tiny_cosmos.ROWS * 16
 FRAMES = 1 + (tiny_cosmos.FRAMES - 1) * 8
@@ -83,6 +83,19 @@ def test_of_a_long_video_few_frames_are_held(tmp_path, monkeypatch):
     monkeypatch.setattr(Image.Image, "convert", watched)
     frames, count = clip_files.read_clip([tmp_path / "long.mp4"], 3)
     assert (len(frames), count) == (3, 40) and most <= 6
+
+
+def test_of_a_long_animation_few_frames_are_held(tmp_path, monkeypatch):
+    frames = [Image.new("RGB", (8, 8), (6 * number, 0, 0)) for number in range(40)]
+    frames[0].save(tmp_path / "long.webp", save_all=True, append_images=frames[1:], lossless=True)
+    read, seen = image_files._rgb, []
+    monkeypatch.setattr(image_files, "_rgb", lambda image: seen.append(weakref.ref(rgb := read(image))) or rgb)
+    held = []
+    for frame in clip_files._frames(tmp_path / "long.webp"):
+        held.append(sum(each() is not None for each in seen))
+        del frame
+    assert len(held) == 40 and max(held) <= 2
+    assert clip_files.read_clip([tmp_path / "long.webp"], 3)[1] == 40
 
 
 @pytest.mark.parametrize("error", ["DecoderNotFoundError", "EOFError"])

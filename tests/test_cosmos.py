@@ -11,7 +11,7 @@ from torch import nn
 import mcsjd_core
 from cosmos_reference import reference_logits
 from mcsjd_core import DecodeSettings, InputError, LawSettings, Step
-from mcsjd_core.codecs.torchscript_video import run_program
+from mcsjd_core.codecs.torchscript_video import load_program, run_program
 from mcsjd_core.families import cosmos_codec
 from mcsjd_core.families.cosmos import Cosmos, CosmosModel
 from mcsjd_core.families.cosmos_shapes import core_name
@@ -356,6 +356,18 @@ def test_a_program_that_does_not_run_here_is_one_sentence():
 
     with pytest.raises(InputError, match=r"TorchScript program does not run on cpu .Could not run"):
         run_program(fail, torch.ones(1))
+
+
+@pytest.mark.parametrize("load", [False, True])
+def test_too_little_memory_for_a_program_is_called_that(with_torchscript, monkeypatch, load):
+    """A host frees memory and tries again, where another error would end the run."""
+
+    def fail(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr(torch.jit, "load", fail)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        load_program(with_torchscript / TOKENIZER / "encoder.jit", "cpu") if load else run_program(fail, torch.ones(1))
 
 
 def test_nvidia_s_folder_of_the_text_encoder_is_found(tmp_path):

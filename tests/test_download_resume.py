@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import re
 import threading
@@ -15,7 +16,8 @@ import pytest
 from mcsjd_core import InputError
 from mcsjd_core.checkpoints import catalogue
 from mcsjd_core.checkpoints.catalogue import Download, Source
-from mcsjd_core.checkpoints.transfer import Listed, fetch, listing
+from mcsjd_core.checkpoints.transfer import LOCK, Listed, fetch, listing
+from mcsjd_core.file_lock import locked
 
 hub = pytest.importorskip("huggingface_hub")
 constants = pytest.importorskip("huggingface_hub.constants")
@@ -128,4 +130,33 @@ def test_what_came_is_not_fetched_again(listed, tmp_path):
     Hub.ranges, Hub.left = [], len(CONTENT)
     fetch(listed, tmp_path)
     assert Hub.ranges == [f"bytes={there}-"] and not list(tmp_path.rglob("*.part"))
+    assert (tmp_path / "some-model" / FILE).read_bytes() == CONTENT
+
+
+def test_a_part_that_is_longer_than_its_file_is_fetched_anew(listed, tmp_path):
+    Hub.ranges, Hub.left = [], len(CONTENT)
+    partial = listed[0].partial(tmp_path, FILE)
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(CONTENT + b"more")
+    assert listed[0].bytes_to_come(tmp_path) == len(CONTENT)
+    fetch(listed, tmp_path)
+    assert (tmp_path / "some-model" / FILE).read_bytes() == CONTENT
+
+
+def test_a_part_that_is_whole_needs_its_name_alone(listed, tmp_path):
+    Hub.ranges, Hub.left = [], 0
+    partial = listed[0].partial(tmp_path, FILE)
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(CONTENT)
+    fetch(listed, tmp_path)
+    assert not Hub.ranges and (tmp_path / "some-model" / FILE).read_bytes() == CONTENT
+
+
+@pytest.mark.skipif(os.name == "nt", reason="nothing is locked there")
+def test_two_processes_do_not_write_to_one_file(listed, tmp_path):
+    Hub.ranges, Hub.left = [], len(CONTENT)
+    with locked(tmp_path / LOCK), pytest.raises(InputError, match=r"Another download is writing .* wait for it"):
+        fetch(listed, tmp_path)  # a lock is one of the open file, not of the process
+    assert not Hub.ranges
+    fetch(listed, tmp_path)
     assert (tmp_path / "some-model" / FILE).read_bytes() == CONTENT

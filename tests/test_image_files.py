@@ -1,6 +1,7 @@
 """Pictures from and to files, against ComfyUI's own rules."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -88,7 +89,9 @@ def test_a_picture_cut_short_is_named(tmp_path):
         read_frames(tmp_path / "cut.png")
 
 
-@pytest.mark.parametrize("error", [IndexError("index out of range"), EOFError()])
+@pytest.mark.parametrize(
+    "error", [IndexError("index out of range"), EOFError(), struct.error("no integer"), TypeError("no size")]
+)
 def test_what_a_damaged_animation_raises_is_one_sentence(tmp_path, monkeypatch, error):
     """Pillow's decoders of GIF raise these in the middle of a file."""
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]

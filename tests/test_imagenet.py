@@ -45,6 +45,7 @@ def test_other_names_of_a_class_will_do():
         ("crane", r"several ImageNet classes: crane \(134\), crane \(517\); give the number"),
         ("dog (3)", "no ImageNet class"),
         ("1000", "classes 0 to 999, got 1000"),
+        ("9" * 5000, r"classes 0 to 999, got 9{18}\.\.\.\.$"),
         ("retriever", r"similar names are .*golden retriever \(207\)"),
         ("goldn retriever", r"similar names are golden retriever \(207\)"),
         ("", "no ImageNet class"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -10,6 +12,8 @@ from mcsjd_core import COUPLINGS, DecodeSettings, Grid, LawSettings, decode
 from mcsjd_core.decoding.interface import Prompt
 from mcsjd_core.laws.law import Law, target_law
 from mcsjd_core.laws.noise import Noise, row_seeds
+from mcsjd_core.pipeline.memory import decode_bytes
+from tiny import prompt, transformer
 
 CODES, TOP_K, ROOM = 32768, 2048, 2048 // 4  # ROOM: entries for ties with the last code kept
 LAW_BYTES = (TOP_K + ROOM) * (4 + 8)  # a position: float32 probability and int64 code
@@ -116,3 +120,15 @@ def test_a_window_position_keeps_to_the_stated_memory(coupling):
     for guided, top_k, bound in ((True, TOP_K, 600_000), (False, TOP_K, 370_000), (True, 0, 1_320_000)):
         small, large = (peak_bytes(model, coupling, window, guided, top_k) for window in (8, 24))
         assert (large - small) / 16 < bound
+
+
+@pytest.mark.parametrize("coupling", ["maximal", "gumbel"])
+@pytest.mark.parametrize("guided", [False, True])
+@pytest.mark.parametrize("top_k", [0, 2000, 4000, 6000])
+def test_memory_asked_for_covers_laws_of_many_codes(coupling, guided, top_k):
+    law = LawSettings(cfg_scale=2.0 if guided else 1.0, top_k=top_k)
+    model, grid, settings = transformer(8192), Grid(4, 4), DecodeSettings(coupling, 8, law)
+    given = prompt(model, guided=guided)
+    with LiveBytes() as live:
+        decode(model, given, grid, settings)
+    assert live.peak <= decode_bytes(SimpleNamespace(token_model=model), given, settings, grid) < 3 * live.peak

@@ -344,6 +344,12 @@ def test_a_picture_that_was_deleted_is_drawn_again(draw, tmp_path):
     ("more", "sentence"),
     [
         (("red", "--prompts", "p.txt", "--out", "o"), "PROMPT does not work with a file of prompts"),
+        (("--prompts", "p.txt", "--out", "o", "--keep-rows", "0"), "--keep-rows does not work with a file of prompts"),
+        (("--prompts", "p.txt", "--out", "o", "--frames", "0"), "--frames does not work with a file of prompts"),
+        (
+            ("--prompts", "p.txt", "--out", "o", "--engine", "ray", "--gpus", "-1"),
+            "--gpus must be a number of at least 0",
+        ),
         (("--prompts", "p.txt", "--out", "o", "--trace", "t.json"), "--trace does not work with a file of prompts"),
         (("--prompts", "p.txt", "--out", "o", "--batch", 2), "give every picture a row"),
         (("--prompts", "p.txt"), "name one with --out"),

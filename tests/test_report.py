@@ -12,8 +12,7 @@ from mcsjd_core import DecodeSettings, Grid
 from mcsjd_core.reporting.report import METHOD_LABELS, Report
 
 
-def report(batch: int = 1, **settings) -> Report:
-    grid = Grid(4, 4)
+def report(batch: int = 1, grid: Grid = Grid(4, 4), **settings) -> Report:
     decoded = tiny.run(tiny.transformer(12), grid, batch, **settings)
     names = {"model": "tiny", "device": torch.device("cpu"), "dtype": torch.float32}
     return Report.of(decoded, DecodeSettings(**settings), **names, grid=grid)
@@ -89,6 +88,24 @@ def test_a_baseline_that_ran_elsewhere_is_named(field):
 def test_live_preview_is_told_where_there_was_one():
     assert "live preview" not in report().text()
     assert "live preview 0.25 s" in replace(report(), preview_seconds=0.25).text()
+
+
+def test_a_comparison_counts_no_live_previews():
+    text = replace(timed(1.25, window=8), preview_seconds=0.25).text(timed(2.0, coupling="autoregressive"))
+    (line,) = section(text, "Speed-up over plain AR, measured")
+    assert line == "2.00 times: 2.00 s for 16 tokens by plain AR, 1.00 s for 16 here, live previews not counted."
+
+
+def test_a_picture_of_which_nothing_is_drawn_counts_in_no_mean():
+    """Of a batch that is redrawn, it may be all that another picture's mask leaves."""
+    whole = report(batch=2, window=8, grid=Grid(2, 4, frames=2))
+    kept = torch.zeros(2, 16, dtype=torch.bool)
+    kept[1] = True
+    half = replace(whole, kept=kept)
+    alone = replace(whole, traces=whole.traces[:1])
+    assert half.step_compression == alone.step_compression
+    assert half.compression_by_frame() == alone.compression_by_frame() and len(alone.compression_by_frame()) == 2
+    assert replace(whole, kept=torch.ones_like(kept)).step_compression == 1
 
 
 def test_settings_are_named():

@@ -213,6 +213,10 @@ def test_a_picture_is_a_clip_of_one_frame(model, directory, tmp_path, monkeypatc
     wanted = plain_codec().decode(codes[:, None])[:, :, 0]
     assert wanted.shape == (2, 3, 64, 64) and torch.equal(mcsjd_core.pictures(model, codes.flatten(1)), wanted)
     assert torch.equal(model.codec.encode(wanted), plain_codec().encode(wanted[:, :, None])[:, 0])
+    passed, decode = [], model.codec.video.decode
+    monkeypatch.setattr(model.codec.video, "decode", lambda codes: passed.append(len(codes)) or decode(codes))
+    model.codec.decode(codes)
+    assert passed == [1, 1]  # as the codec tells its memory
     monkeypatch.setattr(cosmos_codec, "PUBLISHED_CODEC", CODEC)
     path = shutil.copytree(directory, tmp_path / "models" / "SimpleAR-0.5B-RL", ignore=lambda *_: ["tokenizer"])
     with pytest.raises(InputError, match=r"Cosmos-1.0-Tokenizer-DV8x16x16 lacks encoder.jit and decoder.jit"):

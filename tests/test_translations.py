@@ -78,7 +78,13 @@ def report_texts() -> list[str]:
     lawful = [replace(plain, settings=replace(plain.settings, law=law)) for law in laws]
     film = report(grid=Grid(2, 4, frames=2), window=4)
     texts = [each.text() for each in (plain, wide, exact, other, seeds, shown, film, *lawful)]
-    return [*texts, wide.text(plain), guided.text(other), replace(film, start_note=longer).text(), KEPT]
+    compared = [
+        wide.text(plain),
+        guided.text(other),
+        shown.text(plain),
+        replace(guided, preview_seconds=0.1).text(other),
+    ]
+    return [*texts, *compared, replace(film, start_note=longer).text(), KEPT]
 
 
 def node_texts(pack, model_folder, tiny_video, model) -> list[str]:
@@ -91,7 +97,9 @@ def node_texts(pack, model_folder, tiny_video, model) -> list[str]:
     downloads = pack.part("mcsjd_core.checkpoints.catalogue").DOWNLOADS
     texts += [pack.run("MCSJD_GetModel", model=name, accept_licence=False)[0] for name in downloads]
     downloads = pack.part("nodes.downloads")
-    return [*texts, downloads.DOWNLOADED, downloads.NOT_COMPARED]
+    for loader in (downloads.LOADER, *downloads.OTHER_LOADERS.values()):
+        texts += [downloads.DOWNLOADED.format(loader=loader), downloads.NOT_COMPARED.format(loader=loader)]
+    return texts
 
 
 def test_every_text_is_translated_and_nothing_else(path, pack, model_folder, tiny_video, model):

@@ -108,6 +108,21 @@ def test_one_video_may_have_several_continuations(pack, video_model, clips):
     assert frames[:, :17].equal(start) and not start[0].equal(start[1])
 
 
+def test_a_continuation_that_is_redrawn_in_part_remains_one(pack, video_model, clips):
+    """It takes the length of what it redraws, and random numbers of its own part."""
+    first, _ = film(pack, video_model, frames=9)
+    more, _ = film(pack, video_model, start_frames=None, continue_video=first)
+    mask = torch.zeros(17, SIZE[1], SIZE[0])
+    mask[9:, :, : SIZE[0] // 2] = 1
+    changes = {"start_frames": None, "picture_tokens": more, "redraw_mask": mask, "seed": 5}
+    again, cost = film(pack, video_model, **changes)
+    assert cost.settings.part == 1 and cost.skipped_frames == 0
+    frames, before = (pack.run("MCSJD_DecodeVideo", model=video_model, tokens=each)[0] for each in (again, more))
+    assert len(frames) == len(before) == 17 and frames[:9].equal(before[:9]) and not frames.equal(before)
+    short, _ = film(pack, video_model, frames=9, **EXACT)
+    assert film(pack, video_model, **EXACT, warm_tokens=short, initialiser="warm")[0].tokens.equal(short.tokens)
+
+
 @pytest.mark.parametrize("kind", ["batch", "both", "room", "cropped", "picture"])
 def test_a_continuation_that_cannot_be_is_told_in_a_sentence(pack, model, video_model, kind):
     tokens, _ = film(pack, video_model, batch_size=2)
@@ -207,7 +222,7 @@ def test_the_loader_says_what_a_video_is(pack, video_model):
     assert f"videos of {FRAMES} frames at 12.5 per second, continued from 1 or 9 frames" in text
 
 
-@pytest.mark.parametrize("kind", ["none", "few", "frames", "both", "encode", "crop"])
+@pytest.mark.parametrize("kind", ["none", "few", "frames", "both", "encode", "crop", "length", "slow", "back"])
 def test_what_does_not_fit_is_told_in_a_sentence(pack, video_model, kind):
     tokens, _ = film(pack, video_model)
     faults = {
@@ -217,10 +232,18 @@ def test_what_does_not_fit_is_told_in_a_sentence(pack, video_model, kind):
         "both": lambda: film(pack, video_model, first_tokens=pack.run("MCSJD_CropTokens", tokens=tokens, rows=2)[0]),
         "encode": lambda: pack.run("MCSJD_Encode", model=video_model, image=clip(1)),
         "crop": lambda: pack.run("MCSJD_CropTokens", tokens=tokens, rows=99),
+        "length": lambda: film(pack, video_model, frames=9, **EXACT, initialiser="warm", warm_tokens=tokens),
+        "slow": lambda: pack.run("MCSJD_DecodeVideo", model=video_model, tokens=tokens, frame_rate=0.0004),
+        "back": lambda: pack.run("MCSJD_DecodeVideo", model=video_model, tokens=tokens, frame_rate=-5.0),
+    }
+    words = {
+        "length": f"warm_tokens hold a video of {FRAMES} frames",
+        "slow": "frame_rate must",
+        "back": "frame_rate must",
     }
     with pytest.raises(pack.core.InputError) as error:
         faults[kind]()
-    sentence(error)
+    assert words.get(kind, "") in sentence(error)
     assert film(pack, video_model)[0].tokens.equal(tokens.tokens)
 
 

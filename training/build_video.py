@@ -50,7 +50,7 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, default=Path("embedded/motion"))
     for part, default in (("encoder", 8.0), ("codec", 45.0), ("transformer", 60.0)):
         parser.add_argument(f"--{part}-minutes", type=float, default=default)
-    loop.add_options(parser, minutes=0.0)
+    loop.add_options(parser, minutes=None)
     a = parser.parse_args()
     file = a.work / "stage.npz"
     if not file.exists():

@@ -187,9 +187,10 @@ class Log:
         print(line, flush=True)
 
 
-def add_options(parser: argparse.ArgumentParser, minutes: float) -> None:
-    """Command-line options of RunSettings."""
-    parser.add_argument("--minutes", type=float, default=minutes, help="time budget")
+def add_options(parser: argparse.ArgumentParser, minutes: float | None) -> None:
+    """Command-line options of RunSettings; those of a recipe of several parts have no minutes in common (None)."""
+    if minutes is not None:
+        parser.add_argument("--minutes", type=float, default=minutes, help="time budget")
     parser.add_argument("--steps", type=int, help="budget in steps, in place of minutes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -198,7 +199,8 @@ def add_options(parser: argparse.ArgumentParser, minutes: float) -> None:
 
 
 def settings_from(arguments: argparse.Namespace) -> RunSettings:
-    values = {name: getattr(arguments, name) for name in ("minutes", "steps", "seed", "device", "bf16", "threads")}
+    names = ("minutes", "steps", "seed", "device", "bf16", "threads")
+    values = {name: getattr(arguments, name) for name in names if hasattr(arguments, name)}
     if values["bf16"] is None:
         values["bf16"] = torch.device(values["device"]).type == "cuda"
     return RunSettings(**values)

@@ -12,14 +12,14 @@ import torch
 
 def seconds_of(work: Callable[[], object], device: str = "cpu") -> float:
     """Wall-clock seconds of one call, the device's work included."""
-    _finish(device)
+    finish(device)
     began = time.perf_counter()
     work()
-    _finish(device)
+    finish(device)
     return time.perf_counter() - began
 
 
-def _finish(device: str) -> None:
+def finish(device: str) -> None:
     """Wait for what a GPU was told to do."""
     if str(device).startswith("cuda"):
         torch.cuda.synchronize(device)

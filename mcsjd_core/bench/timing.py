@@ -13,6 +13,7 @@ from ..decoding.interface import Prompt, TokenModel
 from ..decoding.iteration import Iteration
 from ..decoding.loop import DecodeSettings, advance, drop_finished, prepare
 from ..decoding.runners import Eager
+from .stopwatch import finish
 
 PARTS: tuple[str, ...] = (
     "forward",
@@ -40,8 +41,7 @@ class ClockedIteration(Iteration):
         self.seconds[part] += self.clock() - began
 
     def wait(self) -> None:
-        if self.state.sequence.is_cuda:
-            torch.cuda.synchronize(self.state.sequence.device)
+        finish(str(self.state.sequence.device))
 
     def forward(self, tokens, positions, extent, cache):
         with self.clocked("forward"):

@@ -222,10 +222,11 @@ def choose_download(name: str) -> Download:
 def describe(name: str, root: Path) -> str:
     """What a person should know before the download: size, licence, from where, to where."""
     download = choose_download(name)
+    repositories = dict.fromkeys(source.repository for source in download.sources)
     lines = [
         f"{name}: about {download.gigabytes:g} GB",
         f"licence: {download.licence}",
-        "from: " + ", ".join(f"https://huggingface.co/{source.repository}" for source in download.sources),
+        "from: " + ", ".join(f"https://huggingface.co/{name}" for name in repositories),
         f"to: {root / download.folder}",
     ]
     return "\n".join(lines + ([download.note] if download.note else []))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -58,7 +58,7 @@ def read_json(path: Path) -> dict:
         ) from None
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); it has to be a file that you may read.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, and thousands of brackets
         check_contents(path)
         raise InputError(f"{path} is not valid JSON ({error}); download it again.") from None
     if not isinstance(data, dict):
@@ -111,7 +111,7 @@ class Fields:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _is_count(value: object) -> bool:

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import inspect
 import io
+import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import InputError, first_line
+from ..file_lock import locked
 from .catalogue import Source, choose_download
 
 PARTIAL = ".part"  # suffix of a file that has not arrived whole
+LOCK = ".download"  # in the folder that all downloads go to
 # A thread that was stopped may be in the middle of a write to the very file that the next one goes on with.
 _one_at_a_time = threading.Lock()
 
@@ -45,7 +48,13 @@ class Listed:
     def bytes_to_come(self, root: Path) -> int:
         """What is missing, less what came of it before a break."""
         partials = {self.partial(root, name): size for name, size in self.missing(root).items()}
-        return sum(size - (part.stat().st_size if part.exists() else 0) for part, size in partials.items())
+        return sum(size - _usable_bytes(part, size) for part, size in partials.items())
+
+
+def _usable_bytes(partial: Path, size: int) -> int:
+    """What is there of a file of that size; a part that is longer belongs to something else."""
+    there = partial.stat().st_size if partial.exists() else 0
+    return there if there <= size else 0
 
 
 def _is_whole(file: Path, size: int) -> bool:
@@ -120,6 +129,21 @@ def _on_disk(path: Path) -> Iterator[None]:
         ) from None
 
 
+@contextmanager
+def _no_other_process(root: Path) -> Iterator[None]:
+    """Inside, no other process of this machine brings files below `root`: two that append to one file spoil it."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(root / LOCK, wait=False))
+        except BlockingIOError:
+            raise InputError(
+                f"Another download is writing below {root}; wait for it, then start this one again."
+            ) from None
+        except OSError:  # a disk of the network that knows no locks
+            pass
+        yield
+
+
 class _Target(io.BufferedWriter):
     """A file that is appended to until `is_stopped`: old versions of the hub offer nothing else by which to end a download."""
 
@@ -153,12 +177,19 @@ def _bring(listed: Listed, name: str, root: Path, bar: type | None, is_stopped: 
     options: dict[str, Any] = (
         {"tqdm_class": bar} if bar and "tqdm_class" in inspect.signature(http_get).parameters else {}
     )
-    with _one_at_a_time, _Target(partial, is_stopped) as target:
+    with _one_at_a_time, _no_other_process(root):
+        if _is_whole(file, size):  # by another process, meanwhile
+            return
+        with _on_disk(partial):
+            if partial.exists() and partial.stat().st_size > size:
+                os.truncate(partial, 0)
         inside = listed.source.inside or None
         url = hf_hub_url(listed.source.repository, name, subfolder=inside, revision=listed.commit)
-        http_get(url, target, resume_size=target.tell(), headers=build_hf_headers(), expected_size=size, **options)
-    with _on_disk(file):
-        partial.replace(file)
+        with _Target(partial, is_stopped) as target:
+            if (there := target.tell()) < size:
+                http_get(url, target, resume_size=there, headers=build_hf_headers(), expected_size=size, **options)
+        with _on_disk(file):
+            partial.replace(file)
 
 
 def _list(hub, source: Source) -> Listed:

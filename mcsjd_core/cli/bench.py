@@ -10,7 +10,7 @@ from pathlib import Path
 from .. import bench
 from ..bench.machine import sentence
 from ..errors import InputError
-from .options import DTYPES, add_model_arguments, open_model, output_file, pick_device
+from .options import DTYPES, add_checkpoint_arguments, open_model, output_file, pick_device
 from .outputs import write_text
 from .progress import timed_lines
 
@@ -35,7 +35,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         help=f"only these of {', '.join(section.NAME for section in bench.SECTIONS)}",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress")
-    add_model_arguments(parser)
+    add_checkpoint_arguments(parser)
     return parser
 
 

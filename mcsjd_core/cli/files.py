@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..families.interface import Family
-from ..pipeline.image_files import read_frames, to_pixels
+from ..pipeline.image_files import frames_of, to_pixels
 from ..pipeline.sampling import encode
 
 TOKEN_SUFFIXES = (".safetensors", ".json")
@@ -21,7 +21,7 @@ TOKEN_SUFFIXES = (".safetensors", ".json")
 
 def read_codes(path: Path, model: Family, size: str | None = None) -> Tensor:
     """Codes [1, rows, columns] of the picture in a file, scaled and cropped to `size` as the Encode node does."""
-    tokens = encode(model, to_pixels(read_frames(path)[0])[None], size)
+    tokens = encode(model, to_pixels(next(frames_of(path)))[None], size)
     return model.grid(size).codes(tokens)
 
 
@@ -43,5 +43,12 @@ def read_tokens(path: Path) -> Tensor:
         return load_file(path)["tokens"]
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; --save-tokens writes such a file.") from None
-    except (OSError, SafetensorError, ValueError, TypeError, KeyError):
+    except (
+        OSError,
+        SafetensorError,
+        ValueError,
+        TypeError,
+        KeyError,
+        RuntimeError,
+    ):  # the last is torch's, and nesting's
         raise InputError(f"{path} does not hold tokens; give a file that --save-tokens wrote.") from None

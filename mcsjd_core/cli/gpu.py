@@ -10,7 +10,7 @@ from pathlib import Path
 from .. import bench
 from ..bench import gpu
 from ..errors import InputError
-from .options import DTYPES, add_model_arguments, open_model, output_file, pick_device
+from .options import DTYPES, add_checkpoint_arguments, open_model, output_file, pick_device
 from .outputs import write_text
 from .progress import timed_lines
 
@@ -37,7 +37,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     )
     parser.add_argument("--quick", action="store_true", help="few pictures and windows, two layers of every shape")
     parser.add_argument("--quiet", action="store_true", help="no progress")
-    add_model_arguments(parser)
+    add_checkpoint_arguments(parser)
     return parser
 
 

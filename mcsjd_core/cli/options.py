@@ -23,25 +23,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("model")
-    group.add_argument(
-        "--model",
-        type=Path,
-        default=EMBEDDED_MODEL,
-        metavar="DIR",
-        help="checkpoint directory (default: the embedded picture model)",
-    )
+    """Which model draws, and how."""
+    group = add_checkpoint_arguments(parser)
     group.add_argument("--size", metavar="WxH", help="of the picture in pixels (default: the checkpoint's own)")
-    group.add_argument("--dtype", choices=DTYPES, default="float32", help="of the transformer (default: %(default)s)")
-    group.add_argument(
-        "--weights",
-        choices=WEIGHT_FORMATS,
-        default="full",
-        help="how the transformer's matrices are held: full in --dtype, bf16 in half the memory of float32, with the "
-        "same results if the checkpoint was published in bf16, fp8 or int8 (needs torchao) in 8 "
-        "bits, which draws from a slightly different law (default: %(default)s)",
-    )
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     how = group.add_mutually_exclusive_group()
     how.add_argument(
         "--compile",
@@ -55,6 +39,30 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--capture", dest="execution", action="store_const", const="captured",
         help="record them as CUDA graphs and replay these: needs a CUDA device",
     )  # fmt: skip
+
+
+def add_checkpoint_arguments(parser: argparse.ArgumentParser):
+    """Which model is loaded, and how its weights are held; the group of these options."""
+    parser.set_defaults(execution="eager")
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model",
+        type=Path,
+        default=EMBEDDED_MODEL,
+        metavar="DIR",
+        help="checkpoint directory (default: the embedded picture model)",
+    )
+    group.add_argument("--dtype", choices=DTYPES, default="float32", help="of the transformer (default: %(default)s)")
+    group.add_argument(
+        "--weights",
+        choices=WEIGHT_FORMATS,
+        default="full",
+        help="how the transformer's matrices are held: full in --dtype, bf16 in half the memory of float32, with the "
+        "same results if the checkpoint was published in bf16, fp8 or int8 (needs torchao) in 8 "
+        "bits, which draws from a slightly different law (default: %(default)s)",
+    )
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
+    return group
 
 
 def add_law_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -60,6 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--retry", action="store_true", help="try rows again that failed before")
 
 
+def given(value: object) -> bool:
+    """Whether an option was given: 0 counts as a value."""
+    return value is not None and value is not False and value != []
+
+
 def check(arguments: argparse.Namespace) -> None:
     """Raise InputError for options that do not go together."""
     if arguments.prompt_file is None:
@@ -70,7 +76,7 @@ def check(arguments: argparse.Namespace) -> None:
                 raise InputError(f"--{name} goes with a file of prompts; name one with --prompts.")
         return
     for name, shown in ONE_RUN.items():
-        if getattr(arguments, name) not in (None, False, []):
+        if given(getattr(arguments, name)):
             raise InputError(f"{shown} does not work with a file of prompts; leave out one of them.")
     if arguments.initialiser == "warm":
         raise InputError("The warm initialiser starts from one earlier result; choose another for a file of prompts.")
@@ -78,6 +84,8 @@ def check(arguments: argparse.Namespace) -> None:
         raise InputError("--batch draws a prompt several times; in a file, give every picture a row and a seed.")
     if arguments.engine == "plain" and (arguments.address or arguments.workers or arguments.gpus is not None):
         raise InputError("--address, --workers and --gpus are for workers of Ray; add --engine ray.")
+    if arguments.gpus is not None and not 0 <= arguments.gpus < math.inf:
+        raise InputError(f"--gpus must be a number of at least 0, got {arguments.gpus:g}.")
     if arguments.out is None:
         raise InputError("A file of prompts needs a folder for its pictures; name one with --out.")
     if arguments.out.exists() and not arguments.out.is_dir():

@@ -1,4 +1,7 @@
-"""A video codec used for pictures: a picture is a clip of one frame (SimpleAR uses Cosmos' tokenizer so)."""
+"""A video codec used for pictures: a picture is a clip of one frame (SimpleAR uses Cosmos' tokenizer so).
+
+Pictures pass one after the other, as clips do: that is the memory that the codec's `config` tells.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +26,11 @@ class StillCodec(nn.Module):
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Codes [B, h, w] of pictures [B, 3, H, W]."""
-        return self.video.encode(pixels[:, :, None])[:, 0]
+        return torch.cat([self.video.encode(picture[:, :, None]) for picture in pixels.split(1)])[:, 0]
 
     def decode(self, codes: Tensor) -> Tensor:
         """Pictures [B, 3, H, W] of codes [B, h, w]."""
-        return self.video.decode(codes[:, None])[:, :, 0]
+        return torch.cat([self.video.decode(picture[:, None]) for picture in codes.split(1)])[:, :, 0]
 
     def decode_clips(self, codes: Tensor) -> Tensor:
         """Clips [B, t, 3, H, W] of codes [B, t, h, w], every frame a picture by itself."""

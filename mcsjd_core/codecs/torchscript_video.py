@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError, first_line
+from ..errors import InputError, first_line, is_out_of_memory
 from ..file_contents import check_contents
 from .fsq_video import FSQVideoConfig
 
@@ -70,9 +70,9 @@ class TorchScriptVideoCodec(nn.Module):
 def run_program(program: nn.Module, x: Tensor):
     try:
         return program(x)
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, NotImplementedError) as error:  # traces are made for one device and one dtype
+    except RuntimeError as error:  # traces are made for one device and one dtype
+        if is_out_of_memory(error):
+            raise
         reason = str(error).strip().splitlines()[-1]
         raise InputError(
             f"The video tokenizer's TorchScript program does not run on {x.device} ({reason}); it is made for another device."
@@ -98,5 +98,7 @@ def load_program(file: Path, device) -> nn.Module:
             warnings.simplefilter("ignore", DeprecationWarning)  # torch would rather have another format
             return torch.jit.load(str(file), map_location=device).eval()
     except (RuntimeError, ValueError, OSError) as error:
+        if is_out_of_memory(error):
+            raise
         reason = first_line(error)
         raise InputError(f"{file} is not a whole TorchScript file ({reason}); download it again.") from None

@@ -72,7 +72,8 @@ def check_kept_tokens(tokens: Tensor | None, batch: int, grid: Grid, codebook_si
     tokens = _check_tokens(tokens, batch, "kept_tokens").to(device)
     if tokens.shape != forced.shape:
         raise InputError(
-            f"Tokens to keep must fill the grid of {grid.num_tokens}, got {tokens.shape[1]}; use those of the same size."
+            f"Tokens to keep must fill the grid of {grid.num_tokens}, got {tokens.shape[1]}; use those of the same size "
+            "and length."
         )
     free = forced == FREE
     if (free & (tokens != FREE) & ((tokens < 0) | (tokens >= codebook_size))).any():
@@ -94,7 +95,8 @@ def check_earlier_tokens(tokens: Tensor | None, batch: int, grid: Grid, device) 
     tokens = _check_tokens(tokens, batch, "earlier_tokens").to(device)
     if tokens.shape[1] != grid.num_tokens:
         raise InputError(
-            f"Earlier tokens must fill the grid of {grid.num_tokens}, got {tokens.shape[1]}; use those of the same size."
+            f"Earlier tokens must fill the grid of {grid.num_tokens}, got {tokens.shape[1]}; use those of the same size "
+            "and length."
         )
     return tokens
 

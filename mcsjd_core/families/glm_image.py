@@ -122,9 +122,10 @@ def detect(path: Path) -> bool:
     return config.is_file() and read_json(config).get("model_type") == "glm_image"
 
 
-def companions(path: Path) -> list[Path]:
-    """Weights and tokenizer in folders of the repository; the tokenizer beside the model's own folder."""
-    return [folder for folder in (path / MODEL, path / PROCESSOR, path.parent / PROCESSOR) if folder.is_dir()]
+def parts(path: Path) -> list[Path]:
+    """The folders of the model and of its tokenizer: the diffusion transformer's in the same repository come and go."""
+    folder = _folder(path)
+    return [part for part in (folder, folder.parent / PROCESSOR) if part.is_dir()]
 
 
 def load(path: Path, *, dtype: torch.dtype, device, operations) -> GlmImage:

@@ -26,7 +26,7 @@ from ..errors import InputError
 from ..laws.law import LawSettings
 from ..nn.transformer import TransformerConfig
 from ..text.captions import clean_caption
-from ..text.imagenet import class_names, find_class
+from ..text.imagenet import class_names, find_class, numbered_class
 from ..text.words import Words
 from .interface import PictureFamily, SamplingDefaults, alternating
 from .llamagen_model import CAPTION_TOKENS, CONDITIONS, LlamaGenModel
@@ -162,11 +162,10 @@ def _class_or_none(text: str, count: int) -> int:
         return count
     if count == len(class_names()):
         return find_class(text)
-    if not text.strip().isdecimal() or int(text) >= count:
-        raise InputError(
-            f"This model has {count} classes of its own: give a number from 0 to {count - 1}, got {text!r}."
-        )
-    return int(text)
+    rule = f"This model has {count} classes of its own: give a number from 0 to {count - 1}"
+    if not text.strip().isdecimal():
+        raise InputError(f"{rule}, got {text!r}.")
+    return numbered_class(text.strip(), count, rule)
 
 
 def _left_padded(states: Tensor) -> Tensor:

@@ -40,9 +40,15 @@ def draws_video(path: Path | str) -> bool | None:
 
 
 def checkpoint_paths(path: Path) -> list[Path]:
-    """`path`, and the files and directories outside of it that its checkpoint is read from, such as a codec for several."""
+    """The files and directories that the checkpoint at `path` is read from: mostly `path` itself, and what lies outside of it,
+    such as a codec for several."""
     name = detect(path)
-    companions = getattr(FAMILIES[name], "companions", None) if name else None
+    if name is None:
+        return [path]
+    family = FAMILIES[name]
+    if parts := getattr(family, "parts", None):
+        return parts(path)
+    companions = getattr(family, "companions", None)
     return [path, *(companions(path) if companions else ())]
 
 

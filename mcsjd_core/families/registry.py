@@ -13,7 +13,8 @@ from .interface import Family
 class FamilyModule(Protocol):
     """What the file of a family offers.
 
-    Optional: `companions(path)`, if it reads more than what lies at `path`; `DRAWS_VIDEO = True`, if it draws no pictures.
+    Optional: `companions(path)`, if it reads more than what lies at `path`, or `parts(path)`, if it reads only some of that;
+    `DRAWS_VIDEO = True`, if it draws no pictures.
     """
 
     def detect(self, path: Path) -> bool:

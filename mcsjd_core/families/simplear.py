@@ -95,7 +95,7 @@ def detect(path: Path) -> bool:
     config = read_json(file) if file.is_file() else {}
     if config.get("model_type") != "qwen2":
         return False
-    classes = "".join(map(str, config.get("architectures") or ()))
+    classes = str(config.get("architectures"))
     return CLASS in classes or config.get("vocab_size") == PUBLISHED_VOCABULARY or NAME in own_names(path)
 
 

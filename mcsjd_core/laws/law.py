@@ -123,7 +123,7 @@ def empty_law(shape: tuple[int, int], codebook_size: int, settings: LawSettings,
     """Room for laws of positions [B, L] as `target_law` makes them: nothing has any probability yet."""
     width = codebook_size
     if truncates := 0 < settings.top_k < codebook_size:
-        width = _stored_codes(codebook_size, settings.top_k)
+        width = stored_codes(codebook_size, settings.top_k)
     if greedy := settings.temperature == 0:
         width = 1
     probs = torch.zeros(*shape, width, device=device)
@@ -173,8 +173,9 @@ def _cooled(logits: Tensor, temperature: float) -> Tensor:
     return (logits - logits.amax(-1, keepdim=True)) / max(temperature, 1e-37)
 
 
-def _stored_codes(codebook_size: int, k: int) -> int:
-    """Half-precision models tie often, and the published samplers keep ties, so a quarter of k is kept as room for them."""
+def stored_codes(codebook_size: int, k: int) -> int:
+    """Codes that a law after top-k has room for: half-precision models tie often, and the published samplers keep ties, so it
+    is a quarter more than k."""
     return min(codebook_size, k + max(k // 4, 8))
 
 
@@ -183,7 +184,7 @@ def _top_k(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
     Of more ties than there is room for, those stay which torch.topk lists first: the law is then one over that choice.
     """
-    values, codes = logits.topk(_stored_codes(logits.shape[-1], k), dim=-1)
+    values, codes = logits.topk(stored_codes(logits.shape[-1], k), dim=-1)
     return values.masked_fill(values < values[..., k - 1 : k], float("-inf")), codes
 
 

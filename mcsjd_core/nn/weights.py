@@ -74,9 +74,11 @@ def fp8_layers(operations):
             return packed
 
         def forward(self, x: Tensor) -> Tensor:
-            y = super().forward(x) * self.scale
+            # Half of the scale before the product and half after it: the whole of it at either end leaves float16's range.
+            half = self.scale**0.5
+            y = super().forward(x * half) * half
             # The base added the bias as well, and it was scaled with the rest.
-            return y if self.bias is None else y + self.bias.to(y) * (1 - self.scale)
+            return y if self.bias is None else y + self.bias.to(y) * (1 - half)
 
     return _Layers(operations, Linear)
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import InputError, first_line
-from .image_files import in_natural_order, read_frames, to_image, to_pixels
+from .image_files import frames_of, in_natural_order, to_image, to_pixels
 
 VIDEO_SUFFIXES = (".mp4", ".webp")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
@@ -64,7 +64,7 @@ def _pictures_in(folder: Path) -> list[Path]:
 def _frames(file: Path) -> Iterable[Image.Image]:
     if file.suffix.lower() not in PICTURES:
         return _video_frames(file)
-    return read_frames(file)
+    return frames_of(file)
 
 
 def _video_frames(file: Path) -> Iterator[Image.Image]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+import struct
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -12,6 +13,12 @@ from torch import Tensor
 
 from ..errors import InputError, first_line
 
+# What Pillow raises for damaged files; the fields of EXIF and TIFF can make it stumble nearly anywhere.
+DAMAGED = (
+    OSError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError, SyntaxError, EOFError, struct.error,
+    Image.DecompressionBombError,
+)  # fmt: skip
+
 
 def read_frames(path: Path) -> list[Image.Image]:
     """The RGB frames of a picture's file, several of an animation, as ComfyUI's Load Image reads them.
@@ -19,10 +26,16 @@ def read_frames(path: Path) -> list[Image.Image]:
     They are turned as EXIF says, and 16-bit grey is scaled to 8 bits. What is transparent lies on white, where Load Image
     hands on the colours below and leaves the mask to the graph. Raises InputError for what is no picture.
     """
+    return list(frames_of(path))
+
+
+def frames_of(path: Path) -> Iterator[Image.Image]:
+    """The same, one after the other."""
     try:
         with Image.open(path) as image:
-            return [_rgb(ImageOps.exif_transpose(frame)) for frame in ImageSequence.Iterator(image)]
-    except (OSError, ValueError, SyntaxError, IndexError, EOFError, Image.DecompressionBombError) as error:
+            for frame in ImageSequence.Iterator(image):
+                yield _rgb(ImageOps.exif_transpose(frame))
+    except DAMAGED as error:
         reason = first_line(error)
         raise InputError(f"{path} cannot be read as a picture ({reason}); give a PNG, JPEG or WebP file.") from None
 

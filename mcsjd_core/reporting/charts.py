@@ -209,9 +209,9 @@ def _nfe_against_difference(axes: Axes, report: Report, baseline: Report | None)
 def _compression_by_frame(axes: Axes, report: Report, baseline: Report | None) -> None:
     """Bars of a video's code frames: the first drawn one has nothing like it in front, so it takes most forwards."""
     for run, colour, offset in ((report, BLUE, 0.0), (baseline, ORANGE, 0.4)):
-        if run is None or run.grid.frames == 1:
+        if run is None or run.grid.frames == 1 or not (figures := run.compression_by_frame()):
             continue
-        numbers, means = zip(*run.compression_by_frame(), strict=True)
+        numbers, means = zip(*figures, strict=True)
         name = METHOD_LABELS[run.settings.coupling]
         centres = [number + offset for number in numbers]
         axes.bar(centres, means, width=0.4, color=colour, alpha=0.8, label=f"{name}, {run.step_compression:.2f} in all")

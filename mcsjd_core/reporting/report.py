@@ -99,14 +99,19 @@ class Report:
 
     @property
     def step_compression(self) -> float:
-        """Tokens of one picture per forward, mean of the pictures."""
-        each = [count / trace.nfe if trace.nfe else 1.0 for count, trace in zip(self.drawn, self.traces, strict=True)]
-        return sum(each) / len(each)
+        """Tokens of one picture per forward, mean of the pictures of which any were drawn."""
+        each = [count / trace.nfe for count, trace in zip(self.drawn, self.traces, strict=True) if count]
+        return sum(each) / len(each) if each else 1.0
+
+    @property
+    def drawing_seconds(self) -> float:
+        """`seconds` without those of the live previews, which a cached result shows even where they are off by now."""
+        return self.seconds - self.preview_seconds
 
     @property
     def tokens_per_second(self) -> float:
-        """Of all pictures together, prefill included."""
-        return self.num_tokens / self.seconds
+        """Of all pictures together, prefill included, live previews not."""
+        return self.num_tokens / self.drawing_seconds
 
     def speedup(self, baseline: Report | None = None) -> Speedup:
         """Against `baseline`, a run of plain AR, by seconds a token; without one, estimated from the forwards."""
@@ -187,9 +192,9 @@ class Report:
         )
 
     def compression_by_frame(self) -> list[tuple[int, float]]:
-        """(code frame, counted from 1; step compression, mean of the videos) of the frames that were drawn."""
+        """(code frame, counted from 1; step compression) of the frames that were drawn; mean of the videos that drew them."""
         rows = zip(self.traces, self.kept_codes, strict=True)
-        means = torch.stack([compression_by_frame(trace, self.grid, kept) for trace, kept in rows]).mean(0).tolist()
+        means = torch.stack([compression_by_frame(trace, self.grid, kept) for trace, kept in rows]).nanmean(0).tolist()
         return [(number, mean) for number, mean in enumerate(means, 1) if not math.isnan(mean)]
 
     def _frames(self) -> str:
@@ -199,8 +204,9 @@ class Report:
     def _comparison(self, baseline: Report) -> str:
         """What was compared."""
         method = METHOD_LABELS[baseline.settings.coupling]
-        seconds = f"{baseline.seconds:.2f} s for {baseline.num_tokens} tokens by {method}, {self.seconds:.2f} s for "
-        seconds += f"{self.num_tokens} here"
+        seconds = f"{baseline.drawing_seconds:.2f} s for {baseline.num_tokens} tokens by {method}, "
+        seconds += f"{self.drawing_seconds:.2f} s for {self.num_tokens} here"
+        seconds += ", live previews not counted" if self.preview_seconds or baseline.preview_seconds else ""
         others = self._unlike(baseline)
         return seconds + (f" (the runs differ in {', '.join(others)}: not a fair comparison)" if others else "")
 

@@ -138,8 +138,11 @@ def _of_parquet(path: Path) -> Iterator[Fields]:
         with parquet.ParquetFile(path) as file:
             names = {name: name.lower() for name in file.schema_arrow.names if name.lower() in COLUMNS}
             _check_columns(path, list(names.values()))
+            others = {
+                name.lower(): None for name in file.schema_arrow.names if name not in names
+            }  # named, and not read
             for batch in file.iter_batches(READ_AT_ONCE, columns=list(names)):
-                yield from ({names[name]: value for name, value in row.items()} for row in batch.to_pylist())
+                yield from (others | {names[name]: value for name, value in row.items()} for row in batch.to_pylist())
     except arrow.ArrowInvalid as error:
         raise InputError(f"{path} is not a whole parquet file ({first_line(error)}); write it again.") from None
 
@@ -188,14 +191,13 @@ def _text(fields: dict[str, Any], name: str) -> str | None:
 def _seed(fields: dict[str, Any]) -> int | None:
     value = fields.get("seed")
     if isinstance(value, float) and value.is_integer():  # tables with gaps make floats of whole numbers
-        fields = {"seed": int(value)}
-    text = _text(fields, "seed")
-    if text is None:
+        value = int(value)
+    if value is None or value == "":
         return None
-    digits = text.strip()
+    digits = value.strip() if isinstance(value, str) else "" if isinstance(value, bool) else str(value)
     # Of thousands of digits, int() makes an error of its own.
     if not digits.isdecimal() or len(digits) > len(str(LARGEST_SEED)) or int(digits) > LARGEST_SEED:
-        raise InputError(f"`seed` has to be a whole number between 0 and 2^64 - 1, got {text[:50]!r}.")
+        raise InputError(f"`seed` has to be a whole number between 0 and 2^64 - 1, got {repr(value)[:50]}.")
     return int(digits)
 
 

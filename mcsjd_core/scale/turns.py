@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TextIO
 
 from ..errors import InputError
+from ..file_lock import locked
 
 NO_RUN = ""
 
@@ -23,7 +23,11 @@ NO_RUN = ""
 @contextmanager
 def leading(folder: Path) -> Iterator[None]:
     """The folder is this process's. Raises InputError if another one has it."""
-    with _held(folder / ".lock", wait=False):
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder / ".lock", wait=False))
+        except BlockingIOError:
+            raise InputError(f"Another run is writing to {folder}; wait for it, or name another --out.") from None
         yield
 
 
@@ -41,7 +45,7 @@ def begun_run(folder: Path) -> Iterator[str]:
 @contextmanager
 def turn(folder: Path, run: str) -> Iterator[None]:
     """Inside, no other process writes to the folder. Raises InputError if it is not, or no longer, that run's."""
-    with _held(folder / ".turn") as stream:
+    with locked(folder / ".turn") as stream:
         stream.seek(0)
         if stream.read() != run:
             raise InputError(f"The run that this process drew for has ended; nothing is written to {folder} any more.")
@@ -49,22 +53,6 @@ def turn(folder: Path, run: str) -> Iterator[None]:
 
 
 def _name(folder: Path, run: str) -> None:
-    with _held(folder / ".turn") as stream:
+    with locked(folder / ".turn") as stream:
         stream.truncate(0)
         stream.write(run)
-
-
-@contextmanager
-def _held(file: Path, wait: bool = True) -> Iterator[TextIO]:
-    """While a process lives it has the lock, and no longer: a killed one leaves none behind."""
-    with file.open("a+", encoding="utf-8") as stream:
-        try:
-            import fcntl
-        except ImportError:  # Windows
-            yield stream
-            return
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise InputError(f"Another run is writing to {file.parent}; wait for it, or name another --out.") from None
-        yield stream

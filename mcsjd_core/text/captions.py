@@ -100,6 +100,13 @@ def _apply(rules: list[tuple[str, str]], text: str) -> str:
 
 
 def _without_markup(text: str) -> str:
+    try:
+        return _parsed(text)
+    except AssertionError:  # how the parser answers a marked section of a kind that it does not know
+        return _parsed(text.replace("<![", "&lt;!["))
+
+
+def _parsed(text: str) -> str:
     parser = _Text()
     parser.feed(text)
     parser.close()

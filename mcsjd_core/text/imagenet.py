@@ -10,6 +10,7 @@ from ..errors import InputError
 
 _FILE = Path(__file__).with_name("imagenet_classes.txt")
 _LISTED = 6  # names shown where several would do
+LONGEST_NUMBER = 18  # digits
 
 
 @cache
@@ -32,9 +33,7 @@ def find_class(text: str) -> int:
     """
     count, name = len(class_names()), " ".join(text.lower().split())
     if name.isdecimal():
-        if int(name) >= count:
-            raise InputError(f"ImageNet has classes 0 to {count - 1}, got {name}.")
-        return int(name)
+        return numbered_class(name, count, f"ImageNet has classes 0 to {count - 1}")
     found = _classes_by_name().get(name, ())
     # `crayfish` is the first name of one class and a second name of another: the first counts.
     best = [number for number in found if class_names()[number][0].lower() == name] or found
@@ -45,6 +44,14 @@ def find_class(text: str) -> int:
     near = _near(name)
     hint = f"similar names are {_listed(near)}." if near else "the class picker lists them all."
     raise InputError(f"{text!r} is no ImageNet class, and this model draws nothing else; {hint}")
+
+
+def numbered_class(digits: str, count: int, rule: str) -> int:
+    """The number in decimal digits; raises InputError with the rule if there are not so many classes."""
+    # Of thousands of digits, int() makes an error of its own.
+    if len(digits) > LONGEST_NUMBER or int(digits) >= count:
+        raise InputError(f"{rule}, got {digits[:LONGEST_NUMBER]}{'...' * (len(digits) > LONGEST_NUMBER)}.")
+    return int(digits)
 
 
 @cache

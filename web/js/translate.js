@@ -54,6 +54,15 @@ export function translate(text) {
   return table ? text.split("\n").map((each) => line(each, table)).join("\n") : text;
 }
 
+// Of a title that a person has written, no part is translated.
+function title(text) {
+  return tables[language()]?.plain.get(text) ?? text;
+}
+
+function isOurNote({ type, properties }) {
+  return type === NOTE && properties?.mcsjd_font_size;
+}
+
 app.registerExtension({
   name: "mcsjd.translate",
   setup: load,
@@ -61,11 +70,11 @@ app.registerExtension({
     const nodes = graph?.nodes ?? [];
     if (!nodes.some(({ type }) => type?.startsWith?.(PREFIX))) return;
     await load();
-    // A person may call a node of another pack "Prompt"; in the example graphs such titles are ours.
-    const isExample = nodes.some(({ type, properties }) => type === NOTE && properties?.mcsjd_font_size);
+    // A person may call a node of another pack "Prompt", and write notes; in the example graphs titles and notes are ours.
+    const isExample = nodes.some(isOurNote);
     for (const node of nodes) {
-      if (node.title && (isExample || node.type?.startsWith?.(PREFIX))) node.title = translate(node.title);
-      if (node.type === NOTE && Array.isArray(node.widgets_values)) {
+      if (node.title && (isExample || node.type?.startsWith?.(PREFIX))) node.title = title(node.title);
+      if (isOurNote(node) && Array.isArray(node.widgets_values)) {
         node.widgets_values = node.widgets_values.map((text) => (typeof text === "string" ? translate(text) : text));
       }
     }

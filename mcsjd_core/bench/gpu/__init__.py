@@ -19,6 +19,7 @@ PARTS = {"right": right.measure, "fast": fast.measure}
 def run(day: Day, names: tuple[str, ...] = tuple(PARTS)) -> dict:
     """The parts in `names`, each within `day.seconds`; ready for JSON."""
     result: dict = {"machine": describe(day.device, day.dtype), "rehearsal": not day.on_gpu}
+    result["model"] = {"name": day.model_name, "dtype": str(day.model.token_model.compute_dtype).removeprefix("torch.")}
     for name in names:
         day.tell(f"part {name}")
         day.begin()
