@@ -43,4 +43,8 @@ def to_keep(
             "A picture can be continued or redrawn in part, not both; disconnect first_tokens or picture_tokens."
         )
     tokens = picture.require(model).require_whole("redrawing a part").tokens
-    return kept_tokens(tokens, mask, picture.grid, *side_lengths(picture.size))
+    kept = kept_tokens(tokens, mask, picture.grid, *side_lengths(picture.size))
+    if picture.given:  # the frames that a continuation begins with are not its own
+        end = picture.grid.start + model.family.clip.code_frames(picture.given) * picture.grid.frame_tokens
+        kept[:, :end] = tokens[:, :end]
+    return kept

@@ -33,7 +33,7 @@ CLEANED = {
     "\xfcber alles \xf8l": "\xfcber alles \xf8l",
     "page 12 click for more": "",
     "a &foo; b &#65; c": "a foo b a c",
-    "a cat <![x[ b": "a cat < ! x b",
+    "a cat <![x[ b": "a cat <! x b",
 }
 
 

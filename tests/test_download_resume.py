@@ -16,7 +16,7 @@ import pytest
 from mcsjd_core import InputError
 from mcsjd_core.checkpoints import catalogue
 from mcsjd_core.checkpoints.catalogue import Download, Source
-from mcsjd_core.checkpoints.transfer import LOCK, Listed, fetch, listing
+from mcsjd_core.checkpoints.transfer import Listed, fetch, listing, lock_of
 from mcsjd_core.file_lock import locked
 
 hub = pytest.importorskip("huggingface_hub")
@@ -155,7 +155,7 @@ def test_a_part_that_is_whole_needs_its_name_alone(listed, tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="nothing is locked there")
 def test_two_processes_do_not_write_to_one_file(listed, tmp_path):
     Hub.ranges, Hub.left = [], len(CONTENT)
-    with locked(tmp_path / LOCK), pytest.raises(InputError, match=r"Another download is writing .* wait for it"):
+    with locked(lock_of(tmp_path)), pytest.raises(InputError, match=r"Another download is writing .* wait for it"):
         fetch(listed, tmp_path)  # a lock is one of the open file, not of the process
     assert not Hub.ranges
     fetch(listed, tmp_path)

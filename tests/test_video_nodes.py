@@ -112,13 +112,15 @@ def test_a_continuation_that_is_redrawn_in_part_remains_one(pack, video_model, c
     """It takes the length of what it redraws, and random numbers of its own part."""
     first, _ = film(pack, video_model, frames=9)
     more, _ = film(pack, video_model, start_frames=None, continue_video=first)
-    mask = torch.zeros(17, SIZE[1], SIZE[0])
-    mask[9:, :, : SIZE[0] // 2] = 1
+    mask = torch.zeros(1, SIZE[1], SIZE[0])
+    mask[:, :, : SIZE[0] // 2] = 1
     changes = {"start_frames": None, "picture_tokens": more, "redraw_mask": mask, "seed": 5}
     again, cost = film(pack, video_model, **changes)
     assert cost.settings.part == 1 and cost.skipped_frames == 0
     frames, before = (pack.run("MCSJD_DecodeVideo", model=video_model, tokens=each)[0] for each in (again, more))
     assert len(frames) == len(before) == 17 and frames[:9].equal(before[:9]) and not frames.equal(before)
+    given = 2 * FRAME_TOKENS
+    assert again.tokens[:, :given].equal(more.tokens[:, :given]) and not again.tokens.equal(more.tokens)
     short, _ = film(pack, video_model, frames=9, **EXACT)
     assert film(pack, video_model, **EXACT, warm_tokens=short, initialiser="warm")[0].tokens.equal(short.tokens)
 

@@ -153,11 +153,12 @@ def test_a_bias_is_added_as_it_is(weights):
 
 def test_fp8_stays_within_the_range_of_float16():
     """Products that are scaled only afterwards are larger than the result by hundreds of times."""
-    matrix, x = torch.full((4, 200), 0.5), torch.full((1, 200), 80.0)
-    layer = WEIGHT_FORMATS["fp8"](nn).Linear(200, 4, dtype=torch.float16)
-    layer.weight = nn.Parameter(layer.pack(matrix, torch.float16, "cpu"), requires_grad=False)
-    layer.bias = nn.Parameter(torch.ones(4, dtype=torch.float16))
-    assert relative(layer(x.half()).float(), torch.full((1, 4), 8001.0)) < 1e-3
+    for weight, value in ((0.5, 80.0), (1e-4, 0.5)):
+        layer = WEIGHT_FORMATS["fp8"](nn).Linear(200, 4, dtype=torch.float16)
+        matrix, x = torch.full((4, 200), weight), torch.full((1, 200), value, dtype=torch.float16)
+        layer.weight = nn.Parameter(layer.pack(matrix, torch.float16, "cpu"), requires_grad=False)
+        layer.bias = nn.Parameter(torch.ones(4, dtype=torch.float16))
+        assert relative(layer(x).float(), torch.full((1, 4), 200 * weight * value + 1)) < 1e-3
 
 
 def test_other_layers_stay_and_matrices_of_zeros_are_safe():

@@ -6,10 +6,12 @@ is not fetched again, and an interrupted download resumes where it stopped.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import io
 import os
 import shutil
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -23,7 +25,6 @@ from ..file_lock import locked
 from .catalogue import Source, choose_download
 
 PARTIAL = ".part"  # suffix of a file that has not arrived whole
-LOCK = ".download"  # in the folder that all downloads go to
 # A thread that was stopped may be in the middle of a write to the very file that the next one goes on with.
 _one_at_a_time = threading.Lock()
 
@@ -129,12 +130,18 @@ def _on_disk(path: Path) -> Iterator[None]:
         ) from None
 
 
+def lock_of(root: Path) -> Path:
+    """Held by whoever downloads below `root`; among the temporary files, so that nothing is left with the models."""
+    digest = hashlib.sha256(str(root.resolve()).encode()).hexdigest()
+    return Path(tempfile.gettempdir()) / f"mcsjd-download-{digest[:16]}.lock"
+
+
 @contextmanager
 def _no_other_process(root: Path) -> Iterator[None]:
     """Inside, no other process of this machine brings files below `root`: two that append to one file spoil it."""
     with ExitStack() as stack:
         try:
-            stack.enter_context(locked(root / LOCK, wait=False))
+            stack.enter_context(locked(lock_of(root), wait=False))
         except BlockingIOError:
             raise InputError(
                 f"Another download is writing below {root}; wait for it, then start this one again."

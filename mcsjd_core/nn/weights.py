@@ -16,6 +16,7 @@ from ..errors import InputError
 
 FP8 = torch.float8_e4m3fn
 FP8_MAX = torch.finfo(FP8).max
+SMALLEST_FACTOR = 2.0**-10  # on inputs in float16, whose normal numbers begin at 2^-14
 PACKED_AT_ONCE = (
     2**18
 )  # weights that are wide while a matrix becomes small: what is this small leaves no holes in the heap
@@ -74,11 +75,12 @@ def fp8_layers(operations):
             return packed
 
         def forward(self, x: Tensor) -> Tensor:
-            # Half of the scale before the product and half after it: the whole of it at either end leaves float16's range.
-            half = self.scale**0.5
-            y = super().forward(x * half) * half
+            # Scaled before the product, which would leave float16's range, but not by so much that x leaves it below.
+            before = max(self.scale, SMALLEST_FACTOR)
+            after = self.scale / before
+            y = super().forward(x * before) * after
             # The base added the bias as well, and it was scaled with the rest.
-            return y if self.bias is None else y + self.bias.to(y) * (1 - half)
+            return y if self.bias is None else y + self.bias.to(y) * (1 - after)
 
     return _Layers(operations, Linear)
 
