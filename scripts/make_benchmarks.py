@@ -8,6 +8,7 @@ replaces what stands between two marks in each of these pages. Nothing between t
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -86,6 +87,7 @@ PAGES = {PAGE: ("tables", tables), README: ("highlights", highlights)}
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()  # there is nothing but --help
     result = json.loads(JSON.read_text(encoding="utf-8"))
     for file, (name, write) in PAGES.items():
         page = replaced(file.read_text(encoding="utf-8"), name, write(result))

@@ -7,7 +7,7 @@ Letters stand for codes. What is drawn is an example, made up to show the rules;
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 CELL, GAP, LEFT = 44, 6, 214  # pixels: a token's square, the space between two, the column of the steps' names
@@ -147,6 +147,6 @@ def figure() -> str:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("Usage: python scripts/make_figure.py FILE.svg")
-    Path(sys.argv[1]).write_text(figure(), encoding="utf-8")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path, metavar="FILE.svg")
+    parser.parse_args().out.write_text(figure(), encoding="utf-8")
