@@ -19,7 +19,7 @@ from mcsjd_core.decoding.runners import Eager
 from mcsjd_core.decoding.window_policy import LADDER, AutoWindow, CommitModel, ForwardTimes
 from mcsjd_core.laws.coupling import Maximal
 from mcsjd_core.laws.noise import Noise
-from test_sequence_law import CODES, SAMPLES, SHARPNESS, TOKENS, p_value, table_law
+from test_sequence_law import CODES, SAMPLES, SHARPNESS, TOKENS, is_rejected, p_value, table_law
 from tiny import TableModel, prompt, run, transformer
 
 LEVEL = 1e-3 / 4  # four G-tests of a correct core below, family-wise error 1e-3
@@ -284,8 +284,11 @@ class PeekingSchedule(CountSchedule):
         return 3 if self.tokens[0, -1] == 1 else 1
 
 
-def small_runs_p_value(monkeypatch, schedule: type) -> float:
-    """1,000 decodes of a single row each, for a row has to have its own schedule here."""
+SMALL_CHUNKS, SMALL_CHUNK = 4, 250
+
+
+def small_runs(monkeypatch, schedule: type):
+    """Chunks of decodes of a single row each, for a row has to have its own schedule here; and their exact law."""
     commit = Iteration.commit
 
     def watched(self, tokens, *rest):
@@ -296,19 +299,22 @@ def small_runs_p_value(monkeypatch, schedule: type) -> float:
     monkeypatch.setattr(loop, "schedule_of", lambda *_: schedule())
     monkeypatch.setattr(Noise, "random_codes", lambda self, size: torch.zeros_like(self.positions))
     model = TableModel(2, 3, seed=1)
-    tokens = [
-        decode(model, model.prompt(1, False), Grid(1, 3), DecodeSettings("maximal", seed=seed)).tokens
-        for seed in range(1000)
-    ]
-    return p_value(torch.cat(tokens), table_law(model, DecodeSettings().law))
+
+    def tokens(seed: int) -> torch.Tensor:
+        return decode(model, model.prompt(1, False), Grid(1, 3), DecodeSettings("maximal", seed=seed)).tokens
+
+    seeds = range(SMALL_CHUNKS * SMALL_CHUNK)
+    chunks = (torch.cat(list(map(tokens, seeds[i : i + SMALL_CHUNK]))) for i in range(0, len(seeds), SMALL_CHUNK))
+    return chunks, table_law(model, DecodeSettings().law)
 
 
 def test_a_schedule_by_counts_keeps_the_law(monkeypatch):
-    assert small_runs_p_value(monkeypatch, CountSchedule) > LEVEL
+    chunks, law_of = small_runs(monkeypatch, CountSchedule)
+    assert p_value(torch.cat(list(chunks)), law_of) > LEVEL
 
 
 def test_the_g_test_rejects_a_schedule_that_looks_at_drafts(monkeypatch):
-    assert small_runs_p_value(monkeypatch, PeekingSchedule) <= LEVEL
+    assert is_rejected(*small_runs(monkeypatch, PeekingSchedule), LEVEL, SMALL_CHUNKS)
 
 
 class Operations(torch.utils._python_dispatch.TorchDispatchMode):
