@@ -106,7 +106,7 @@ class DecodeDiffusion(io.ComfyNode):
                 TokensSocket.Input("tokens", tooltip="Complete pictures, from the sampler."),
                 *diffusion_inputs(),
             ],
-            outputs=[io.Image.Output(display_name="image", tooltip="One picture for each one in the batch.")],
+            outputs=[io.Image.Output(display_name="image", tooltip="One picture for each entry of the batch.")],
         )
 
     @classmethod

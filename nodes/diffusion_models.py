@@ -67,14 +67,14 @@ def pictures(model: LoadedModel, loaded: LoadedDiffusion, tokens: ImageTokens, s
     """IMAGE [B, H, W, 3] float32 on the CPU of whole tokens; Stop works after every step."""
     prior = model.family.handed_on(tokens.tokens, tokens.size).get(PRIOR)
     if prior is None:
-        raise InputError(f"{model.name!r} makes pixels of its tokens itself; connect them to MC-SJD Decode.")
+        raise InputError(f"{model.name!r} decodes its own tokens; connect the tokens to MC-SJD Decode.")
     device = loaded.patcher.load_device
     # In one piece: layers of other packages cannot be left behind and fetched one by one.
     mm.load_models_gpu(loaded.patchers, memory_required=loaded.decoder.memory_bytes(tokens.size), force_full_load=True)
     tensors = (tensor for part in loaded.decoder.parts.values() for tensor in part.parameters())
     if any(tensor.device.type != torch.device(device).type for tensor in tensors):
         raise InputError(
-            f"The weights of {loaded.name!r} do not fit on {device} whole, which diffusers needs; set dtype to {FP8}."
+            f"The weights of {loaded.name!r} do not fit on {device} all at once, which diffusers needs; set dtype to {FP8}."
         )
     progress = Progress(len(prior) * settings.steps)
     texts = list(tokens.texts) or [""] * len(prior)

@@ -75,8 +75,8 @@ class CropTokens(io.ComfyNode):
                     default=8,
                     min=1,
                     max=4096,
-                    tooltip="Token rows to keep, counted from the top. The embedded model has 16; other models have "
-                    "one for every 8 or 16 pixels of height.",
+                    tooltip="Token rows to keep, counted from the top. The embedded image model has 16; other models "
+                    "have one for every 8, 16 or 32 pixels of height.",
                 ),
             ],
             outputs=[TokensSocket.Output(display_name="tokens", tooltip="For the sampler's first_tokens.")],

@@ -33,8 +33,8 @@ def what_to_draw() -> list:
         ),
         seed_input(
             "A different seed gives a different picture; the same seed and settings give the same "
-            "one. The other pictures of a batch use seed + 1, seed + 2, ..., so with increment the "
-            "next batch repeats all but one of them: batch_seeds changes that."
+            "one. The other pictures of a batch use seed + 1, seed + 2, ..., so with control after "
+            "generate on increment, the next batch repeats all of them but one: batch_seeds changes that."
         ),
     ]
 
@@ -48,8 +48,8 @@ def how_to_draw() -> list:
             default=METHOD_LABELS["maximal"],
             tooltip="How guessed tokens are checked. plain AR: one token per forward, the baseline. SJD "
             "(independent): guesses after a wrong one are redrawn from scratch. MC-SJD: they are "
-            "redrawn so that they change as rarely as possible, which needs fewer forwards; maximal "
-            "usually needs the fewest. seed-exact: the very picture that plain AR draws with this "
+            "redrawn so that they change as rarely as possible, which needs fewer forwards; whether "
+            "maximal or Gumbel needs fewer depends on the model. seed-exact: the very picture that plain AR draws with this "
             "seed, in fewer forwards; unless dtype is fp32, rounding can change it.",
         ),
         io.Int.Input(
@@ -112,7 +112,7 @@ def truncation_inputs() -> list:
             step=0.01,
             round=0.001,
             tooltip="Only the most likely tokens that together reach this probability can be drawn; -1 is the "
-            "model's own setting. Lower: cleaner pictures, more alike. 1 is off.",
+            "model's own setting. Lower: cleaner, less varied pictures. 1 is off.",
         ),
     ]
 
@@ -151,7 +151,7 @@ def given_inputs() -> list:
             default="",
             placeholder="negative prompt",
             tooltip="What to avoid: guidance leads away from it and towards the prompt. If it is empty, "
-            "guidance leads away from a picture of anything. With cfg 1 it has no effect.",
+            "guidance leads away from what the model draws without a prompt. With cfg 1 it has no effect.",
         ),
         size_input(
             "Width x height in pixels, such as 768x768. If empty: the size of the connected tokens, or else "
@@ -205,5 +205,5 @@ def min_p_input() -> io.Float.Input:
         step=0.01,
         round=0.001,
         tooltip="Tokens whose probability is below this share of the likeliest token's cannot be drawn; -1 is the "
-        "model's own setting. Higher: cleaner pictures, more alike. 0 is off.",
+        "model's own setting. Higher: cleaner, less varied pictures. 0 is off.",
     )

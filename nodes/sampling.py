@@ -187,7 +187,7 @@ def common_size(model: LoadedModel, size: str, *given: ImageTokens | None) -> st
     for each in tokens:
         if each.size != chosen:
             raise InputError(
-                f"The connected tokens are of a {each.size} picture, but the picture to draw is {chosen}; leave size empty, "
+                f"The connected tokens belong to a {each.size} picture, but the picture to draw is {chosen}; leave size empty, "
                 "or connect tokens of the same size."
             )
     return chosen

@@ -78,7 +78,9 @@ def start_of(
     inputs = {"start_frames": start_frames, "first_tokens": first_tokens, "continue_video": continue_video}
     connected = [name for name, value in inputs.items() if value is not None]
     if len(connected) > 1:
-        raise InputError(f"{' and '.join(connected)} all say how the video begins; connect only one of them.")
+        raise InputError(
+            f"{' and '.join(connected)} {'both' if len(connected) == 2 else 'all'} say how the video begins; connect only one of them."
+        )
     if continue_video is not None:
         tokens, given = end_of_video(model, continue_video, frames, batch)
         last = "frame" if given == 1 else f"{given} frames"

@@ -73,7 +73,7 @@ def test_a_codec_that_gives_no_numbers_is_told_and_nothing_is_written(cli, tmp_p
     decode = VQGAN.decode_clips
     monkeypatch.setattr(VQGAN, "decode_clips", lambda self, codes: decode(self, codes) * float("nan"))
     assert cli("generate", "red apple") == FAILED
-    assert "pixels that are no numbers (NaN)" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert "pixels that are not numbers (NaN)" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_generate_numbers_the_pictures_of_several_prompts_and_a_batch(cli, tmp_path):

@@ -82,4 +82,7 @@ def tables(data: dict) -> list[Table]:
         [name, str(found["iterations"]), str(found["reads"]), str(found["other_waits"])]
         for name, found in data["couplings"].items()
     ]
-    return [Table("Transfers", ["coupling", "iterations", "reads by the host", "other operations that wait"], rows)]
+    note = "A batch of two pictures between its first iteration and its last; counted on the device of this run."
+    return [
+        Table("Transfers", ["coupling", "iterations", "reads by the CPU", "other operations that wait"], rows, note)
+    ]

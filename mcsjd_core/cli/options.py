@@ -150,7 +150,7 @@ def output_file(path: Path, *suffixes: str) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{path.parent} cannot be made ({error.strerror}); choose another folder.") from None
+        raise InputError(f"{path.parent} cannot be created ({error.strerror}); choose another folder.") from None
     if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise InputError(f"{path} cannot be written: you lack the permission; choose another folder.")
+        raise InputError(f"{path} cannot be written (permission denied); choose another folder.")
     return path

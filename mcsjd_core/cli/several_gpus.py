@@ -40,7 +40,7 @@ def check(arguments: argparse.Namespace) -> None:
             f"--device {arguments.device} is a single device, and each process takes one of its own; leave out its number."
         )
     if arguments.execution != "eager":
-        raise InputError("A model over several GPUs is run as it is; leave out --compile and --capture.")
+        raise InputError("A model over several GPUs cannot be compiled or captured; leave out --compile and --capture.")
     if arguments.weights not in FORMATS:
         raise InputError(
             f"--weights {arguments.weights} is for one GPU; use {' or '.join(FORMATS)} with --tensor-parallel."

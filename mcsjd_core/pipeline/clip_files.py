@@ -50,7 +50,7 @@ def read_clip(paths: list[Path], most: int) -> tuple[Tensor, int]:
         count += 1
     if len(sizes) > 1:
         named = ", ".join(f"{width}x{height}" for width, height in sorted(sizes))
-        raise InputError(f"The frames of a clip need one size, got {named}; scale them alike.")
+        raise InputError(f"The frames of a clip must all have the same size, got {named}; scale them to one size.")
     return torch.stack([to_pixels(frame) for frame in kept]), count
 
 

@@ -41,7 +41,9 @@ class DiffusionSettings:
         if self.steps < 1:
             raise InputError(f"The diffusion transformer needs at least 1 step, got {self.steps}.")
         if not 1 <= self.guidance_scale < float("inf"):
-            raise InputError(f"The diffusion transformer's guidance is 1 (off) or more, got {self.guidance_scale}.")
+            raise InputError(
+                f"The diffusion transformer's guidance must be 1 (off) or more, got {self.guidance_scale}."
+            )
 
 
 class DiffusionDecoder:
@@ -93,7 +95,7 @@ class DiffusionDecoder:
             picture = result.images.float().cpu()
             if not picture.isfinite().all():
                 raise InputError(
-                    "The diffusion transformer's picture has values that are no numbers (NaN); load it in bf16 or fp32."
+                    "The diffusion transformer's picture has values that are not numbers (NaN); load it in bf16 or fp32."
                 )
             yield picture
 

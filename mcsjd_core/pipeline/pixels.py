@@ -42,7 +42,7 @@ def _checked(pictures: Tensor) -> Tensor:
         raise InputError(f"A picture needs at least one pixel and 1, 3 or 4 channels, got [B, C, H, W] = {shape}.")
     if not pictures.is_floating_point() or not pictures.isfinite().all():
         raise InputError(
-            f"A picture needs finite floating-point values, got {pictures.dtype} or a NaN or infinity in it."
+            f"A picture needs finite floating-point values, got {pictures.dtype}, or it contains NaN or infinity."
         )
     return _three_channels(pictures.float().clamp(0, 1))
 

@@ -19,15 +19,13 @@ def kept_tokens(tokens: Tensor, mask: Tensor, grid: Grid, width: int, height: in
     one mask several rows; a mask of a video holds for all of its frames. Forced tokens stay.
     """
     if mask.ndim != 3 or 0 in mask.shape or not mask.isfinite().all():
-        raise InputError(f"A mask has shape [B, H, W] and finite values, got {list(mask.shape)}.")
+        raise InputError(f"A mask must have shape [B, H, W] and finite values, got {list(mask.shape)}.")
     batch = max(len(tokens), len(mask))
     if not {len(tokens), len(mask)} <= {1, batch}:
         raise InputError(f"There are {len(mask)} masks for {len(tokens)} pictures; give one, or one for each.")
     cells = redrawn_cells(mask.to(tokens.device), grid, width, height)
     if not cells.any():
-        raise InputError(
-            "The mask marks nothing to redraw; paint over the part of the picture that is to be another one."
-        )
+        raise InputError("The mask marks nothing to redraw; paint over the part of the picture that should change.")
     codes = grid.codes(tokens).expand(batch, *[-1] * (grid.codes(tokens).ndim - 1))
     cells = cells if codes.ndim == 3 else cells[:, None]
     return grid.tokens(codes.masked_fill(cells, FREE))

@@ -53,7 +53,7 @@ class Drawing:
     ) -> Drawing:
         """One clip for every text; see `sample`."""
         if isinstance(texts, str) or not texts:
-            raise InputError(f"Prompts are a list with at least one text, got {texts!r}.")
+            raise InputError(f"Prompts must be a list with at least one text, got {texts!r}.")
         if negatives is not None and len(negatives) != len(texts):
             raise InputError(
                 f"There are {len(negatives)} negative prompts for {len(texts)} prompts; give one for each."
@@ -110,7 +110,9 @@ def check_run(model: Family, grid: Grid, settings: DecodeSettings, known: Tensor
 def read_text(text: str) -> str:
     """A prompt as models are given it; raises InputError if it is none."""
     if len(text) > LONGEST_TEXT:
-        raise InputError(f"A prompt may have at most {LONGEST_TEXT} characters, this one has {len(text)}; shorten it.")
+        raise InputError(
+            f"A prompt may have at most {LONGEST_TEXT} characters, and this one has {len(text)}; shorten it."
+        )
     return clean_prompt(text)
 
 

@@ -63,7 +63,7 @@ def clips(model: Family, tokens: Tensor, size: str | None = None, batch: int = 1
         pixels = model.codec.decode_clips(part.to(model.codec.input_device)).float()
         if not pixels.isfinite().all():
             raise InputError(
-                f"The codec of this {model.name} model gives pixels that are no numbers (NaN): its weights are damaged or of "
+                f"The codec of this {model.name} model gives pixels that are not numbers (NaN): its weights are damaged or of "
                 "another model; download them again."
             )
         yield pixels
