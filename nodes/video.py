@@ -79,7 +79,8 @@ def start_of(
     connected = [name for name, value in inputs.items() if value is not None]
     if len(connected) > 1:
         raise InputError(
-            f"{' and '.join(connected)} {'both' if len(connected) == 2 else 'all'} say how the video begins; connect only one of them."
+            f"{' and '.join(connected)} {'both' if len(connected) == 2 else 'all'} say how the video begins; connect only one of "
+            "them."
         )
     if continue_video is not None:
         tokens, given = end_of_video(model, continue_video, frames, batch)

@@ -39,7 +39,8 @@ def parts_of(clip: Clip, frames: int) -> list[Part]:
         given = clip.start_of(there)
         if given >= clip.frames:
             raise InputError(
-                f"The start takes {given} of this model's {clip.frames} frames, so a video cannot be longer than these; ask for fewer frames."
+                f"The start takes {given} of this model's {clip.frames} frames, so a video cannot be longer than these; ask for "
+                "fewer frames."
             )
         parts.append(Part(min(clip.frames, given + frames - there), given))
         there += parts[-1].frames - given
