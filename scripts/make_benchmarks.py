@@ -67,8 +67,8 @@ def _highlights(result: dict) -> list[str]:
         compression = result["step_compression"][coupling][window]
         found = next(m for m in _methods(result) if (m["coupling"], m["window"]) == (coupling, window))["speedup"]
         lines.append(
-            f"- Fastest for one picture: {METHOD_LABELS[coupling]}, window {window}: {found['median']:.2f} times as fast as plain AR "
-            f"(quartiles over the prompts {found['low']:.2f} to {found['high']:.2f}), at {compression:.2f} tokens per forward."
+            f"- Fastest for one picture: {METHOD_LABELS[coupling]}, window {window}: {found['median']:.2f} times as fast as plain "
+            f"AR (quartiles over the prompts {found['low']:.2f} to {found['high']:.2f}), at {compression:.2f} tokens per forward."
         )
     ratios = result.get("ar_ratio_to_transformers")
     if ratios:
@@ -77,8 +77,8 @@ def _highlights(result: dict) -> list[str]:
     if shares := result.get("overhead_share"):
         parts = "; ".join(f"{shape} {100 * share:.1f} %" for shape, share in shares.items())
         lines.append(
-            f"- Share of an iteration that is not the forward, maximal coupling, on this machine: {parts}. Janus-Pro-1B is one of "
-            "random weights, whose forward is scaled from fewer layers."
+            f"- Share of an iteration that is not the forward, maximal coupling, on this machine: {parts}. Janus-Pro-1B is one "
+            "of random weights, whose forward is scaled from fewer layers."
         )
     return ["\n".join(map(wrapped, lines))] if lines else []
 
