@@ -27,7 +27,7 @@ FOLDED = ("forward", "breakdown", "memory", "transfers")  # sections for those w
 
 def tables(result: dict) -> str:
     """What docs/benchmarks.md says, from the JSON of a bench."""
-    parts = [_introduction(result, "bench.json"), *_highlights(result)]
+    parts = [_introduction(result, "bench.json"), "\n".join(_highlights(result) + _overhead(result))]
     for measured in bench.SECTIONS:
         data = result["sections"].get(measured.NAME)
         if data is not None:
@@ -66,21 +66,28 @@ def _highlights(result: dict) -> list[str]:
         coupling, window = max(speedups, key=speedups.get)
         compression = result["step_compression"][coupling][window]
         found = next(m for m in _methods(result) if (m["coupling"], m["window"]) == (coupling, window))["speedup"]
+        spread = f"quartiles over the prompts {found['low']:.2f} to {found['high']:.2f}"
         lines.append(
-            f"- Fastest for one picture: {METHOD_LABELS[coupling]}, window {window}: {found['median']:.2f} times as fast as plain "
-            f"AR (quartiles over the prompts {found['low']:.2f} to {found['high']:.2f}), at {compression:.2f} tokens per forward."
+            f"- Fastest for one picture: {METHOD_LABELS[coupling]}, window {window}: {found['median']:.2f} times as fast as "
+            f"plain AR ({spread}), at {compression:.2f} tokens per forward."
         )
     ratios = result.get("ar_ratio_to_transformers")
     if ratios:
-        parts = " and ".join(f"{ratio:.2f} times as many at batch {batch}" for batch, ratio in ratios.items())
-        lines.append(f"- Plain AR against transformers' `generate`, in tokens per second: {parts}.")
-    if shares := result.get("overhead_share"):
-        parts = "; ".join(f"{shape} {100 * share:.1f} %" for shape, share in shares.items())
-        lines.append(
-            f"- Share of an iteration that is not the forward, maximal coupling, on this machine: {parts}. Janus-Pro-1B is one "
-            "of random weights, whose forward is scaled from fewer layers."
-        )
+        parts = ", ".join(f"{ratio:.2f} at batch {batch}" for batch, ratio in ratios.items())
+        lines.append(f"- Tokens per second of plain AR here, over those of transformers' `generate`: {parts}.")
     return ["\n".join(map(wrapped, lines))] if lines else []
+
+
+def _overhead(result: dict) -> list[str]:
+    """What an iteration costs beside the forward."""
+    if not (shares := result.get("overhead_share")):
+        return []
+    parts = "; ".join(f"{shape} {100 * share:.1f} %" for shape, share in shares.items())
+    text = (
+        f"- Share of an iteration that is not the forward, maximal coupling, on this machine: {parts}. Janus-Pro-1B is one of "
+        "random weights, whose forward is scaled from fewer layers."
+    )
+    return [wrapped(text)]
 
 
 def _methods(result: dict) -> list[dict]:
