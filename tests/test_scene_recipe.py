@@ -130,6 +130,11 @@ def test_unfinished_trainings_make_a_checkpoint_that_draws(scenes, tokenizer, co
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     parts = (tmp_path / name for name in ("transformer", "codec", "tokenizer.json"))
     export_scenes.export(*parts, tmp_path / "out")
+    means = export_scenes.averaged(model.state_dict(), tokenizer, tmp_path / "out", 0.25)
+    assert all(torch.allclose(means[name], weight, atol=1e-3) for name, weight in model.state_dict().items())
+    doubled = {name: 2 * weight for name, weight in model.state_dict().items()}
+    means = export_scenes.averaged(doubled, tokenizer, tmp_path / "out", 0.25)
+    assert all(torch.allclose(means[name], 1.25 * w, atol=2e-3) for name, w in model.state_dict().items())
     loaded = load(tmp_path / "out")
     assert loaded.defaults.law.temperature == 1 and loaded.defaults.law.top_k == 100
     tokens = sample(loaded, ["a red apple on grass"], DecodeSettings("maximal", 64, loaded.defaults.law)).tokens
