@@ -102,7 +102,7 @@ def truncation_inputs() -> list:
             min=OWN,
             max=2**18,
             tooltip="Only the k most likely tokens can be drawn; -1 is the model's own setting. Lower: "
-            "cleaner pictures, more alike. 0 is off.",
+            "cleaner, less varied pictures. 0 is off.",
         ),
         io.Float.Input(
             "top_p",

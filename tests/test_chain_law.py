@@ -21,7 +21,7 @@ from mcsjd_core.decoding.iteration import Iteration
 from mcsjd_core.decoding.trajectories import TrajectoryIteration
 from mcsjd_core.laws.coupling import Maximal, draw, modified_rejection
 from mcsjd_core.laws.noise import RESAMPLE, Noise
-from test_sequence_law import CHUNK, SHARPNESS, TRUNCATIONS, chunks, p_value, pair_law, sample, table_law
+from test_sequence_law import SHARPNESS, TRUNCATIONS, chunks, p_value, pair_law, sample, table_law
 from tiny import TableModel
 
 SAMPLES, CODES, TOKENS = 40_000, 3, 4
@@ -49,7 +49,7 @@ def chain_p_value(*arguments, **options) -> float:
 
 
 def is_rejected(*arguments, **options) -> bool:
-    return test_sequence_law.is_rejected(*chains(*arguments, **options), LEVEL, SAMPLES // CHUNK)
+    return test_sequence_law.is_rejected(*chains(*arguments, **options), LEVEL)
 
 
 def design():

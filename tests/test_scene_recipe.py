@@ -143,6 +143,7 @@ def test_unfinished_trainings_make_a_checkpoint_that_draws(scenes, tokenizer, co
 
 
 def test_a_recipe_that_starts_from_a_checkpoint_and_has_no_time_gives_it_back(scenes, tmp_path, monkeypatch):
+    monkeypatch.setattr(build_tokenizer, "CAPTIONS", 200)  # of which the list of words is made
     monkeypatch.setattr(train_scene_codec, "HELD_OUT", 8)
     monkeypatch.setattr(train_scene_transformer, "HELD_OUT", 16)
     build_scenes.build(

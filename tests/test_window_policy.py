@@ -314,7 +314,7 @@ def test_a_schedule_by_counts_keeps_the_law(monkeypatch):
 
 
 def test_the_g_test_rejects_a_schedule_that_looks_at_drafts(monkeypatch):
-    assert is_rejected(*small_runs(monkeypatch, PeekingSchedule), LEVEL, SMALL_CHUNKS)
+    assert is_rejected(*small_runs(monkeypatch, PeekingSchedule), LEVEL)
 
 
 class Operations(torch.utils._python_dispatch.TorchDispatchMode):
