@@ -256,7 +256,11 @@ def test_the_model_s_own_folder_loads_as_well(directory, model, tmp_path):
     alone = mcsjd_core.load(directory / "vision_language_encoder")
     ours, theirs = (each.token_model.state_dict() for each in (alone, model))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert directory / "vision_language_encoder" in mcsjd_core.checkpoint_paths(directory)
+    parts = [
+        directory / "vision_language_encoder",
+        directory / "processor",
+    ]  # not those of the diffusion decoder beside them
+    assert mcsjd_core.checkpoint_paths(directory) == mcsjd_core.checkpoint_paths(parts[0]) == parts
     path = shutil.copytree(directory, tmp_path / "copy")
     (path / "processor" / "tokenizer.json").unlink()
     with pytest.raises(InputError, match=r"processor.tokenizer.json is missing"):

@@ -48,6 +48,16 @@ def test_menu_lists_files_and_directories_that_a_family_recognises(pack, model_f
     assert list(pack.folders.checkpoints()) == [*pack.embedded, "loose/two.pt", "one.safetensors", "tiny"]
 
 
+def test_parts_of_a_pipeline_are_not_listed(pack, model_folder):
+    before = pack.folders.checkpoints()
+    for part in ("transformer", "text_encoder"):
+        (model_folder / "pipeline" / part).mkdir(parents=True)
+        (model_folder / "pipeline" / part / "config.json").write_text("{}")
+    assert pack.folders.checkpoints().keys() - before.keys() == {"pipeline/text_encoder", "pipeline/transformer"}
+    (model_folder / "pipeline" / "model_index.json").write_text("{}")
+    assert pack.folders.checkpoints() == before
+
+
 def test_a_checkpoint_that_lies_flat_is_listed_and_hides_nothing(pack, model_folder, tiny_checkpoint, monkeypatch):
     (model_folder / "one.safetensors").write_bytes(b"")
     for file in tiny_checkpoint.iterdir():
