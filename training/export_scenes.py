@@ -4,7 +4,7 @@
         --out build/scenes
 
 `--average-with embedded/scenes --share 0.65` exports a mean of the weights: of the training's by that share, and of the
-checkpoint's that it began with by the rest. On held-out scenes such a mean can be better than both.
+checkpoint's that it began with by the rest.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ GENERATION = {"image_grid": [16, 16], "guidance_scale": 2.0, "temperature": 1.0,
 
 
 def averaged(ours: dict[str, Tensor], tokens: Tokenizer, checkpoint: Path, share: float) -> dict[str, Tensor]:
-    """`share` of our weights, the rest of a checkpoint directory's."""
+    """Weights by name, `share` (0 to 1) of them ours and the rest a checkpoint directory's."""
     other = train_scene_transformer.build_model(tokens, 0)
     train_scene_transformer.start_from(other, checkpoint)
     return {name: weight.lerp(ours[name], share) for name, weight in other.state_dict().items()}

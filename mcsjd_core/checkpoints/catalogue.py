@@ -226,7 +226,7 @@ def describe(name: str, root: Path) -> str:
     lines = [
         f"{name}: about {download.gigabytes:g} GB",
         f"licence: {download.licence}",
-        "from: " + ", ".join(f"https://huggingface.co/{name}" for name in repositories),
+        "from: " + ", ".join(f"https://huggingface.co/{each}" for each in repositories),
         f"to: {root / download.folder}",
     ]
     return "\n".join(lines + ([download.note] if download.note else []))
