@@ -17,6 +17,8 @@ from ..pipeline.image_files import frames_of, to_pixels
 from ..pipeline.sampling import encode
 
 TOKEN_SUFFIXES = (".safetensors", ".json")
+# RuntimeError is what torch makes of entries that are no numbers, and Python of thousands of brackets.
+UNREADABLE = (OSError, SafetensorError, ValueError, TypeError, KeyError, RuntimeError)
 
 
 def read_codes(path: Path, model: Family, size: str | None = None) -> Tensor:
@@ -43,12 +45,5 @@ def read_tokens(path: Path) -> Tensor:
         return load_file(path)["tokens"]
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; --save-tokens writes such a file.") from None
-    except (
-        OSError,
-        SafetensorError,
-        ValueError,
-        TypeError,
-        KeyError,
-        RuntimeError,
-    ):  # the last is torch's, and nesting's
+    except UNREADABLE:
         raise InputError(f"{path} does not hold tokens; give a file that --save-tokens wrote.") from None

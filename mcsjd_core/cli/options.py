@@ -41,7 +41,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def add_checkpoint_arguments(parser: argparse.ArgumentParser):
+def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """Which model is loaded, and how its weights are held; the group of these options."""
     parser.set_defaults(execution="eager")
     group = parser.add_argument_group("model")

@@ -40,10 +40,10 @@ def _checked(pictures: Tensor) -> Tensor:
     if pictures.ndim != 4 or 0 in pictures.shape or pictures.shape[1] not in (1, 3, 4):
         shape = list(pictures.shape)
         raise InputError(f"A picture needs at least one pixel and 1, 3 or 4 channels, got [B, C, H, W] = {shape}.")
-    if not pictures.is_floating_point() or not pictures.isfinite().all():
-        raise InputError(
-            f"A picture needs finite floating-point values, got {pictures.dtype}, or it contains NaN or infinity."
-        )
+    if not pictures.is_floating_point():
+        raise InputError(f"A picture needs floating-point values, got {pictures.dtype}.")
+    if not pictures.isfinite().all():
+        raise InputError("A picture needs finite values, but this one has NaN or infinity in it.")
     return _three_channels(pictures.float().clamp(0, 1))
 
 
