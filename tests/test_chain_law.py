@@ -1,6 +1,6 @@
 """Sequences decoded with several chains of drafts, and with drafts drawn from laws, follow the model's law.
 
-The G-test of `test_sequence_law`, with fewer samples of shorter sequences: each test is one at level FAMILY_ERROR / TESTS. One
+The G-test of `sequence_law`, with fewer samples of shorter sequences: each test is one at level FAMILY_ERROR / TESTS. One
 broken copy for each rule that several drafts rest on shows its power.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-import test_sequence_law
+import sequence_law
 from mcsjd_core import COUPLINGS, DecodeSettings, Grid, LawSettings
 from mcsjd_core.decoding import recall
 from mcsjd_core.decoding import state as state_module
@@ -21,7 +21,7 @@ from mcsjd_core.decoding.iteration import Iteration
 from mcsjd_core.decoding.trajectories import TrajectoryIteration
 from mcsjd_core.laws.coupling import Maximal, draw, modified_rejection
 from mcsjd_core.laws.noise import RESAMPLE, Noise
-from test_sequence_law import SHARPNESS, TRUNCATIONS, chunks, p_value, pair_law, sample, table_law
+from sequence_law import SHARPNESS, TRUNCATIONS, chunks, p_value, pair_law, sample, table_law
 from tiny import TableModel
 
 SAMPLES, CODES, TOKENS = 40_000, 3, 4
@@ -49,7 +49,7 @@ def chain_p_value(*arguments, **options) -> float:
 
 
 def is_rejected(*arguments, **options) -> bool:
-    return test_sequence_law.is_rejected(*chains(*arguments, **options), LEVEL)
+    return sequence_law.is_rejected(*chains(*arguments, **options), LEVEL)
 
 
 def design():

@@ -19,7 +19,7 @@ from mcsjd_core.laws.noise import row_seeds, seeds_given
 from mcsjd_core.pipeline.sampling import encode, pictures
 from mcsjd_core.pipeline.sampling import sample as draw_clips
 from mcsjd_core.pipeline.video import clips, start_codes
-from test_sequence_law import CODES, p_value, sample, table_law
+from sequence_law import CODES, p_value, sample, table_law
 from tiny import TableModel
 
 LEVEL = 1e-3 / 60  # Bonferroni over the tests of this file

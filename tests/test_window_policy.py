@@ -19,7 +19,7 @@ from mcsjd_core.decoding.runners import Eager
 from mcsjd_core.decoding.window_policy import LADDER, AutoWindow, CommitModel, ForwardTimes
 from mcsjd_core.laws.coupling import Maximal
 from mcsjd_core.laws.noise import Noise
-from test_sequence_law import CODES, SAMPLES, SHARPNESS, TOKENS, is_rejected, p_value, table_law
+from sequence_law import CODES, SAMPLES, SHARPNESS, TOKENS, is_rejected, p_value, table_law
 from tiny import TableModel, prompt, run, transformer
 
 LEVEL = 1e-3 / 4  # four G-tests of a correct core below, family-wise error 1e-3

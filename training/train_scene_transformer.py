@@ -105,11 +105,11 @@ def start_from(model: ChameleonTransformer, checkpoint: Path) -> None:
 class Training:
     """The task of `loop.train`."""
 
-    def __init__(self, sequences: Sequences, seed: int, compiled: bool = False):
+    def __init__(self, sequences: Sequences, seed: int, compiled: bool = False, rate_scale: float = 1.0):
         self.sequences, self.seed = sequences, seed
         self.model = build_model(sequences.tokenizer, seed).to(sequences.device)
         self.modules = {"model": self.model}
-        self.optimizers = loop.muon_and_adamw(self.model, MATRIX_RATE, VECTOR_RATE)
+        self.optimizers = loop.muon_and_adamw(self.model, rate_scale * MATRIX_RATE, rate_scale * VECTOR_RATE)
         self.learned_nats = torch.compile(self.nats) if compiled else self.nats
 
     def loss(self, rng: np.random.Generator, step: int) -> Tensor:
@@ -144,13 +144,14 @@ def main() -> None:
     for name in ("sprites", "places", "codec", "tokenizer", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--start-from", type=Path, help="checkpoint directory whose transformer to begin with")
+    parser.add_argument("--rate-scale", type=float, default=1.0, help="factor on the learning rates; under 1 to refine weights")
     parser.add_argument("--compile", action="store_true", help="compile the loss; needs a C++ compiler on CPUs")
     loop.add_options(parser, minutes=80)
     a = parser.parse_args()
     settings = loop.settings_from(a)
     encoder, tokenizer = load_encoder(a.codec), Tokenizer.from_file(str(a.tokenizer))
     sequences = Sequences(Scenes.load(a.sprites, a.places), encoder, tokenizer, settings.device)
-    task = Training(sequences, settings.seed, a.compile)
+    task = Training(sequences, settings.seed, a.compile, a.rate_scale)
     if a.start_from:
         start_from(task.model, a.start_from)
     loop.train(task, a.out, settings)
