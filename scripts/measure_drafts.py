@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from mcsjd_core import EMBEDDED_MODEL, DecodeSettings, load, sample  # noqa: E402
 from mcsjd_core.families.interface import Family  # noqa: E402
-from mcsjd_core.reporting.intervals import mean_interval  # noqa: E402
+from mcsjd_core.reporting.tables import mean_and_half_width  # noqa: E402
 
 THINGS = ("a red apple", "a rocket", "a cat", "a blue car", "a sunflower", "a penguin", "a pumpkin", "a fox",
           "a hamburger", "a purple heart", "a panda", "a house", "a soccer ball", "a ladybug", "a dog", "a cactus")  # fmt: skip
@@ -66,11 +66,6 @@ def clocked(model: Family, ways: list[tuple[str, int, str]], window: int) -> lis
     return [median(row[i] / row[0] for row in rounds) for i in range(len(ways))]
 
 
-def told(values: list[float]) -> str:
-    found = mean_interval(values)
-    return f"{found.mean:.2f} ± {found.high - found.mean:.2f}"
-
-
 def table(found: dict[str, list[float]], ways: list[tuple[str, int, str]], costs: list[float]) -> str:
     heads = (
         "coupling",
@@ -85,8 +80,10 @@ def table(found: dict[str, list[float]], ways: list[tuple[str, int, str]], costs
     for way, cost in zip(ways, costs, strict=True):
         values = found[name_of(way)]
         gains = [new / old for new, old in zip(values, first, strict=True)]
-        gain, ratio = "1" if values is first else told(gains), fmean(values) / fmean(first)
-        lines += [f"| {' | '.join(map(str, way))} | {told(values)} | {gain} | {ratio:.2f} | {cost:.2f} |"]
+        gain, ratio = "1" if values is first else mean_and_half_width(gains), fmean(values) / fmean(first)
+        lines += [
+            f"| {' | '.join(map(str, way))} | {mean_and_half_width(values)} | {gain} | {ratio:.2f} | {cost:.2f} |"
+        ]
     return "\n".join(lines)
 
 
@@ -109,7 +106,7 @@ def main() -> None:
         if name_of(way) not in found:
             found[name_of(way)] = compressions(model, way, a.window, a.pictures)
             a.json.write_text(json.dumps(found))
-            print(f"{name_of(way)}: {told(found[name_of(way)])}", file=sys.stderr, flush=True)
+            print(f"{name_of(way)}: {mean_and_half_width(found[name_of(way)])}", file=sys.stderr, flush=True)
     ways = list(WAYS[: a.ways])
     print(table(found, ways, clocked(model, ways, a.window)))
 

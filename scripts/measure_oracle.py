@@ -24,7 +24,7 @@ from mcsjd_core import EMBEDDED_MODEL, DecodeSettings, load, sample  # noqa: E40
 from mcsjd_core.bench.drawing import texts  # noqa: E402
 from mcsjd_core.decoding.iteration import Iteration  # noqa: E402
 from mcsjd_core.families.interface import Family  # noqa: E402
-from mcsjd_core.reporting.intervals import mean_interval  # noqa: E402
+from mcsjd_core.reporting.tables import mean_and_half_width  # noqa: E402
 from measure_overlap import committed  # noqa: E402
 
 EXACT = "gumbel_exact"
@@ -62,8 +62,7 @@ def tokens_a_forward(
             model, text, settings, Told, lambda iteration, final=final: iteration.tell(final, right, held)
         )
         found.append(len(final) / len(counts))
-    interval = mean_interval(found)
-    return f"{interval.mean:.2f} ± {interval.high - interval.mean:.2f}", held
+    return mean_and_half_width(found), held
 
 
 @torch.no_grad()

@@ -13,13 +13,6 @@ from training.places import PHRASES
 from training.scenes import held_out
 
 
-def test_intervals_are_students():
-    values = [float(i) for i in range(32)]
-    deviation = math.sqrt(sum((v - 15.5) ** 2 for v in values) / 31)
-    mean, half = map(float, acceptance.interval(values).split(" ± "))
-    assert mean == 15.5 and half == pytest.approx(2.0395 * deviation / math.sqrt(32), abs=0.01)
-
-
 def test_prompts_are_answered_in_their_order():
     assert [text for some in acceptance.batches([str(i) for i in range(20)]) for text in some] == list(
         map(str, range(20))

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mcsjd_core.reporting.intervals import mean_interval, quantile
+from mcsjd_core.reporting.tables import mean_and_half_width
 
 
 @pytest.mark.parametrize("count", [2, 5, 24, 64])
@@ -25,3 +26,15 @@ def test_quantiles_fall_towards_the_normal_one():
 def test_one_value_has_no_interval():
     mean, low, high = mean_interval([3.0])
     assert mean == 3.0 and math.isnan(low) and math.isnan(high)
+
+
+def test_what_follows_a_mean_is_half_of_student_s_interval():
+    values = [float(i) for i in range(32)]
+    deviation = math.sqrt(sum((v - 15.5) ** 2 for v in values) / 31)
+    mean, half = map(float, mean_and_half_width(values).split(" ± "))
+    assert mean == 15.5 and half == pytest.approx(2.0395 * deviation / math.sqrt(32), abs=0.01)
+
+
+@pytest.mark.parametrize("values", [[2.5], [2.0, 3.0]])
+def test_of_fewer_than_three_values_the_mean_alone_is_told(values):
+    assert mean_and_half_width(values, 1) == "2.5"

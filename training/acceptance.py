@@ -21,19 +21,13 @@ from mcsjd_core import COUPLINGS, EMBEDDED_MODEL, DecodeSettings, load, sample
 from mcsjd_core.decoding.loop import AUTOREGRESSIVE
 from mcsjd_core.families.interface import Family
 from mcsjd_core.reporting.entropy import picture_entropies
-from mcsjd_core.reporting.intervals import mean_interval
+from mcsjd_core.reporting.tables import mean_and_half_width
 
 from .prompts import QUALITY, unseen_pairs
 from .scenes import Scenes
 
 WINDOWS = (16, 32, 64)
 BATCH = 8  # prompts that are decoded together; a row's forwards do not depend on the others
-
-
-def interval(values: list[float]) -> str:
-    """Mean and half width of its 95 % interval."""
-    found = mean_interval(values)
-    return f"{found.mean:.2f} ± {found.high - found.mean:.2f}"
 
 
 def batches(prompts: list[str]) -> Iterator[list[str]]:
@@ -76,8 +70,8 @@ def table(model: Family, prompts: list[str]) -> list[str]:
         f"{len(prompts)} prompts, guidance {law.cfg_scale:g}, temperature {law.temperature:g}, top-k {law.top_k or 'off'}; "
         "means and 95 % intervals over the prompts.",
         "",
-        f"- entropy: {interval(entropies(model, prompts, first, base))} nats a token",
-        f"- codes that two seeds of a prompt share: {interval([100 * share for share in same])} %",
+        f"- entropy: {mean_and_half_width(entropies(model, prompts, first, base))} nats a token",
+        f"- codes that two seeds of a prompt share: {mean_and_half_width([100 * share for share in same])} %",
         "",
         "| tokens per forward | " + " | ".join(f"W {window}" for window in WINDOWS) + " |",
         "| --- |" + " --- |" * len(WINDOWS),
@@ -88,7 +82,7 @@ def table(model: Family, prompts: list[str]) -> list[str]:
         for window in WINDOWS
     }
     for coupling in COUPLINGS:
-        cells = [interval(found[coupling, window]) for window in WINDOWS]
+        cells = [mean_and_half_width(found[coupling, window]) for window in WINDOWS]
         lines.append(f"| {coupling} | " + " | ".join(cells) + " |")
     ratios = [fmean(found["maximal", w]) / fmean(found["independent", w]) for w in WINDOWS]
     return [*lines, "| maximal / independent | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |"]

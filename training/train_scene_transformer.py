@@ -144,7 +144,9 @@ def main() -> None:
     for name in ("sprites", "places", "codec", "tokenizer", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--start-from", type=Path, help="checkpoint directory whose transformer to begin with")
-    parser.add_argument("--rate-scale", type=float, default=1.0, help="factor on the learning rates; under 1 to refine weights")
+    parser.add_argument(
+        "--rate-scale", type=float, default=1.0, help="factor on the learning rates; under 1 to refine weights"
+    )
     parser.add_argument("--compile", action="store_true", help="compile the loss; needs a C++ compiler on CPUs")
     loop.add_options(parser, minutes=80)
     a = parser.parse_args()

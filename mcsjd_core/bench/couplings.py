@@ -8,7 +8,7 @@ from statistics import fmean
 from ..decoding.loop import AUTO, AUTOREGRESSIVE, DecodeSettings
 from ..laws.coupling import COUPLINGS
 from ..reporting.report import METHOD_LABELS
-from ..reporting.tables import Table, mean_and_error
+from ..reporting.tables import Table, mean_and_half_width
 from .drawing import checkpoint_law, draw, entropies, texts, warm_up
 from .plan import Bench
 from .stopwatch import spread
@@ -105,7 +105,7 @@ def tables(data: dict) -> list[Table]:
         [
             METHOD_LABELS[method["coupling"]],
             method["window"],
-            mean_and_error(method.get("step_compressions", [method["step_compression"]])),
+            mean_and_half_width(method.get("step_compressions", [method["step_compression"]])),
             f"{method['nfe']:.1f}",
             _range(method["seconds"]),
             _range(method["speedup"]),
@@ -118,9 +118,9 @@ def tables(data: dict) -> list[Table]:
     note = (
         f"{data['model']}, {data['tokens']} tokens, {data['prompts']} prompts one at a time, guidance {law['cfg_scale']:g}, "
         f"temperature {law['temperature']:g}, top-k {law['top_k'] or 'off'}, {data['initialiser']} first drafts. Step "
-        "compression is the mean of the pictures' own and its standard error, which is above the tokens over the mean NFE; NFE "
-        "is a mean, seconds and factors are medians with the quartiles over the prompts. Entropy of the target law: "
-        f"{mean_and_error(data.get('entropies_nats', [data['entropy_nats']]))} nats per token. "
+        "compression is the mean of the pictures' own and half of its 95 % interval; it is above the tokens over the mean NFE. "
+        "NFE is a mean, seconds and factors are medians with the quartiles over the prompts. Entropy of the target law: "
+        f"{mean_and_half_width(data.get('entropies_nats', [data['entropy_nats']]))} nats per token. "
         f"Seed-exact pictures equal to AR's: {same} of {drawn}, {len(exact)} for each prompt."
     )
     return [Table("One picture at a time", header, rows, note)]

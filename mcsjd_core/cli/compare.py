@@ -24,10 +24,10 @@ from ..laws.coupling import COUPLINGS
 from ..pipeline.image_files import to_image
 from ..pipeline.sampling import Drawing, pictures, sample
 from ..reporting.entropy import picture_entropies
-from ..reporting.intervals import Interval, mean_interval
+from ..reporting.intervals import FEWEST, Interval, mean_interval
 from ..reporting.report import METHOD_LABELS
 from ..reporting.sheet import Cell, Row, draw_sheet
-from ..reporting.tables import aligned, mean_and_error
+from ..reporting.tables import aligned, mean_and_half_width
 from .options import (
     COLD_INITIALISERS,
     add_initialiser_argument,
@@ -45,7 +45,6 @@ from .progress import advance, token_bar
 from .room import check_memory
 
 EXACT = "gumbel_exact"
-FEWEST = 3  # pictures that an interval is made of: of two, Student's is thirteen standard errors wide each way
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -286,7 +285,7 @@ def _summary(methods: list[DecodeSettings], rows: list[list[Outcome]]) -> str:
     )
     entropies = [record["entropy_nats"] for record in columns[0] if "entropy_nats" in record]
     if entropies:
-        text += f"\nMean entropy of the target law: {mean_and_error(entropies, 3)} nats per token."
+        text += f"\nMean entropy of the target law: {mean_and_half_width(entropies, 3)} nats per token."
     return text
 
 

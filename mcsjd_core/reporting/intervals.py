@@ -11,6 +11,8 @@ _T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2
         2.110, 2.101, 2.093, 2.086)  # fmt: skip
 _T95_BEYOND = ((120, 1.980), (60, 2.000), (40, 2.021), (30, 2.042), (21, 2.080))
 
+FEWEST = 3  # values that an interval is worth showing of: of two, Student's is thirteen standard errors wide each way
+
 
 class Interval(NamedTuple):
     """A mean and its 95 % confidence interval; the bounds are NaN for a single value, which tells nothing of its spread."""

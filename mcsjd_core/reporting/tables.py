@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import textwrap
 from dataclasses import dataclass
-from statistics import fmean, stdev
+
+from .intervals import FEWEST, mean_interval
 
 WIDTH = 125  # of lines of text
 
@@ -49,10 +50,10 @@ def aligned(header: list[str], rows: list[list[str]], left: tuple[int, ...] = (0
     return "\n".join([fit(header), "  ".join("-" * width for width in widths), *map(fit, rows)])
 
 
-def mean_and_error(values: list[float], digits: int = 2) -> str:
-    """`5.23 ± 0.26`: mean and its standard error; of a single value there is none."""
-    mean = f"{fmean(values):.{digits}f}"
-    return f"{mean} ± {stdev(values) / len(values) ** 0.5:.{digits}f}" if len(values) > 1 else mean
+def mean_and_half_width(values: list[float], digits: int = 2) -> str:
+    """`5.23 ± 0.52`: mean and half the width of its 95 % interval; of fewer than FEWEST values the mean alone."""
+    mean, _, high = mean_interval(values)
+    return f"{mean:.{digits}f}" + (f" ± {high - mean:.{digits}f}" if len(values) >= FEWEST else "")
 
 
 def milliseconds(seconds: dict[str, float]) -> str:
