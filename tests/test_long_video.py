@@ -70,7 +70,7 @@ def test_every_part_is_a_run_from_the_last_frames_of_the_one_before(model):
 def test_the_command_draws_longer_videos_than_the_model_s(model, tmp_path, monkeypatch, capsys):
     from PIL import Image
 
-    from mcsjd_core.cli import generate, main, room
+    from mcsjd_core.cli import generate, main, memory
 
     monkeypatch.setattr(generate, "open_model", lambda *_: model)
     monkeypatch.setattr(generate, "draws_video", lambda _: True)
@@ -97,7 +97,7 @@ def test_the_command_draws_longer_videos_than_the_model_s(model, tmp_path, monke
     total = (3 - 1 + 3 - 2) * model.grid().frame_tokens  # a start of one code frame, then one of two
     assert "part 2: 8 new frames" in said.out and f"{total}/{total}" in said.err
     assert said.err.count("does not know red") == 1
-    monkeypatch.setattr(room, "available_bytes", lambda: 10)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 10)
     assert main([*command, "--out", str(out)]) == 2
     assert "on top of the weights" in capsys.readouterr().err
     assert main([*command, "--save-tokens", str(tmp_path / "t.json")]) == 2

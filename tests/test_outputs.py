@@ -9,7 +9,7 @@ import torch
 
 from mcsjd_core import EMBEDDED_VIDEO_MODEL, DecodeSettings, InputError, LawSettings, load
 from mcsjd_core.checkpoints.tensor_files import open_tensors
-from mcsjd_core.cli import FAILED, console, main, room
+from mcsjd_core.cli import FAILED, console, main, memory
 from mcsjd_core.cli.outputs import write_text, write_whole
 from mcsjd_core.errors import is_out_of_memory
 from mcsjd_core.pipeline.sampling import Drawing
@@ -114,7 +114,7 @@ def test_other_errors_are_not_called_memory(cli, monkeypatch):  # noqa: F811
 
 @pytest.mark.parametrize("much", [("--batch", 1000), ("--coupling", "gumbel_exact", "--trajectories", 100000)])
 def test_a_run_that_cannot_fit_is_refused_before_it_begins(cli, capsys, monkeypatch, much):  # noqa: F811
-    monkeypatch.setattr(room, "available_bytes", lambda: 2**20)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 2**20)
     assert cli("generate", "x", *much) == FAILED
     err = capsys.readouterr().err
     assert "memory is free" in err and err.count("\n") == 1
@@ -135,7 +135,7 @@ def test_compare_asks_for_the_memory_of_one_picture(cli, monkeypatch, tmp_path):
 
 
 def test_memory_that_is_free_is_known_here():
-    assert room.available_bytes() > 2**20
+    assert memory.available_bytes() > 2**20
     assert not is_out_of_memory(RuntimeError("shapes differ"))
 
 

@@ -12,8 +12,8 @@ from ..early_interrupt import INTERRUPTED
 from ..errors import InputError, is_out_of_memory
 from . import bench, compare, download, generate, gpu
 from .console import accept_every_character
+from .memory import ADVICE
 from .options import pick_device
-from .room import ADVICE
 
 COMMANDS = (
     generate,

@@ -28,6 +28,7 @@ from ..reporting.intervals import FEWEST, Interval, mean_interval
 from ..reporting.report import METHOD_LABELS
 from ..reporting.sheet import Cell, Row, draw_sheet
 from ..reporting.tables import aligned, mean_and_half_width
+from .memory import check_memory
 from .options import (
     COLD_INITIALISERS,
     add_initialiser_argument,
@@ -42,7 +43,6 @@ from .options import (
 )
 from .outputs import write_text, write_whole
 from .progress import advance, token_bar
-from .room import check_memory
 
 EXACT = "gumbel_exact"
 

@@ -26,6 +26,7 @@ from ..pipeline.sampling import Drawing, pictures
 from ..pipeline.video import start_codes, videos
 from . import prompt_rows, several_gpus
 from .files import TOKEN_SUFFIXES, read_codes, read_tokens, write_tokens
+from .memory import check_memory
 from .options import (
     add_initialiser_argument,
     add_law_arguments,
@@ -39,7 +40,6 @@ from .options import (
 )
 from .outputs import write_text, write_whole
 from .progress import advance, token_bar
-from .room import check_memory
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
