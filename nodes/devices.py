@@ -22,8 +22,8 @@ def device_input() -> io.Combo.Input:
             optional=True,
             options=getattr(mm, "get_gpu_device_options", lambda: [DEFAULT, "cpu"])(),
             default=DEFAULT,
-            tooltip="Where the model runs. default: where ComfyUI runs its own models. Newer versions of "
-            "ComfyUI list additional graphics cards here.",
+            tooltip="Where the model runs. default: where ComfyUI runs its own models. cpu: on the processor. Newer "
+            "versions of ComfyUI list additional graphics cards, too.",
         )
     )
 

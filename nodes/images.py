@@ -67,7 +67,7 @@ class CropTokens(io.ComfyNode):
             node_id="MCSJD_CropTokens",
             display_name="MC-SJD Crop Tokens",
             category=CATEGORY,
-            description="Keeps the upper rows of pictures, so that the sampler can redraw the rest.",
+            description="Keeps the upper rows of pictures, so that the sampler can draw a new lower part.",
             inputs=[
                 TokensSocket.Input("tokens", tooltip="From the sampler or from Encode."),
                 io.Int.Input(

@@ -35,12 +35,12 @@ class LoadModel(io.ComfyNode):
                     "dtype",
                     options=list(runtime.DTYPES),
                     default="auto",
-                    tooltip="Number format of the transformer. auto: bf16 if the device computes in it, otherwise "
-                    "fp32. fp32 takes twice the memory and makes seed-exact pictures agree most closely; fp16 "
-                    "can overflow; fp8 and int8 weights take half the memory of bf16, compute as auto does, "
-                    "and draw slightly different pictures (int8 less so; it needs the package torchao). fp32 "
-                    "from bf16 weights takes little more memory than bf16 and draws like fp32, but is slower. "
-                    "The codec, which turns tokens into pictures, always runs in fp32.",
+                    tooltip="Number format of the transformer. auto: bf16 if the device computes in it, otherwise fp32. "
+                    "fp32 takes twice the memory and makes seed-exact pictures agree most closely; fp16 can "
+                    "overflow; fp8 and int8 weights take half the memory of bf16, compute as auto does, and draw "
+                    "slightly different pictures (int8 less so; it needs the package torchao). fp32 from bf16 "
+                    "weights takes little more memory than bf16 and, if the checkpoint is in bf16, draws like "
+                    "fp32, but is slower. The codec, which turns tokens into pictures, always runs in fp32.",
                 ),
                 execution_input(),
                 device_input(),

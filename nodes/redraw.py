@@ -22,9 +22,9 @@ def redraw_inputs() -> list[io.Input]:
         io.Mask.Input(
             "redraw_mask",
             optional=True,
-            tooltip="The part of picture_tokens to redraw: the white area, for example painted in the mask "
-            "editor; the rest stays, token for token. Tokens are drawn from top left to bottom right, "
-            "so a new one follows from what is kept above it and to its left, not from what is below.",
+            tooltip="The part of picture_tokens to redraw: the white area, for example painted in the mask editor; the "
+            "rest stays, token for token. Tokens are drawn from top left to bottom right, so a new one follows "
+            "from the rows above it and its own row to the left, not from what comes after.",
         ),
     ]
 

@@ -46,11 +46,11 @@ def how_to_draw() -> list:
             "coupling",
             options=list(METHODS),
             default=METHOD_LABELS["maximal"],
-            tooltip="How guessed tokens are checked. plain AR: one token per forward, the baseline. SJD "
-            "(independent): guesses after a wrong one are redrawn from scratch. MC-SJD: they are "
-            "redrawn so that they change as rarely as possible, which needs fewer forwards; whether "
-            "maximal or Gumbel needs fewer depends on the model. seed-exact: the very picture that plain AR draws with this "
-            "seed, in fewer forwards; unless dtype is fp32, rounding can change it.",
+            tooltip="How guessed tokens are checked. plain AR: one token per forward, the baseline. SJD (independent): "
+            "guesses after a wrong one are redrawn from scratch. MC-SJD: they change as rarely as possible "
+            "(maximal), or follow noise that is fixed for each position (Gumbel), which needs fewer forwards; "
+            "which of the two needs fewer depends on the model. seed-exact: the very picture that plain AR draws "
+            "with this seed, in fewer forwards; rounding can change it, but rarely if dtype is fp32.",
         ),
         io.Int.Input(
             "window",
@@ -86,8 +86,8 @@ def law_inputs() -> list:
             max=5.0,
             step=0.05,
             round=0.001,
-            tooltip="-1 is the model's own setting. Lower: safer, plainer pictures and fewer forwards. Higher: wilder "
-            "ones. 0 always takes the most likely token, so the seed no longer matters.",
+            tooltip="-1 is the model's own setting. Lower: safer, plainer pictures, usually in fewer forwards. Higher: "
+            "wilder ones. 0 always takes the most likely token, so the seed no longer matters.",
         ),
         *truncation_inputs(),
     ]
@@ -131,11 +131,12 @@ def batch_and_guesses() -> list:
             "initialiser",
             options=STARTS,
             default="random",
-            tooltip="First guess for a token, before the model has seen it: a random one, the token to its "
-            "left, the one above, the one in the same position of the frame before (previous_frame, "
-            "for videos), or (warm) the one in the connected warm_tokens. recall begins with random ones and, "
-            "after each forward, guesses again from what the model predicted in the same context; with the embedded image "
-            "model it needs the fewest forwards. None of this changes what can be drawn. warm works only with seed-exact.",
+            tooltip="First guess for a token, before the model has seen it: a random one, the token to its left, the one "
+            "above, the one in the same position of the frame before (previous_frame, for videos), or (warm) the "
+            "one in the connected warm_tokens. recall begins with random ones and, after each forward, guesses "
+            "again from what the model predicted after the same token; with the embedded image model it needs the "
+            "fewest forwards of those that need no other input. None of this changes what can be drawn. warm "
+            "works only with seed-exact.",
         ),
     ]
 

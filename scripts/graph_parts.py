@@ -52,8 +52,8 @@ def note(id: int, pos: tuple[int, int], size: tuple[int, int], text: str, font_s
 def first_run(gigabytes: str) -> str:
     """How a note says what fetches a public model."""
     return (
-        f"Switch **accept_licence** on in *Get Model* and press **Run**: {gigabytes} are downloaded, once. Then press **R** and "
-        "**Run** again: the graph draws."
+        "Press **Run**: *Get Model* shows size and licence, and downloads nothing yet. If you agree, switch **accept_licence** "
+        f"on and press **Run**: {gigabytes} are downloaded, once. Then press **R** and **Run** again: the graph draws."
     )
 
 

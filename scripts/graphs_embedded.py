@@ -240,7 +240,7 @@ def redraw() -> Workflow:
 The first picture's tokens stay where the mask is black, and are redrawn where it is white; here four times, with another \
 prompt.
 
-Tokens are drawn from top left to bottom right: a new one takes into account what is kept above it, not what is below.
+Tokens are drawn from top left to bottom right: a new one takes into account what comes before it, not what comes after.
 
 **Try**
 - a picture of your own: *Load Image*, paint the part in its mask editor; its **IMAGE** through **Encode** into \

@@ -57,7 +57,7 @@ The class picker gives the prompt. A name or number in the sampler's prompt does
 Guidance and top-k are those of the authors' demo.
 
 **Try**
-- other files, in the menu of **Load Model**: L, XL, XXL and 3B, 256 and 384 px. Larger ones follow the class better.
+- other models, by **Get Model**: *LlamaGen-L-256*, and B, L, XL, XXL and 3B for 384 px.
 - the models that read captions: *LlamaGen-text-256* and *-512*, **cfg** 7.5, **top_k** 1000. Their text encoder FLAN-T5-XL \
 goes into *LlamaGen-t2i/flan-t5-xl*; it is loaded only for new captions, runs on the CPU, and is then unloaded.
 - **coupling** *plain AR*: the baseline.
@@ -79,8 +79,8 @@ def emu3() -> Workflow:
 
 {first_run("35.1 GB")} In bf16 the weights take 15.7 GB of memory.
 
-A picture of 720x720 is 90 rows of 90 codes, each row with a separator that needs no guess: 8193 tokens. Guidance, top-k and \
-the ending of the prompt are the authors'; the request for the negative prompt names the same size.
+A picture of 720x720 is 90 rows of 90 codes, each row with a separator, and three end tokens, which all need no guess: 8193 \
+tokens. Guidance, top-k and the ending of the prompt are the authors'; the request for the negative prompt names the same size.
 
 **Try**
 - **size** 832x624, 624x832, 880x584, 584x880, 960x544 or 544x960.
@@ -141,7 +141,7 @@ write before it is left out. Guidance and top-k are the authors'.
 
 **Try**
 - **size** 1024x1024, 880x1168, 1248x832, 832x1248, 1360x752, 752x1360 or 1552x656.
-- **dtype** *fp8 weights* or *int8 weights*.
+- **dtype** *fp8 weights*, offloaded where needed; or *int8 weights*, if all 35 GB fit on the card.
 """
     return text_to_image("Emu3.5-Image", {"prompt": "a red fox in the snow, golden hour"}, text)
 

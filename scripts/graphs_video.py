@@ -48,7 +48,7 @@ Neighbouring frames are alike, so many guesses are accepted. The chart shows thi
 - **prompt** *the camera follows the red apple right*, *the camera pans left past the red apple*. It should name what the frame \
 shows.
 - another **frame**, and its name in the prompt.
-- **initialiser** *previous_frame*: a token's first guess is the one in the same position one frame earlier.
+- **initialiser** *previous_frame*: a token's first guess is the one in the same position one code frame earlier.
 """
     prompt = "the red apple moves right"
     load = loader(model="embedded: motion")

@@ -68,13 +68,15 @@ def _highlights(result: dict) -> list[str]:
         found = next(m for m in _methods(result) if (m["coupling"], m["window"]) == (coupling, window))["speedup"]
         spread = f"quartiles over the prompts {found['low']:.2f} to {found['high']:.2f}"
         lines.append(
-            f"- Fastest for one picture: {METHOD_LABELS[coupling]}, window {window}: {found['median']:.2f} times as fast as "
-            f"plain AR ({spread}), at {compression:.2f} tokens per forward."
+            f"- Highest median for one picture with the embedded image model: {METHOD_LABELS[coupling]}, window {window}: "
+            f"{found['median']:.2f} times as fast as plain AR ({spread}), at {compression:.2f} tokens per forward."
         )
     ratios = result.get("ar_ratio_to_transformers")
     if ratios:
         parts = ", ".join(f"{ratio:.2f} at batch {batch}" for batch, ratio in ratios.items())
-        lines.append(f"- Tokens per second of plain AR here, over those of transformers' `generate`: {parts}.")
+        lines.append(
+            f"- Plain AR over transformers' `generate`, the same Janus of random weights, tokens per second: {parts}."
+        )
     return ["\n".join(map(wrapped, lines))] if lines else []
 
 

@@ -103,7 +103,7 @@ def iteration() -> list[str]:
     parts += tokens(6, 216, "r", "survivor") + tokens(7, 216, "t", "survivor") + tokens(8, 216, "s", "redrawn")
     parts += tokens(9, 216, "eb", "survivor")
     parts += brace(3, 4, 266, "accepted", "#16a34a") + brace(5, 5, 266, "corrected", "#ea580c")
-    parts += brace(6, 10, 266, "MC-SJD: most drafts survive", "#2563eb")
+    parts += brace(6, 10, 266, "MC-SJD: drafts survive if they can", "#2563eb")
 
     parts += step(346, "4", "Commit, refill", "three tokens for one forward;", "the rest are the next drafts")
     parts += tokens(0, 326, "ghdqkz", "committed") + tokens(6, 326, "rtseb", "draft") + tokens(11, 326, "fnx", "fresh")

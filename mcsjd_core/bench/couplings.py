@@ -118,10 +118,11 @@ def tables(data: dict) -> list[Table]:
     note = (
         f"{data['model']}, {data['tokens']} tokens, {data['prompts']} prompts one at a time, guidance {law['cfg_scale']:g}, "
         f"temperature {law['temperature']:g}, top-k {law['top_k'] or 'off'}, {data['initialiser']} first drafts. Step "
-        "compression is the mean of the pictures' own and half of its 95 % interval; it is above the tokens over the mean NFE. "
-        "NFE is a mean, seconds and factors are medians with the quartiles over the prompts. Entropy of the target law: "
+        "compression is the mean of the pictures' own ± half the width of its 95 % interval; as a mean of ratios, it is above "
+        f"{data['tokens']} divided by the mean NFE. NFE is a mean, seconds and factors are medians with the quartiles over the "
+        "prompts. Entropy of the target law: "
         f"{mean_and_half_width(data.get('entropies_nats', [data['entropy_nats']]))} nats per token. "
-        f"Seed-exact pictures equal to AR's: {same} of {drawn}, {len(exact)} for each prompt."
+        f"Seed-exact pictures equal to AR's: {same} of {drawn}, one for each prompt and window."
     )
     return [Table("One picture at a time", header, rows, note)]
 

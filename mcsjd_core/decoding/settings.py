@@ -78,8 +78,8 @@ class DecodeSettings:
         """The earlier tokens may have been drawn from the very numbers that would now judge them (E5 of docs/algorithm.md)."""
         if self.initialiser == "warm" and self.coupling != "gumbel_exact":
             raise InputError(
-                f"Warm first drafts work with gumbel_exact alone, got {self.coupling}: choose that coupling, or another "
-                "initialiser."
+                f"The initialiser warm works only with seed-exact (gumbel_exact), got {self.coupling}: choose that coupling, "
+                "or another initialiser."
             )
 
     def _check_trajectories(self) -> None:

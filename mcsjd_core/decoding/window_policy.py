@@ -136,8 +136,8 @@ class AutoWindow:
     """A `Schedule` that takes the width with the most tokens a second.
 
     It starts with those of PROBES whose time is not known yet, then takes the best step of the ladder, going no further
-    than twice the widest forward that was measured. A window of 1 is among them, so where windows do not pay a run costs what
-    plain AR does.
+    than twice the widest forward that was measured. A window of 1 is among them, so where wider ones do not pay a run
+    comes down to plain AR, after what the probes cost.
     """
 
     MARGIN = 1.03  # a change has to promise this much: drafts are lost, or have to be refined first

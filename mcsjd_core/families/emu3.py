@@ -163,7 +163,8 @@ def load(path: Path, *, dtype: torch.dtype, device, operations) -> Emu3:
     vocabulary, vocab_size = Vocabulary.of_ids(files.ids, codec_shape.codebook_size), config.count("vocab_size")
     if vocabulary.first_code + codec_shape.codebook_size > vocab_size:
         raise InputError(
-            f"{path} embeds {vocab_size} ids, fewer than its vocabulary has; its files do not belong together."
+            f"{path} embeds {vocab_size} ids, fewer than its vocabulary has; its files do not belong together, so download all "
+            "of them again."
         )
     factory = {"dtype": dtype, "device": "meta", "operations": operations}
     body = Transformer(transformer_config(config, norm_eps=1e-5), **factory)

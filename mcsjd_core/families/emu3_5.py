@@ -128,7 +128,8 @@ def load(path: Path, *, dtype: torch.dtype, device, operations) -> Emu35:
     vocab_size = checkpoint.shape("model.embed_tokens.weight")[0]
     if vocabulary.first_code + CODEC.codebook_size > vocab_size:
         raise InputError(
-            f"{path} embeds {vocab_size} ids, fewer than its vocabulary has; its files do not belong together."
+            f"{path} embeds {vocab_size} ids, fewer than its vocabulary has; its files do not belong together, so download all "
+            "of them again."
         )
     factory = {"dtype": dtype, "device": "meta", "operations": operations}
     body = Transformer(body_config(config), **factory)

@@ -144,7 +144,8 @@ def load(path: Path, *, dtype: torch.dtype, device, operations) -> GlmImage:
     vocab_size = checkpoint.shape(f"{BODY_PREFIX}embed_tokens.weight")[0]
     if max(*tokenizer.get_vocab().values(), *image_ids, codes - 1) >= vocab_size:
         raise InputError(
-            f"{folder} embeds {vocab_size} ids, fewer than its tokenizer has; the files do not belong together."
+            f"{folder} embeds {vocab_size} ids, fewer than its tokenizer has; the files do not belong together, so download all "
+            "of them again."
         )
     factory = {"dtype": dtype, "device": "meta", "operations": operations}
     angles = partial(plane_angles, sections=sections, head_dim=shape.head_dim, theta=shape.rope_theta)

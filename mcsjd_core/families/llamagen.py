@@ -241,7 +241,8 @@ def _codec(directory: Path, kind: str) -> tuple[Path, VQGANConfig]:
             if file.is_file():
                 return file, config
     raise InputError(
-        f"{directory / f'vq_ds16_{kind}.pt'} is missing: the codec that turns this model's tokens into pictures."
+        f"{directory / f'vq_ds16_{kind}.pt'} is missing: the codec that turns this model's tokens into pictures; "
+        "download it with Get Model or `download`, or put it there by hand."
     )
 
 

@@ -121,7 +121,8 @@ def load(path: Path, *, dtype: torch.dtype, device, operations) -> Lumina2:
     vocab_size = checkpoint.shape("model.embed_tokens.weight")[0]
     if vocabulary.first_code + CODEC.codebook_size > vocab_size or max(vocabulary.bos, *layout.ids) >= vocab_size:
         raise InputError(
-            f"{path} embeds {vocab_size} ids, fewer than its vocabulary has; its files do not belong together."
+            f"{path} embeds {vocab_size} ids, fewer than its vocabulary has; its files do not belong together, so download all "
+            "of them again."
         )
     factory = {"dtype": dtype, "device": "meta", "operations": operations}
     body = Transformer(transformer_config(config, head_norm_rows(checkpoint)), **factory)

@@ -116,7 +116,7 @@ def load(path: Path, *, dtype: torch.dtype, device, operations) -> SimpleAR:
     if first_code + codes > vocab_size:
         raise InputError(
             f"{path} embeds {vocab_size} ids, fewer than its tokenizer's {first_code} plus {codes} codes; its files do not "
-            "belong together."
+            "belong together, so download all of them again."
         )
     factory = {"dtype": dtype, "device": "meta", "operations": operations}
     body = Transformer(transformer_config(config, norm_eps=1e-6, qkv_bias=True), **factory)

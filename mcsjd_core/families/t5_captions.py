@@ -31,7 +31,9 @@ class T5Captions:
     def __init__(self, directory: Path, tokens: int):
         self.directory, self.known = directory, {}
         if not directory.is_dir():
-            raise InputError(f"{directory} is missing: the T5 encoder that this model reads its prompts with.")
+            raise InputError(
+                f"{directory} is missing: the T5 encoder that this model reads its prompts with; put it there."
+            )
         self.tokenizer = read_tokenizer(directory / "tokenizer.json")
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(tokens)

@@ -103,7 +103,7 @@ def check_run(model: Family, grid: Grid, settings: DecodeSettings, known: Tensor
     check_start(model.clip, grid, known)
     if settings.initialiser == "previous_frame" and model.clip.is_picture:
         raise InputError(
-            "First drafts from the previous frame are for videos, and this model draws pictures; choose another initialiser."
+            "The initialiser previous_frame is for videos, and this model draws pictures; choose another initialiser."
         )
 
 

@@ -15,7 +15,7 @@ from ..decoding.trace import RowTrace
 from ..errors import InputError
 
 NAN = float("nan")
-NO_DETAILS = "This run recorded no details of its drafts; turn on record_details and draw again."
+NO_DETAILS = "This run recorded no details; turn on record_details and draw again."
 
 
 def by_age(trace: RowTrace, name: str) -> Tensor:

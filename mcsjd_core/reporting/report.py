@@ -168,8 +168,8 @@ class Report:
         if not str(self.device).startswith("cpu") or settings.adapts or window <= WIDEST_ON_CPU:
             return ""
         return (
-            f"on a CPU a window of {window} can be slower than plain AR, and is with large models: set the window to 0 (auto), "
-            "which finds the fastest one while drawing, plain AR's included."
+            f"on a CPU a window of {window} can be slower than plain AR, the more so the larger the model: set the window to 0 "
+            "(auto), which finds the fastest one while drawing, plain AR's included."
         )
 
     def _picture(self, index: int, trace: RowTrace) -> str:
@@ -246,5 +246,5 @@ class Report:
             )
         return (
             f"seed-exact in {self.dtype}: rounding makes some pictures differ from plain AR's from some token onwards; the law "
-            "is the same, and with fp32 they agree"
+            "is the same, and with fp32 such pictures are rare"
         )

@@ -75,7 +75,7 @@ def run(job: Job, prompts: Path, output: Output, on_record: Callable[[Record], N
     except (OutOfMemoryError, RayActorError, WorkerCrashedError):
         raise InputError(
             f"Some rows lost their worker {LOST_WORKERS + 1} times, most often for lack of memory: use fewer --workers or "
-            "--rows. Run the same command again to resume."
+            "--rows, and run the same command again to resume."
         ) from None
 
 
@@ -109,7 +109,7 @@ def _drawn(rows, job: Job, output: Output, workers: Workers, worker: type):
 def connected(address: str | None, workers: Workers) -> Iterator[None]:
     """Inside, Ray is there: the cluster at `address`, or one of this machine that ends with it. One that runs already is kept."""
     if importlib.util.find_spec("ray") is None:
-        raise InputError("The engine ray needs the package ray; install it with `pip install 'ray[data]'`.")
+        raise InputError("The engine ray needs the package ray; install it with `pip install 'ray[data]>=2.60,<2.64'`.")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent without being asked for
     import ray
 
@@ -140,10 +140,12 @@ def _connect(address: str | None, workers: Workers) -> None:
     except Exception as error:  # what Ray raises where it cannot start has no class of its own
         reason = first_line(error)
         if address is None:
-            raise InputError(f"Ray cannot be started on this machine ({reason}).") from None
+            raise InputError(
+                f"Ray cannot be started on this machine ({reason}); leave out --engine ray to draw without it."
+            ) from None
         raise InputError(
-            f"Ray cannot be reached at {address} ({reason}); start it, or correct --address. If the cluster asks for a token, as "
-            "those of recent versions do, set RAY_AUTH_MODE=token."
+            f"Ray cannot be reached at {address} ({reason}); start it, or correct --address, or, if the cluster asks for a "
+            "token, as those of recent versions do, set RAY_AUTH_MODE=token."
         ) from None
 
 
