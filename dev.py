@@ -39,12 +39,9 @@ COMPILE = [] if sys.dont_write_bytecode else ["--no-compile"]
 
 CHECKS = (["ruff", "check"], ["ruff", "format", "--check"])  # tests hold types and the contracts of dependencies
 RECIPES = {"scenes": "training.build_scenes", "video": "training.build_video"}
-WORKERS = [
-    "-n",
-    "auto",
-    "--dist",
-    "worksteal",
-]  # tests use one thread each; an idle worker takes over some of another's
+# Tests use one thread each, and some wait for processes that they started: one worker more than cores keeps all of these busy.
+# More than nine take more memory than time. An idle worker takes over some of another's tests.
+WORKERS = ["-n", str(min(os.cpu_count() or 1, 8) + 1), "--dist", "worksteal"]
 
 
 class Environment:
@@ -161,7 +158,8 @@ def main():
     command, rest = sys.argv[1], sys.argv[2:]
     environment = Environment(".venv", CONSTRAINTS)
     wants_help = command in HELP or (command != "test" and bool({*HELP} & {*rest}))
-    if wants_help and (command in HELP or not can_help(environment, command)):
+    of_no_recipe = command == "train" and rest[:1] and rest[0] in HELP  # each has help of its own
+    if wants_help and (command in HELP or of_no_recipe or not can_help(environment, command)):
         print(__doc__)  # help installs nothing
         return
     try:

@@ -17,6 +17,13 @@ def replace_whole(path: Path, write: Callable[[Path], object]) -> None:
     part = part_of(path)
     try:
         write(part)
+        sync(part)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Have a file written to its disk: if the power goes after it was moved, the name must not be there without the bytes."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())

@@ -56,7 +56,8 @@ def whole_video(model: LoadedModel, tokens: ImageTokens) -> Tensor:
     parts: list[Tensor] = []
     part: ImageTokens | None = tokens
     while part is not None:
-        frames = runtime.pictures(model, part).unflatten(0, (len(part.tokens), -1))[:, part.given :]
+        shared = 0 if part.before is None else part.given
+        frames = runtime.pictures(model, part).unflatten(0, (len(part.tokens), -1))[:, shared:]
         parts.insert(0, frames.expand(len(tokens.tokens), *frames.shape[1:]))  # one start may have many continuations
         part = part.before
     return torch.cat(parts, 1).flatten(0, 1)

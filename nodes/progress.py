@@ -92,6 +92,7 @@ class LivePreview:
             with self.budget.spend(allowed * len(rows)):
                 pixels = self.draw(self.family, self.grid, part, len(rows), allowed)
                 if allowed < wanted:
+                    pixels.flatten()[0].item()  # waits for the device, so that its time is counted
                     return None  # it was a trial
                 return sheet(self._keep(pixels, rows, part))
         except getattr(mm, "OOM_EXCEPTION", torch.cuda.OutOfMemoryError):

@@ -46,7 +46,7 @@ def prompts_input() -> io.Input:
         "prompts",
         optional=True,
         tooltip="From Prompt List, in place of prompt: batch_size pictures of each. Prompt k, counted from 0, gives the "
-        "pictures that it draws alone with seed + k x batch_size.",
+        "pictures that it draws alone with seed + k x batch_size, unless batch_seeds is new with every seed.",
     )
 
 

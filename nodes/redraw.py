@@ -29,22 +29,15 @@ def redraw_inputs() -> list[io.Input]:
     ]
 
 
-def to_keep(
-    model: LoadedModel, picture: ImageTokens | None, mask: Tensor | None, first: ImageTokens | None
-) -> Tensor | None:
+def to_keep(model: LoadedModel, picture: ImageTokens | None, mask: Tensor | None) -> Tensor | None:
     """Tokens [B, num_tokens] as the core keeps them; None if no part of a picture is to be redrawn."""
     if picture is None and mask is None:
         return None
     if picture is None or mask is None:
         missing, given = ("picture_tokens", "redraw_mask") if picture is None else ("redraw_mask", "picture_tokens")
         raise InputError(f"Redrawing a part needs {missing} as well as {given}; connect both, or neither.")
-    if first is not None:
-        raise InputError(
-            "A picture can be continued or redrawn in part, not both; disconnect first_tokens or picture_tokens."
-        )
     tokens = picture.require(model).require_whole("redrawing a part").tokens
     kept = kept_tokens(tokens, mask, picture.grid, *side_lengths(picture.size))
-    if picture.given:  # the frames that a continuation begins with are not its own
-        end = picture.grid.start + model.family.clip.code_frames(picture.given) * picture.grid.frame_tokens
-        kept[:, :end] = tokens[:, :end]
+    given = picture.given_tokens(model)
+    kept[:, :given] = tokens[:, :given]
     return kept

@@ -39,8 +39,8 @@ def _held(value: Any) -> Any:
 def _reference(value: Any) -> Any:
     try:
         return weakref.ref(value)
-    except TypeError:  # a list
-        return list(value)
+    except TypeError:  # a list, or a number of another library
+        return list(value) if isinstance(value, list) else value
 
 
 def _is(held: Any, value: Any) -> bool:

@@ -96,7 +96,8 @@ def load_model(
     """Read a checkpoint into ordinary memory; it moves to the device when it is used. Stop works between tensors."""
     path, device = find_checkpoint(name), device_of(device_choice)
     check_execution(execution, device)
-    offload_device = mm.unet_offload_device()
+    # The host may keep its own models where they compute, which for this one may be too small, or another device.
+    offload_device = mm.unet_offload_device() if device == mm.get_torch_device() else torch.device("cpu")
     dtype, weights = choose_dtype(dtype_choice, device), HELD.get(dtype_choice, "full")
     if weights == "fp8":
         check_fp8(device, dtype)

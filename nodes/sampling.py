@@ -88,6 +88,13 @@ def draw(
     """The tokens that the sampler's inputs ask for, and what they cost."""
     asked = {"cfg_scale": cfg, "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     texts = texts_of(prompt, prompts, batch_size)
+    check_counts(
+        len(texts),
+        warm_tokens=warm_tokens,
+        first_tokens=first_tokens,
+        picture_tokens=picture_tokens,
+        redraw_mask=redraw_mask,
+    )
     warm_tokens = warm_tokens if initialiser == "warm" else None
     size = common_size(model, size, first_tokens, warm_tokens, picture_tokens, continue_video)
     count = common_length(model, frames, warm_tokens=warm_tokens, picture_tokens=picture_tokens)
@@ -113,7 +120,7 @@ def draw(
         encoded=encoded,
         first_codes=None if start.tokens is None else start.tokens.codes(),
         earlier_tokens=None if warm_tokens is None else warm_tokens.tokens,
-        kept_tokens=to_keep(model, picture_tokens, redraw_mask, start.tokens),
+        kept_tokens=to_keep(model, picture_tokens, redraw_mask),
     )
     decoded, preview_seconds = runtime.sample(model, drawing, live_preview)
     tokens = replace(ImageTokens.of(decoded.tokens, size, model, count, texts), before=start.before, given=start.given)
@@ -160,6 +167,19 @@ def settings_of(
 def own_settings(own: LawSettings, **asked: float) -> LawSettings:
     """The law asked for; what is negative is the model's own."""
     return replace(own, **{name: value for name, value in asked.items() if value >= 0})
+
+
+def check_counts(batch: int, **given: ImageTokens | Tensor | None) -> None:
+    """Raise InputError unless each has one picture, or one for every picture of the run."""
+    for name, value in given.items():
+        if value is None:
+            continue
+        count = len(value.tokens if isinstance(value, ImageTokens) else value)
+        if count not in (1, batch):
+            raise InputError(
+                f"{name} is a batch of {count}, but this run draws {batch}; connect a single one, or set batch_size so that "
+                "there is one for each."
+            )
 
 
 def common_length(model: LoadedModel, frames: int, **given: ImageTokens | None) -> int | None:

@@ -72,9 +72,8 @@ class ImageTokens:
     model_name: str
     model_identity: str
     texts: tuple[str, ...] = ()  # the prompt of every row, where a sampler drew them
-    # The video that this one continues, whose last `given` frames are the first of this one.
-    before: ImageTokens | None = None
-    given: int = 0
+    given: int = 0  # frames that a video began with: they were given, not drawn
+    before: ImageTokens | None = None  # the video that this one continues, where these frames are its last ones
 
     @classmethod
     def of(
@@ -91,6 +90,12 @@ class ImageTokens:
     def part(self) -> int:
         """Which part of a long video this is, counted from 0."""
         return 0 if self.before is None else self.before.part + 1
+
+    def given_tokens(self, model: LoadedModel) -> int:
+        """How many of the first tokens are of frames that are not the video's own; those that the model needs at the least."""
+        clip = model.family.clip
+        frames = max(self.given, min(clip.start_frames))
+        return self.grid.start + clip.code_frames(frames) * self.grid.frame_tokens if frames else 0
 
     @property
     def rows(self) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 from comfy_api.latest import InputImpl, Types, io
 from torch import Tensor
@@ -58,7 +60,7 @@ def encoded_texts(text_encoder, texts: list[str]) -> dict[str, Tensor] | None:
 
 @dataclass(frozen=True)
 class Start:
-    """What a sampler continues: tokens if there are any, the video they are the end of, and how many of its frames they are."""
+    """What a sampler continues: tokens if there are any, the video they are the end of, and how many frames are given."""
 
     tokens: ImageTokens | None = None
     before: ImageTokens | None = None
@@ -82,18 +84,44 @@ def start_of(
             f"{' and '.join(connected)} {'both' if len(connected) == 2 else 'all'} say how the video begins; connect only one of "
             "them."
         )
+    if picture_tokens is not None and connected:
+        raise InputError(_twice(connected[0]))
     if continue_video is not None:
         tokens, given = end_of_video(model, continue_video, frames, batch)
         last = "frame" if given == 1 else f"{given} frames"
         note = f"the last {last} of the video that this one continues"
         return Start(tokens, continue_video, given, note, length_of(model, continue_video) - given)
-    if start_frames is None and picture_tokens is not None and picture_tokens.before is not None:
-        before, given = picture_tokens.before, picture_tokens.given
-        return Start(first_tokens, before, given, skipped=length_of(model, before) - given)
     if start_frames is not None:
-        note = model.family.clip.start_note(len(start_frames))
-        return Start(runtime.start_of_video(model, start_frames, size, frames), note=note)
-    return Start(first_tokens)
+        clip = model.family.clip
+        tokens = runtime.start_of_video(model, start_frames, size, frames)
+        return Start(tokens, given=clip.start_of(len(start_frames)), note=clip.start_note(len(start_frames)))
+    return Start(first_tokens, **_begun_as(model, picture_tokens or first_tokens))
+
+
+def _twice(name: str) -> str:
+    """Why that input does not go with picture_tokens."""
+    if name == "first_tokens":
+        return "A picture can be continued or redrawn in part, not both; disconnect first_tokens or picture_tokens."
+    return f"picture_tokens hold the frames that their video begins with, and keep them; disconnect {name}."
+
+
+def _begun_as(model: LoadedModel, tokens: ImageTokens | None) -> dict[str, Any]:
+    """Of a video that is drawn anew in part, the fields of `Start` that say how it began."""
+    if tokens is None or not tokens.given:
+        return {}
+    needed = tokens.given_tokens(model)
+    if tokens.tokens.shape[1] < needed:
+        rows = math.ceil(needed / tokens.grid.stride)
+        raise InputError(
+            f"first_tokens are cut within the {tokens.given} frames that their video began with; keep at least {rows} rows in "
+            "Crop Tokens."
+        )
+    before, given = tokens.before, tokens.given
+    return {
+        "before": before,
+        "given": given,
+        "skipped": 0 if before is None else length_of(model, before) - given,
+    }
 
 
 class DecodeVideo(io.ComfyNode):

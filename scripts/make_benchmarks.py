@@ -75,7 +75,7 @@ def _highlights(result: dict) -> list[str]:
     if ratios:
         parts = ", ".join(f"{ratio:.2f} at batch {batch}" for batch, ratio in ratios.items())
         lines.append(
-            f"- Plain AR over transformers' `generate`, the same Janus of random weights, tokens per second: {parts}."
+            f"- Plain AR over transformers' `generate`, same Janus of random weights, tokens per second: {parts}."
         )
     return ["\n".join(map(wrapped, lines))] if lines else []
 

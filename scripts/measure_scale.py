@@ -180,6 +180,8 @@ def rate(job, prompts: int, workers: ray_engine.Workers, worker: type | None = N
     with prompts_and_output(prompts) as (file, output):
         ray_engine.run(job, file, output, lambda _: told.append(time.perf_counter()), workers, worker)
     skipped = 2 * workers.most
+    if len(told) <= skipped:
+        sys.exit(f"The first {skipped} pictures are not counted; give more --prompts.")
     return (len(told) - skipped) / (told[-1] - told[skipped - 1])
 
 

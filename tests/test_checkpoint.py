@@ -421,3 +421,14 @@ def test_a_file_that_is_converted_is_never_in_memory_as_a_whole(tmp_path, monkey
     kept = dict(Checkpoint([file]).tensors())  # as for weights that are stored as they are used
     assert len({tensor.untyped_storage()._cdata for tensor in kept.values()}) <= len(kept)
     assert all(torch.equal(kept[name], tensor) for name, tensor in tensors.items())
+
+
+def test_a_file_older_than_torch_1_6_is_read_once(tmp_path, monkeypatch):
+    """It cannot be mapped, so every opening reads all of it."""
+    tensors = {f"t{i}": torch.full((64, 64), float(i)) for i in range(6)}
+    torch.save(tensors, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    monkeypatch.setattr("mcsjd_core.checkpoints.checkpoint.MAPPED", 1)
+    checkpoint, loads, load = Checkpoint([tmp_path / "old.pt"]), [], torch.load
+    monkeypatch.setattr(torch, "load", lambda *names, **options: loads.append(names) or load(*names, **options))
+    sums = {name: tensor.sum().item() for name, tensor in checkpoint.tensors()}
+    assert sums == {name: tensor.sum().item() for name, tensor in tensors.items()} and len(loads) == 1

@@ -311,6 +311,15 @@ def test_a_download_of_which_a_part_is_left_does_not_seem_whole(fake, tmp_path):
     assert not transfer.seems_whole(NAME, tmp_path)
 
 
+def test_parts_of_an_earlier_commit_go_when_the_file_is_whole(fake, tmp_path):
+    listed = listing(NAME)
+    part = tmp_path / NAME / "config.json.0ldc0m1t.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"half")
+    fetch(listed, tmp_path)
+    assert transfer.seems_whole(NAME, tmp_path) and not part.exists()
+
+
 def test_stop_ends_a_download(pack, node_hub, monkeypatch):
     import comfy.model_management as mm
 

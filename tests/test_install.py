@@ -46,6 +46,8 @@ def test_training_is_a_recipe_by_name(monkeypatch):
         module.main()
     assert calls == ["train", ["-m", "training.build_video", "--work", "build"]]
     assert importlib.util.find_spec("training.build_video") is not None
+    done = dev("train", "--help")
+    assert done.returncode == 0 and "train scenes --work build" in done.stdout
     done = dev("train", "songs")
     assert done.returncode != 0 and "no recipe for 'songs'; there are scenes and video" in done.stderr
 

@@ -319,6 +319,23 @@ def test_the_text_encoder_is_read_for_new_captions_only_and_not_kept(folder, mon
     assert len(read) == 2
 
 
+def test_captions_read_ahead_need_no_encoder_later(folder, monkeypatch):
+    model, read, original = model_of(folder, "t2i"), [], t5_captions.read_encoder
+    monkeypatch.setattr(t5_captions, "read_encoder", lambda directory: read.append(1) or original(directory))
+    model.read_ahead(["A red fox", "the snow"])
+    for text in ("a red fox", "the snow"):
+        model.prompt([text], None, False)
+    assert len(read) == 1
+
+
+def test_a_text_encoder_of_another_width_is_named(folder, monkeypatch):
+    """Such as FLAN-T5-large, under the name that is looked for."""
+    model = model_of(folder, "t2i")
+    monkeypatch.setattr(model.captions, "_encode", lambda texts: [torch.zeros(3, 1024) for _ in texts])
+    with pytest.raises(InputError, match="gives 1024 numbers a token, and this model reads 2048; put FLAN-T5-XL there"):
+        model.prompt(["a fox"], None, True)
+
+
 def test_long_captions_are_cut_with_their_end(folder):
     (states,) = model_of(folder, "t2i").captions.encode(["fox " * 300])
     assert states.shape == (120, 2048)

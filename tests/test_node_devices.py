@@ -89,3 +89,13 @@ def test_a_card_that_this_computer_lacks_is_the_hosts_own_with_a_line_in_the_log
         assert load(pack, "gpu:7").token_patcher.load_device == CARDS["gpu:0"]
     assert "no device gpu:7; the default is used" in caplog.text
     assert load(pack, "cpu").token_patcher.load_device == torch.device("cpu")
+
+
+def test_weights_for_another_device_wait_in_ordinary_memory(pack, current, monkeypatch):
+    """With --highvram, the host keeps its own models on its card."""
+    import comfy.model_management as mm
+
+    monkeypatch.setattr(mm, "unet_offload_device", lambda: torch.device("meta"))
+    loaded = load(pack, "cpu")
+    assert {str(patcher.offload_device) for patcher in loaded.get_models()} == {"cpu"}
+    assert {parameter.device.type for parameter in loaded.family.token_model.parameters()} == {"cpu"}

@@ -248,7 +248,20 @@ def test_first_tokens_of_a_batch_of_another_size_are_named(pack, model):
     (upper,) = pack.run("MCSJD_CropTokens", tokens=tokens, rows=2)
     with pytest.raises(pack.core.InputError) as error:
         draw(pack, model, batch_size=2, first_tokens=upper)
-    assert "3 rows for a batch of 2" in sentence(error)
+    assert "first_tokens is a batch of 3, but this run draws 2; connect a single one" in sentence(error)
+
+
+@pytest.mark.parametrize("name", ["warm_tokens", "picture_tokens", "redraw_mask"])
+def test_other_batches_that_do_not_fit_are_named_before_the_model_is_moved(pack, model, monkeypatch, name):
+    tokens, _ = draw(pack, model, batch_size=3)
+    given = {
+        "warm_tokens": {"warm_tokens": tokens, "initialiser": "warm", "coupling": EXACT},
+        "picture_tokens": {"picture_tokens": tokens, "redraw_mask": torch.ones(1, 8, 8)},
+        "redraw_mask": {"picture_tokens": draw(pack, model)[0], "redraw_mask": torch.ones(3, 8, 8)},
+    }
+    monkeypatch.setattr(pack.part("nodes.runtime"), "follow_weights", lambda *_: pytest.fail("the model was moved"))
+    with pytest.raises(pack.core.InputError, match=f"{name} is a batch of 3"):
+        draw(pack, model, batch_size=2, **given[name])
 
 
 def encode_at(pack, model, size: str) -> None:
@@ -300,5 +313,10 @@ def test_words_that_the_model_does_not_know_are_told_in_console_and_node(pack, m
     draw(pack, model, prompt="red apple", negative="car")
     draw(pack, model, prompt="red apple", cfg=1.0, negative="car")
     draw(pack, model, prompt="red car")
-    assert [node for _, node in told] == ["7", "7"] and all("does not know car:" in text for text, _ in told)
+    assert [node for _, node in told] == ["7"] * 3
+    assert [("does not know car:" in text, "no effect without guidance" in text) for text, _ in told] == [
+        (True, False),
+        (False, True),
+        (True, False),
+    ]
     assert told[0][0] in caplog.text

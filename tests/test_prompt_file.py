@@ -59,6 +59,7 @@ def test_columns_that_are_not_read_are_told(tmp_path):
 
 
 def test_a_table_with_gaps_may_have_made_floats_of_seeds(tmp_path):
+    assert list(read_rows(write(tmp_path, "a.csv", "prompt,seed\nx,5.0\ny,\n"))) == [Row(1, "x", seed=5), Row(2, "y")]
     assert list(read_rows(write(tmp_path, "a.jsonl", '{"prompt": "x", "seed": 5.0}'))) == [Row(1, "x", seed=5)]
 
 

@@ -24,7 +24,6 @@ from mcsjd_core.decoding import feed
 from mcsjd_core.decoding.runners import Compiled
 from mcsjd_core.pipeline.sampling import sample
 from mcsjd_core.scale import drawer as drawer_module
-from mcsjd_core.scale import ray_engine
 from mcsjd_core.scale.drawer import Drawer
 from mcsjd_core.scale.job import Job
 from mcsjd_core.scale.output import Output
@@ -311,6 +310,39 @@ def test_a_bad_row_costs_the_others_no_batch(cli, tmp_path, monkeypatch, bad, se
     assert sentence in errors.pop(2) and errors == [None] * 3 and fed == [3]
 
 
+def test_a_model_behind_a_link_is_read_as_a_single_run_reads_it(checkpoint, tmp_path, monkeypatch):  # noqa: F811
+    """Families are told by names, and find files beside them."""
+    (tmp_path / "another-name").symlink_to(checkpoint)
+    read, original = [], Job.load
+    monkeypatch.setattr(Job, "load", lambda self: read.append(self.model) or original(self))
+    (tmp_path / "p.txt").write_text("owl\n")
+    monkeypatch.chdir(tmp_path)
+    assert main(["generate", "--prompts", "p.txt", "--out", "out", "--model", "another-name"]) == 0
+    assert read == [tmp_path / "another-name"]
+
+
+def test_a_row_whose_record_or_picture_is_empty_is_drawn_again(draw, tmp_path):
+    """As a machine that goes down may leave files that were moved to their place."""
+    assert draw() == SOME_FAILED
+    before, folder = hashes(tmp_path / "out"), tmp_path / "out"
+    lines = (folder / "records.jsonl").read_text().splitlines(keepends=True)
+    (folder / "records.jsonl").write_text("".join(["\0\0\0\n", *lines[1:]]))
+    (folder / "00000001.png").unlink()
+    (folder / "00000004.png").write_bytes(b"")
+    (folder / "records/1-1000").mkdir(parents=True)
+    (folder / "records/1-1000/5.json").write_text("")
+    assert draw() == SOME_FAILED
+    assert hashes(folder) == before and [record["row"] for record in records_of(folder)] == [*range(1, COUNT + 1)]
+    (folder / "run.json").write_text("")
+    assert draw() == FAILED
+
+
+def test_a_negative_prompt_that_leads_away_from_nothing_is_not_recorded(cli, prompts, tmp_path):  # noqa: F811
+    for cfg, recorded in ((1, ""), (3, "blue")):
+        assert cli("generate", "--prompts", prompts, "--out", tmp_path / str(cfg), "--cfg", cfg) == SOME_FAILED
+        assert records_of(tmp_path / str(cfg))[1]["negative"] == recorded
+
+
 def test_a_row_of_the_same_id_is_drawn_where_the_first_one_fails(cli, tmp_path):  # noqa: F811
     rows = [{"prompt": "x" * 6001, "id": "one"}, {"prompt": "sun", "id": "one"}]
     (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
@@ -349,6 +381,10 @@ def test_a_picture_that_was_deleted_is_drawn_again(draw, tmp_path):
         (
             ("--prompts", "p.txt", "--out", "o", "--engine", "ray", "--gpus", "-1"),
             "--gpus must be a number of at least 0",
+        ),
+        (
+            ("--prompts", "p.txt", "--out", "o", "--engine", "ray", "--address", "auto"),
+            "With --address, name a --device",
         ),
         (("--prompts", "p.txt", "--out", "o", "--trace", "t.json"), "--trace does not work with a file of prompts"),
         (("--prompts", "p.txt", "--out", "o", "--batch", 2), "give every picture a row"),
@@ -437,10 +473,10 @@ def test_numbers_of_workers_are_checked(text):
 
 
 def test_without_ray_one_sentence_says_what_to_install(cli, tmp_path, capsys, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(ray_engine.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     (tmp_path / "p.txt").write_text("x")
     assert cli("generate", "--prompts", "p.txt", "--out", "o", "--engine", "ray") == FAILED
-    assert "pip install 'ray[data]'" in capsys.readouterr().err
+    assert "pip install 'ray[data]>=2.60,<2.64'" in capsys.readouterr().err
     assert cli("generate", "--prompts", "p.txt", "--out", "o", "--workers", 2) == FAILED
     assert "add --engine ray" in capsys.readouterr().err
 

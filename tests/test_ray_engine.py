@@ -15,6 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from mcsjd_core import InputError, load
 from mcsjd_core.cli import FAILED
@@ -247,3 +248,23 @@ def test_what_would_fail_every_row_is_told_as_such(job, tmp_path):
     (record,) = worker(pyarrow.table({"row": [json.dumps(asdict(row))]}))["record"].to_pylist()
     assert "no pictures of size '9x9'" in json.loads(record)[ray_engine.FATAL]
     assert not list(worker.output.records())
+
+
+def test_a_worker_that_cannot_hold_the_model_ends_the_run_with_a_sentence(job, tmp_path, monkeypatch):
+    """Without Ray: the record is of the kind that ends a run."""
+    import pyarrow
+
+    def too_large(self):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Job, "load", too_large)
+    rows = pyarrow.table({"row": [json.dumps(asdict(Row(1, "owl")))]})
+    (record,) = DrawingWorker(job, Output(tmp_path))(rows)["record"].to_pylist()
+    assert "Memory ran out" in json.loads(record)[ray_engine.FATAL]
+
+
+def test_ray_without_its_data_part_is_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray.data", None)
+    sentence = r"package ray with its data part; install it with `pip install 'ray\[data\]"
+    with pytest.raises(InputError, match=sentence), ray_engine.connected(None, Workers(1)):
+        pass

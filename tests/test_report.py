@@ -85,6 +85,24 @@ def test_a_baseline_that_ran_elsewhere_is_named(field):
     assert f"differ in {field}" in report().speedup(other).basis
 
 
+@pytest.mark.parametrize(
+    ("other", "name"), [({"grid": Grid(4, 5)}, "size"), ({"trace_detail": True, "window": 8}, "recorded details")]
+)
+def test_a_baseline_that_drew_something_else_is_named(other, name):
+    speedup = report(window=8).speedup(report(**other))
+    assert f"differ in {name}" in speedup.basis
+
+
+def test_seconds_are_those_of_drawing():
+    """Of the pictures, of all together and in the headline: live previews are told apart from them."""
+    result = replace(report(window=8, batch=2), seconds=5.0, prefill_seconds=1.0, preview_seconds=2.5)
+    for trace in result.traces:
+        trace.seconds[-1] = 4.0
+    *pictures, together = section(result.text(), "Measured")
+    assert all(f", 2.50 s, {16 / 2.5:.0f} tokens/s" in line for line in pictures)
+    assert f", 2.50 s, {32 / 2.5:.0f} tokens/s" in together and result.headline().endswith("2.50 s.")
+
+
 def test_live_preview_is_told_where_there_was_one():
     assert "live preview" not in report().text()
     assert "live preview 0.25 s" in replace(report(), preview_seconds=0.25).text()

@@ -75,6 +75,50 @@ def test_a_run_of_one_shape_compiles_one_graph_and_the_next_run_none(coupling, t
     assert counting.frame_count == 1
 
 
+def test_a_prompt_of_another_length_needs_no_other_graph(counting):
+    settings = DecodeSettings("maximal", 5, LawSettings(2.0), seed=1)
+    for words in (2, 3, 60):
+        ids = [[0, *range(2, 2 + words % 5), *[4] * (words // 5), 1], [0, 1]]
+        given = Prompt.of_ids(ids, MODEL.embed_ids, True, "cpu")
+        eager, compiled = (
+            decode(MODEL, given, GRID, replace(settings, execution=how)) for how in ("eager", "compiled")
+        )
+        assert torch.equal(eager.tokens, compiled.tokens)
+    assert counting.frame_count == 1
+
+
+def test_prompts_whose_padding_counts_are_left_as_they_are():
+    given, planes = prompt(MODEL, 1, True), torch.zeros(28, 2)
+    padded = Compiled("eager").prompt(given, counts_padding=False)
+    assert padded.embeddings.shape[1] == 64 and padded.padding.tolist() == [60, 62]
+    for left, counts_padding in ((given, True), (replace(given, planes=planes), False)):
+        assert Compiled("eager").prompt(left, counts_padding) is left
+
+
+def test_seconds_of_an_unusual_call_are_not_told_to_the_schedule():
+    """Such as of one that is recorded: what it takes says nothing of later ones."""
+    told = []
+
+    class Recording(Eager):
+        def is_usual(self, shape: Shape) -> bool:
+            return len(told) >= 2
+
+    class Watched:
+        largest = 5
+
+        def next(self, rows: int) -> int:
+            return 5
+
+        def observe(self, window: int, committed: list[int], seconds: float | None) -> None:
+            told.append(seconds)
+
+    _, iteration, ledger = prepared(settings_of())
+    with torch.no_grad():
+        for _ in range(4):
+            advance(ledger, Watched(), iteration, Recording())
+    assert told[:2] == [None, None] and all(told[2:])
+
+
 def test_what_a_compiler_raises_is_one_sentence(monkeypatch):
     def no_compiler(graph, inputs):
         raise RuntimeError("No working C++ compiler found in c++\nand a long story")
@@ -89,6 +133,7 @@ def test_what_a_compiler_raises_is_one_sentence(monkeypatch):
 
 def test_as_many_graphs_as_shapes_and_rows_that_end_change_nothing(counting, monkeypatch):
     monkeypatch.setattr(runners, "SMALLEST_EXTENT", 16)
+    monkeypatch.setattr(runners, "PROMPT_STEP", 1)
     shapes = []
     monkeypatch.setattr(loop, "next_shape", lambda *args: shapes.append(next_shape(*args)) or shapes[-1])
     arguments = {"coupling": "maximal", "window": 5, "law": LAW, "trace_detail": True}

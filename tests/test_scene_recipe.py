@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from mcsjd_core import EMBEDDED_MODEL, DecodeSettings, load, pictures, sample
@@ -153,6 +153,15 @@ def test_a_recipe_that_starts_from_a_checkpoint_and_has_no_time_gives_it_back(sc
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
     codes = torch.randint(CODES, (1, 256), generator=torch.Generator().manual_seed(0))
     assert torch.equal(*(pictures(load(folder), codes) for folder in (tmp_path / "out", EMBEDDED_MODEL)))
+
+
+def test_weights_are_not_joined_with_the_codes_of_another_model(scenes, centres, tokenizer, tmp_path):
+    (tmp_path / "codec").mkdir()
+    save_file({"centres": centres}, tmp_path / "codec/codebook.safetensors")
+    with pytest.raises(SystemExit, match="holds codes or words of another model"):
+        build_scenes.build(
+            scenes, tmp_path, tmp_path / "out", {"codec": 0, "transformer": 0}, RunSettings(), EMBEDDED_MODEL
+        )
 
 
 def test_the_feature_distance_is_nothing_between_equals_and_grows_with_blur():

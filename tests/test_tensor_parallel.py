@@ -241,6 +241,15 @@ def test_one_process_writes(checkpoint, tmp_path):  # noqa: F811
     assert {file.name for file in tmp_path.iterdir()} == {"picture.png", "0.json"}
 
 
+def test_more_processes_than_gpus_is_one_sentence(monkeypatch):
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    sentence = "Process 2 of this machine has no GPU of its own, for torch finds 1"
+    with pytest.raises(InputError, match=sentence), joined(2, "cuda"):
+        pass
+
+
 def test_a_group_that_cannot_be_made_says_why(monkeypatch):
     """The port is taken, say: no other process is at fault then."""
     monkeypatch.setenv("RANK", "0")

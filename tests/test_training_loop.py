@@ -57,6 +57,38 @@ def test_an_interrupted_run_ends_with_the_same_weights(tmp_path):
         torch.testing.assert_close(second.model.state_dict()[name], value)
 
 
+def test_a_run_that_goes_on_has_the_rates_that_it_asks_for(tmp_path):
+    loop.train(Line(), tmp_path, settings(20))
+    slower = Line()
+    slower.optimizers = loop.muon_and_adamw(slower.model, 0.002, 0.001, weight_decay=0.0)
+    loop.train(slower, tmp_path, settings(40))
+    assert [o.param_groups[0]["first_lr"] for o in slower.optimizers] == [0.002, 0.001]
+
+
+def test_a_run_that_diverges_at_its_end_keeps_the_checkpoint_before(tmp_path):
+    task = Line()
+    task.loss = lambda rng, step: task.model.bias.sum() * (torch.nan if step > 33 else 1)
+    with pytest.raises(SystemExit, match="smaller learning rate"):
+        loop.train(task, tmp_path, settings(35))
+    assert all(weight.isfinite().all() for weight in loop.weights(tmp_path).values())
+
+
+def test_a_report_of_weights_that_were_trained_further_is_none(tmp_path):
+    loop.train(Line(), tmp_path, settings(20))
+    assert loop.report_of(tmp_path) == tmp_path / "report.json"
+    longer = Line()
+
+    def stops(rng, step, loss=longer.loss):
+        if step == 35:
+            raise KeyboardInterrupt
+        return loss(rng, step)
+
+    longer.loss = stops
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(longer, tmp_path, settings(40))
+    assert loop.report_of(tmp_path) is None and loop.report_of(tmp_path / "none") is None
+
+
 def test_a_run_that_diverges_says_so(tmp_path):
     task = Line()
     task.loss = lambda rng, step: task.model.bias.sum() * torch.nan

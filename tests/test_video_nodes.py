@@ -125,6 +125,43 @@ def test_a_continuation_that_is_redrawn_in_part_remains_one(pack, video_model, c
     assert film(pack, video_model, **EXACT, warm_tokens=short, initialiser="warm")[0].tokens.equal(short.tokens)
 
 
+LEFT_HALF = torch.zeros(1, SIZE[1], SIZE[0])
+LEFT_HALF[:, :, : SIZE[0] // 2] = 1
+
+
+@pytest.mark.parametrize("start", [1, 9])
+def test_the_frames_that_a_video_starts_from_are_not_redrawn(pack, video_model, clips, start):
+    tokens, _ = film(pack, video_model, start_frames=clip(start))
+    again, _ = film(pack, video_model, start_frames=None, picture_tokens=tokens, redraw_mask=LEFT_HALF, seed=5)
+    given = (1 + start // 8) * FRAME_TOKENS
+    assert again.tokens[:, :given].equal(tokens.tokens[:, :given]) and not again.tokens.equal(tokens.tokens)
+    (frames,) = pack.run("MCSJD_Decode", model=video_model, tokens=again)
+    assert len(frames) == FRAMES
+
+
+def test_the_end_of_a_continuation_may_be_drawn_anew(pack, video_model, clips):
+    first, _ = film(pack, video_model, frames=9)
+    more, _ = film(pack, video_model, start_frames=None, continue_video=first)
+    rows = 2 * tiny_cosmos.ROWS + 1
+    upper = pack.run("MCSJD_CropTokens", tokens=more, rows=rows)[0]
+    again, cost = film(pack, video_model, start_frames=None, first_tokens=upper, seed=5)
+    assert cost.settings.part == 1 and again.before is first and again.given == 9
+    frames = pack.run("MCSJD_DecodeVideo", model=video_model, tokens=again)[0]
+    assert len(frames) == FRAMES and not again.tokens.equal(more.tokens)
+    short = pack.run("MCSJD_CropTokens", tokens=more, rows=tiny_cosmos.ROWS + 1)[0]
+    with pytest.raises(pack.core.InputError, match=f"keep at least {2 * tiny_cosmos.ROWS} rows in Crop Tokens"):
+        film(pack, video_model, start_frames=None, first_tokens=short)
+
+
+@pytest.mark.parametrize("name", ["start_frames", "continue_video", "first_tokens"])
+def test_what_does_not_go_with_a_video_to_redraw_is_named(pack, video_model, name):
+    tokens, _ = film(pack, video_model)
+    value = {"start_frames": clip(1), "continue_video": tokens}.get(name, tokens.crop(2))
+    changes = {"start_frames": None, name: value, "picture_tokens": tokens, "redraw_mask": LEFT_HALF}
+    with pytest.raises(pack.core.InputError, match=f"disconnect {name}"):
+        film(pack, video_model, **changes)
+
+
 @pytest.mark.parametrize("kind", ["batch", "both", "room", "cropped", "picture"])
 def test_a_continuation_that_cannot_be_is_told_in_a_sentence(pack, model, video_model, kind):
     tokens, _ = film(pack, video_model, batch_size=2)

@@ -87,6 +87,13 @@ def test_a_busier_machine_is_busier_at_every_width():
     assert times.seconds(1, 16) == 6.0
 
 
+def test_a_forward_of_unknown_time_still_teaches_counts():
+    policy = AutoWindow(ForwardTimes(Model(), "kind"), 256)
+    for _ in range(3):
+        policy.observe(8, [8], None)
+    assert not policy.times.known(1, 8) and policy.commits.level > CommitModel().level
+
+
 # -- counts --------------------------------------------------------------------------------------------------------------
 
 

@@ -78,6 +78,8 @@ class TableModel:
         self.float_table = self.table.float()
         self.powers = self.base ** torch.arange(num_tokens)
 
+    counts_padding = True  # its contexts are of slots
+
     def prompt(self, batch: int, guided: bool) -> Prompt:
         rows = torch.tensor([1.0, 2.0] if guided else [1.0]).repeat(batch)
         return Prompt(rows[:, None, None], torch.zeros(len(rows), dtype=torch.long), guided)

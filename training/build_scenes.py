@@ -16,7 +16,9 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from mcsjd_core.text.words import LIST
 
@@ -53,6 +55,8 @@ def build(scenes: Scenes, work: Path, out: Path, minutes: dict[str, float], sett
     if not tokenizer.exists():
         words = Tokenizer.from_file(str(checkpoint / "tokenizer.json")) if checkpoint else None
         (words or build_tokenizer.build(scenes, settings.seed)).save(str(tokenizer))
+    if checkpoint and not (transformer / "training.pt").exists():
+        check_codes(centres, tokenizer, checkpoint, work)
     decoding = train_scene_codec.Training(
         scenes, train_scene_codec.build_model(centres, settings.seed), settings.seed, settings.device
     )
@@ -67,6 +71,15 @@ def build(scenes: Scenes, work: Path, out: Path, minutes: dict[str, float], sett
     loop.train(drawing, transformer, replace(settings, minutes=minutes["transformer"]))
     export_scenes.export(transformer, codec, tokenizer, out)
     write_words.write(scenes, out / LIST, settings.seed)
+
+
+def check_codes(centres: Tensor, tokenizer: Path, checkpoint: Path, work: Path) -> None:
+    """Weights of a checkpoint mean nothing with the codes or words of another; the shapes would agree."""
+    vocabularies = [Tokenizer.from_file(str(file)).get_vocab() for file in (tokenizer, checkpoint / "tokenizer.json")]
+    if vocabularies[0] != vocabularies[1] or not torch.equal(centres, train_scene_codec.codebook_of(checkpoint)):
+        raise SystemExit(
+            f"{work} holds codes or words of another model than {checkpoint}: give an empty --work, or leave out --start-from."
+        )
 
 
 if __name__ == "__main__":

@@ -40,8 +40,9 @@ def export(
     states = weights, train_scene_codec.whole(loop.weights(codec)).state_dict()
     write_checkpoint(out, train_scene_transformer.CONFIG, train_scene_codec.CONFIG, tokens, *states, GENERATION)
     for name, part in (("transformer", transformer), ("codec", codec)):
-        if (part / "report.json").exists():  # an unfinished training has none
-            shutil.copyfile(part / "report.json", out / f"{name}_report.json")
+        report = loop.report_of(part)
+        if report and not (checkpoint and name == "transformer"):  # of a mean there is none
+            shutil.copyfile(report, out / f"{name}_report.json")
 
 
 if __name__ == "__main__":

@@ -113,8 +113,8 @@ def export(stage_file: Path, transformer: Path, codec: Path, out: Path) -> None:
     write_start_frames(out / "start_frames", stage)
     (out / "generation_config.json").write_text(json.dumps(GENERATION, indent=1) + "\n")
     for name, part in (("transformer", transformer), ("codec", codec)):
-        if (part / "report.json").exists():
-            shutil.copyfile(part / "report.json", out / f"{name}_report.json")
+        if report := loop.report_of(part):
+            shutil.copyfile(report, out / f"{name}_report.json")
 
 
 if __name__ == "__main__":

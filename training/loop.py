@@ -93,15 +93,22 @@ def train(task: Task, out: Path, settings: RunSettings) -> dict:
             losses.clear()
             figures = task.evaluate() if budget.step % settings.evaluate_every == 0 else {}
             log(step=budget.step, seconds=budget.seconds, loss=mean, **figures)
-            if not math.isfinite(mean):
-                raise SystemExit(f"The loss is {mean} at step {budget.step}; try a smaller learning rate.")
+            check_loss(mean, budget.step)
         if budget.step % settings.save_every == 0:
             save(out / "training.pt", state_of(task, budget))
+    if losses:
+        check_loss(torch.stack(losses).mean().item(), budget.step)
     save(out / "training.pt", state_of(task, budget))
     report = {"steps": budget.step, "seconds": budget.seconds, **task.evaluate(), "run": asdict(settings)}
     (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     log(**report)
     return report
+
+
+def check_loss(mean: float, step: int) -> None:
+    """End a run that has gone astray before it replaces a good checkpoint."""
+    if not math.isfinite(mean):
+        raise SystemExit(f"The loss is {mean} at step {step}; try a smaller learning rate.")
 
 
 def one_step(task: Task, settings: RunSettings, budget: Budget) -> Tensor:
@@ -157,8 +164,22 @@ def restored(task: Task, checkpoint: Path, settings: RunSettings) -> Budget:
     for name, module in task.modules.items():
         module.load_state_dict(state["modules"][name])
     for optimizer, saved in zip(task.optimizers, state["optimizers"], strict=True):
+        rates = [
+            group["lr"] for group in optimizer.param_groups
+        ]  # this run's own: the saved ones may be an earlier choice
         optimizer.load_state_dict(saved)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = group["first_lr"] = rate
     return Budget(settings, state["step"], state["seconds"])
+
+
+def report_of(folder: Path) -> Path | None:
+    """The report beside a training's weights, if it is of these and not of those before the training went on."""
+    report = folder / "report.json"
+    if not report.exists():
+        return None
+    steps = torch.load(folder / "training.pt", weights_only=True, map_location="cpu")["step"]
+    return report if json.loads(report.read_text())["steps"] == steps else None
 
 
 def weights(folder: Path, module: str = "model") -> dict[str, Tensor]:

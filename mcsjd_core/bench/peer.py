@@ -47,7 +47,7 @@ def measure(bench: Bench) -> dict:
     except PackageNotFoundError:
         return {"missing": "transformers is not installed: python -m pip install transformers", "batches": {}}
     size = JanusSize(side=bench.plan.peer_side)
-    with _silent_transformers(), tempfile.TemporaryDirectory(prefix="mcsjd-bench-") as folder:
+    with _silent_transformers(), _folder() as folder:
         bench.tell("writing a random Janus checkpoint")
         contest = prepare(janus_checkpoint.write(Path(folder), size), size, bench)
         batches = {str(batch): _compare(bench, contest, batch) for batch in BATCHES}
@@ -59,6 +59,11 @@ def measure(bench: Bench) -> dict:
         "repeats": bench.plan.repeats,
         "batches": batches,
     }
+
+
+def _folder() -> tempfile.TemporaryDirectory:
+    """For the checkpoint. Windows deletes no file that is mapped, as models hold it: that is no reason to lose the figures."""
+    return tempfile.TemporaryDirectory(prefix="mcsjd-bench-", ignore_cleanup_errors=True)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Mapping
 from statistics import median, quantiles
 from typing import TypeVar
 
-import torch
+from ..decoding.runners import finish
 
 
 def seconds_of(work: Callable[[], object], device: str = "cpu") -> float:
@@ -17,14 +17,6 @@ def seconds_of(work: Callable[[], object], device: str = "cpu") -> float:
     work()
     finish(device)
     return time.perf_counter() - began
-
-
-def finish(device: str) -> None:
-    """Wait for what a GPU was told to do."""
-    if str(device).startswith("cuda"):
-        torch.cuda.synchronize(device)
-    elif str(device).startswith("mps"):
-        torch.mps.synchronize()
 
 
 Name = TypeVar("Name", bound=Hashable)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..file_contents import check_contents
-from .tensor_files import open_tensors
+from .tensor_files import is_mapped, open_tensors
 
 LISTED = 10  # names shown of a longer list of missing or wrong tensors
 
@@ -183,8 +183,8 @@ def _mapped(file: Path, names: list[str]) -> Iterator[tuple[str, Tensor]]:
     name = next(waiting, None)
     while name is not None:
         with open_tensors(file) as opened:
-            read, given = 0, []
-            while name is not None and (read < MAPPED or _any_kept(given)):
+            read, given, keep_open = 0, [], not is_mapped(file)
+            while name is not None and (keep_open or read < MAPPED or _any_kept(given)):
                 tensor = opened.tensor(name)
                 read += tensor.nbytes
                 given.append(weakref.ref(tensor))

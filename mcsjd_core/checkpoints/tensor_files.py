@@ -109,9 +109,15 @@ def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
-def _load_torch(file: Path):
+def is_mapped(file: Path) -> bool:
+    """Whether opening the file reads next to nothing of it; torch files older than torch 1.6 are no archives, so all is read."""
+    if file.suffix not in TORCH:
+        return True
     with file.open("rb") as stream:
-        is_zip = stream.read(2) == b"PK"  # files older than torch 1.6 are no archives and cannot be mapped
+        return stream.read(2) == b"PK"
+
+
+def _load_torch(file: Path):
     allowed: list[Any] = list(SETTINGS)
     with torch.serialization.safe_globals(allowed):
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=is_mapped(file))

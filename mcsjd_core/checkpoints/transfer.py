@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from glob import escape
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -111,6 +112,15 @@ def fetch(listed: list[Listed], root: Path, bar: type | None = None, is_stopped:
                 f"{', '.join(missing)} did not come whole from {one.source.repository}; start the download again, "
                 "it resumes where it stopped."
             )
+        _forget_parts(one, root)
+
+
+def _forget_parts(listed: Listed, root: Path) -> None:
+    """Of files that are whole, what came of other commits: it would count as a download that is not complete."""
+    for name in listed.files:
+        for part in (root / listed.source.folder).glob(f"{escape(name)}.*{PARTIAL}"):
+            with suppress(OSError):
+                part.unlink()
 
 
 def _check_stopped(is_stopped: Callable[[], bool]) -> None:

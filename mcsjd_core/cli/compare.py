@@ -196,7 +196,7 @@ def _record(
         "dtype": arguments.dtype,
         "weights": arguments.weights,
         "model": arguments.model.name,
-        "negative": arguments.negative,
+        "negative": arguments.negative * settings.law.guided,
         "initialiser": settings.initialiser,
         "size": choose_size(arguments.size, model.sizes),
         "execution": settings.execution,

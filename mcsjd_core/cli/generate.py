@@ -339,7 +339,7 @@ def _trace(arguments, model: Family, settings: DecodeSettings, texts, files, dec
         "device": str(decoded.tokens.device),
         "dtype": arguments.dtype,
         "weights": arguments.weights,
-        "negative": arguments.negative,
+        "negative": arguments.negative * settings.law.guided,
         "settings": asdict(settings),
         "nfe": decoded.nfe,
         "prefill_seconds": decoded.prefill_seconds,

@@ -47,7 +47,7 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> argparse._Argum
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
-        type=Path,
+        type=named_path,
         default=EMBEDDED_MODEL,
         metavar="DIR",
         help="checkpoint directory (default: the embedded picture model)",
@@ -63,6 +63,11 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> argparse._Argum
     )
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     return group
+
+
+def named_path(text: str) -> Path:
+    """An argument's type: absolute, for `.` has no name, and links unresolved, for files beside them and their names count."""
+    return Path(text).absolute()
 
 
 def add_law_arguments(parser: argparse.ArgumentParser) -> None:

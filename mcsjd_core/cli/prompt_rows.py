@@ -84,6 +84,10 @@ def check(arguments: argparse.Namespace) -> None:
         raise InputError("--batch draws a prompt several times; in a file, give every picture a row and a seed.")
     if arguments.engine == "plain" and (arguments.address or arguments.workers or arguments.gpus is not None):
         raise InputError("--address, --workers and --gpus are for workers of Ray; add --engine ray.")
+    if arguments.address is not None and arguments.device == "auto":
+        raise InputError(
+            "With --address, name a --device: the GPUs of this machine tell nothing of those of the cluster."
+        )
     if arguments.gpus is not None and not 0 <= arguments.gpus < math.inf:
         raise InputError(f"--gpus must be a number of at least 0, got {arguments.gpus:g}.")
     if arguments.out is None:
@@ -134,7 +138,7 @@ def _draw(
 
 def _job(arguments: argparse.Namespace) -> Job:
     return Job(
-        arguments.model.resolve(),
+        arguments.model,
         dtype=arguments.dtype,
         device=pick_device(arguments.device),
         weights=arguments.weights,

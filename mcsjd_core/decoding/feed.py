@@ -23,7 +23,7 @@ from .interface import Prompt, TokenModel
 from .iteration import Iteration
 from .ledger import Ledger
 from .loop import Decoded, DecodeSettings, advance, drop_finished, prepare
-from .runners import runner
+from .runners import finish, runner
 from .settings import OWN
 
 
@@ -57,8 +57,10 @@ def decode_feed(
     started = time.perf_counter()
     rows, device = min(rows, prompt.batch), prompt.embeddings.device
     run = runner(settings.execution, device)
+    prompt = run.prompt(prompt, model.counts_padding)
     first = torch.cat([row_seeds(seed, 1, device) for seed in seeds[:rows]])
     schedule, iteration, _ = prepare(model, prompt.of_pictures(0, rows), grid, settings, seeds=first)
+    finish(device)
     ledger, prefilled = Ledger(prompt.batch, 0, grid.num_tokens), time.perf_counter()
     ledger.active = ledger.active[:rows]
     tokens = torch.zeros(prompt.batch, grid.num_tokens, dtype=torch.long, device=device)

@@ -57,6 +57,11 @@ class TokenModel(Protocol):
 
     codebook_size: int
 
+    @property
+    def counts_padding(self) -> bool:
+        """Whether the padding before a prompt takes up positions, so that the model does not take more of it for the same."""
+        ...
+
     def embed(self, tokens: Tensor, index: Tensor) -> Tensor:
         """Embeddings [rows, L, dim] of codes or forced tokens [rows, L] at grid positions `index` [rows, L]."""
         ...
@@ -87,6 +92,10 @@ class TokenModule(nn.Module, TokenModel):
     context_dim: int | None = None
     compute_dtype: torch.dtype
     compute_device: torch.device | None
+
+    @property
+    def counts_padding(self) -> bool:
+        return False
 
     @property
     def prompt_device(self) -> torch.device:

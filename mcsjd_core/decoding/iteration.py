@@ -121,6 +121,10 @@ class Iteration:
             return guess
         own = INITIALISERS[self.initialiser](inputs)
         fits = (own >= 0) & (own < self.model.codebook_size) & self.may_differ(inputs.positions)
+        if (
+            chains := self.state.chains
+        ) > 1:  # side chains start from codes of their own, or they would be copies of this one
+            fits = fits & (torch.arange(len(own), device=own.device) % chains == 0)[:, None]
         return torch.where(fits, own, guess)
 
     def may_differ(self, positions: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from .grid import FREE, Grid
 from .interface import Prompt, TokenModel
 from .iteration import Iteration, Shape
 from .ledger import Ledger
-from .runners import Eager, runner
+from .runners import Eager, finish, runner
 from .schedule import Schedule, schedule_of
 from .settings import AUTO, AUTOREGRESSIVE, METHODS, DecodeSettings, coupling_of
 from .state import State
@@ -79,9 +79,11 @@ def decode(
     """
     started = time.perf_counter()
     run = runner(settings.execution, prompt.embeddings.device)
+    prompt = run.prompt(prompt, model.counts_padding)
     schedule, iteration, ledger = prepare(
         model, prompt, grid, settings, first_tokens, earlier_tokens, kept_tokens=kept_tokens
     )
+    finish(prompt.embeddings.device)  # prefill is over when the device is
     state, prefilled = iteration.state, time.perf_counter()
     while not ledger.is_complete:
         advance(ledger, schedule, iteration, run, prefilled)
@@ -114,7 +116,7 @@ def kept_on_the_way(kept: Tensor | None, tokens: Tensor, grid: Grid, ledger: Led
 def advance(ledger: Ledger, schedule: Schedule, iteration: Iteration, run: Eager, since: float = 0.0) -> None:
     """One iteration: run it, read what it committed, and tell ledger and schedule; decoding began at time `since`."""
     shape = next_shape(ledger, schedule.next(len(ledger.active)), iteration, run)
-    began = time.perf_counter()
+    is_usual, began = run.is_usual(shape), time.perf_counter()
     run(iteration, shape)
     report = iteration.read(shape)
     ended, counts = time.perf_counter(), report[1:]
@@ -124,7 +126,7 @@ def advance(ledger: Ledger, schedule: Schedule, iteration: Iteration, run: Eager
             f"The model gave NaN or infinite logits at forward {ledger.iteration}; "
             "its weights are damaged or its dtype is too narrow: load it as float32 or bfloat16."
         )
-    schedule.observe(shape.window, counts.tolist(), ended - began)
+    schedule.observe(shape.window, counts.tolist(), ended - began if is_usual else None)
 
 
 def prepare(

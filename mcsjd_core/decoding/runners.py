@@ -9,13 +9,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
+from torch.nn import functional
 
 from ..errors import InputError, first_line
+from .interface import Prompt
 from .iteration import Iteration, Shape
 
 SMALLEST_EXTENT = 256  # cache slots that a compiled iteration looks at as the least
+PROMPT_STEP = 64  # tokens
 
 
 class CompilationError(InputError):
@@ -37,6 +41,14 @@ class Eager:
         """Cache slots to look at where `needed` of them are in use."""
         return needed
 
+    def prompt(self, prompt: Prompt, counts_padding: bool) -> Prompt:
+        """The prompt to run with: the same, perhaps with more padding in front, where the model does not count that."""
+        return prompt
+
+    def is_usual(self, shape: Shape) -> bool:
+        """Whether the next call with this shape will take about what those after it do."""
+        return True
+
     def __call__(self, iteration: Iteration, shape: Shape) -> None:
         iteration(shape)
 
@@ -44,8 +56,9 @@ class Eager:
 class Compiled(Eager):
     """By torch.compile, as one graph a shape; what was compiled serves later runs of the same sizes.
 
-    Extents double from SMALLEST_EXTENT, rows halve: a run over S slots and B rows compiles log2(S / 256) + log2(B) + 2 times
-    at most for every window that its schedule asks for.
+    A prompt's length is one of the sizes, so prompts are padded to a multiple of PROMPT_STEP. Extents double from
+    SMALLEST_EXTENT, rows halve: a run over S slots and B rows compiles log2(S / 256) + log2(B) + 2 times at most for every
+    window that its schedule asks for.
     """
 
     def __init__(self, backend="inductor"):
@@ -56,6 +69,14 @@ class Compiled(Eager):
 
     def window(self, wanted: int, remaining: int) -> int:
         return wanted
+
+    def prompt(self, prompt: Prompt, counts_padding: bool) -> Prompt:
+        missing = -prompt.embeddings.shape[1] % PROMPT_STEP
+        if counts_padding or prompt.planes is not None:  # positions of planes are counted from the first slot, too
+            return prompt
+        return replace(
+            prompt, embeddings=functional.pad(prompt.embeddings, (0, 0, missing, 0)), padding=prompt.padding + missing
+        )
 
     def extent(self, needed: int, capacity: int) -> int:
         return min(_power_of_two(max(needed, SMALLEST_EXTENT)), capacity)
@@ -82,6 +103,12 @@ class Captured(Compiled):
         self._seen: set[Shape] = set()
         self._graphs: dict[Shape, torch.cuda.CUDAGraph] = {}
         self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
+
+    def prompt(self, prompt: Prompt, counts_padding: bool) -> Prompt:
+        return prompt  # every run records its own graphs
+
+    def is_usual(self, shape: Shape) -> bool:
+        return shape in self._graphs
 
     def __call__(self, iteration: Iteration, shape: Shape) -> None:
         with torch.cuda.device(self._device):  # streams and recordings are the current device's
@@ -116,6 +143,14 @@ def _compiler_errors() -> Iterator[None]:
             raise
         cause = getattr(error, "inner_exception", error)
         raise CompilationError(f"Iterations cannot be compiled here ({first_line(cause)}); run them eager.") from None
+
+
+def finish(device: torch.device | str) -> None:
+    """Wait for what a GPU was told to do."""
+    if str(device).startswith("cuda"):
+        torch.cuda.synchronize(device)
+    elif str(device).startswith("mps"):
+        torch.mps.synchronize()
 
 
 def _run(iteration: Iteration, shape: Shape) -> None:

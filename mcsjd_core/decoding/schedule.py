@@ -25,9 +25,9 @@ class Schedule(Protocol):
         """
         ...
 
-    def observe(self, window: int, committed: list[int], seconds: float) -> None:
+    def observe(self, window: int, committed: list[int], seconds: float | None) -> None:
         """What an iteration did: its window, tokens committed by each row, 0 by those that are complete and carried along,
-        seconds of forward, coupling and transfer."""
+        seconds of forward, coupling and transfer, None if these are not what later ones will take."""
         ...
 
 
@@ -40,7 +40,7 @@ class FixedWindow:
     def next(self, rows: int) -> int:
         return self.largest
 
-    def observe(self, window: int, committed: list[int], seconds: float) -> None:
+    def observe(self, window: int, committed: list[int], seconds: float | None) -> None:
         pass
 
 

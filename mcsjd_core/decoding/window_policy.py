@@ -170,10 +170,11 @@ class AutoWindow:
         plain = self.times.seconds(rows, 1)
         return self.times.seconds(rows, window) < self.CURIOSITY * plain * self.commits.promised(window)
 
-    def observe(self, window: int, committed: list[int], seconds: float) -> None:
+    def observe(self, window: int, committed: list[int], seconds: float | None) -> None:
         counts = [count for count in committed if count]  # a compiled iteration carries complete rows along for a while
         mean = sum(counts) / len(counts)
-        self.times.add(len(committed), window, seconds)
+        if seconds is not None:
+            self.times.add(len(committed), window, seconds)
         del self.refined[window:]
         # In a first window, and while a window grows, the first drafts have been refined less than its width suggests.
         self.refined += [min(offset + self.last_commit, window) for offset in range(len(self.refined) + 1, window + 1)]

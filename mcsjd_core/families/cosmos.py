@@ -92,6 +92,10 @@ class Cosmos:
             )
         return Prompt(embeddings, padding, guided)
 
+    def read_ahead(self, texts: Sequence[str]) -> None:
+        if self.clip.reads_text:
+            self.captions.encode(list(texts))
+
     def handed_on(self, tokens: Tensor, size: str | None = None) -> dict[str, Tensor]:
         return {}
 

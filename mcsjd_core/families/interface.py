@@ -179,6 +179,10 @@ class Family(Protocol):
         """
         ...
 
+    def read_ahead(self, texts: Sequence[str]) -> None:
+        """Read texts that prompts will soon be made of, where reading them together saves much, and remember them."""
+        ...
+
     def handed_on(self, tokens: Tensor, size: str | None = None) -> dict[str, Tensor]:
         """What other programs take in place of whole tokens [B, num_tokens], by the names that they have for it."""
         ...
@@ -217,6 +221,9 @@ class PictureFamily:
         return self.picture_prompt(
             list(texts), list(negatives or [""] * len(texts)), guided, choose_size(size, self.sizes)
         )
+
+    def read_ahead(self, texts: Sequence[str]) -> None:
+        """See `Family`."""
 
     def handed_on(self, tokens: Tensor, size: str | None = None) -> dict[str, Tensor]:
         """See `Family`."""

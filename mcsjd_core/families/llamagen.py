@@ -7,7 +7,7 @@ with `vq_ds16_t2i.pt` and the directory `flan-t5-xl`. A file holds weights alone
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from math import isqrt
@@ -29,7 +29,7 @@ from ..text.captions import clean_caption
 from ..text.imagenet import class_names, find_class, numbered_class
 from ..text.words import Words
 from .interface import PictureFamily, SamplingDefaults, alternating
-from .llamagen_model import CAPTION_TOKENS, CONDITIONS, LlamaGenModel
+from .llamagen_model import CAPTION_DIM, CAPTION_TOKENS, CONDITIONS, LlamaGenModel
 from .sizes import size_name
 from .t5_captions import T5Captions
 
@@ -131,10 +131,19 @@ class LlamaGen(PictureFamily):
         wanted = [caption for caption in captions if caption is not None]
         assert self.captions is not None
         states = dict(zip(wanted, self.captions.encode(wanted), strict=True))
+        if (width := next(iter(states.values())).shape[-1]) != CAPTION_DIM:
+            raise InputError(
+                f"The text encoder in {self.captions.directory} gives {width} numbers a token, and this model reads "
+                f"{CAPTION_DIM}; put FLAN-T5-XL there."
+            )
         empty: list[int] = []
         for caption in captions:
             empty.append(empty[-1] if caption is None else CAPTION_TOKENS - len(states[caption]))
         return self._prompt_of([caption if caption is None else states[caption] for caption in captions], empty, guided)
+
+    def read_ahead(self, texts: Sequence[str]) -> None:
+        if self.captions is not None:
+            self.captions.encode([clean_caption(text) for text in texts])
 
     @property
     def words(self) -> Words | None:  # pyright: ignore[reportIncompatibleVariableOverride]

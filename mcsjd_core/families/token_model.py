@@ -35,6 +35,10 @@ class TransformerTokenModel(TokenModule):
     def prompt_device(self) -> torch.device:
         return self.compute_device or self.lm_head.weight.device
 
+    @property
+    def counts_padding(self) -> bool:
+        return self.model.config.count_padding
+
     def embed_ids(self, ids: Tensor) -> Tensor:
         """Embeddings of vocabulary ids."""
         return self.model.embed_tokens(ids).to(self.compute_dtype)

@@ -23,6 +23,9 @@ from .video import check_start, clips
 LONGEST_TEXT = 6000  # characters; no model was trained on longer prompts, and each costs time in every forward
 
 
+NO_GUIDANCE = "The negative prompt has no effect without guidance, which this run has none of (cfg 1)."
+
+
 @dataclass(frozen=True)
 class Drawing:
     """A run that is checked and ready: the prompt is read, nothing of the decode is allocated."""
@@ -34,7 +37,7 @@ class Drawing:
     first_tokens: Tensor | None
     earlier_tokens: Tensor | None
     kept_tokens: Tensor | None = None
-    note: str | None = None  # what a person should know of the prompts: words that mean nothing to the model
+    note: str | None = None  # what a person should know of the prompts: what means nothing to the model
 
     @classmethod
     def of(
@@ -68,6 +71,8 @@ class Drawing:
         # A host's own encoder has words of its own.
         words = model.words if encoded is None else None
         note = None if words is None else words.note([*texts, *(negatives or ()) * guided])
+        if any(negatives or ()) and not guided:
+            note = " ".join(filter(None, (note, NO_GUIDANCE)))
         return cls(model, prompt, grid, settings, first, earlier_tokens, kept_tokens, note)
 
     @property

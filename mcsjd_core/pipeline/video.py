@@ -21,7 +21,8 @@ def check_start(clip: Clip, grid: Grid, first_tokens: Tensor | None) -> None:
     """
     given = 0 if first_tokens is None else first_tokens.shape[1]
     needed = min(clip.start_frames)
-    if needed and given < clip.code_frames(needed) * grid.frame_tokens:
+    tokens = clip.code_frames(needed) * grid.frame_tokens if needed else 0
+    if given < tokens or (first_tokens is not None and (first_tokens[:, :tokens] == FREE).any()):
         raise InputError(f"This model continues a video; give it {clip.start_name} to continue.")
     if (
         first_tokens is not None

@@ -130,7 +130,7 @@ class Report:
 
     def headline(self, baseline: Report | None = None) -> str:
         """What the run cost, in one line; first how it compares with `baseline`, if that is fair."""
-        cost = f"{self.step_compression:.2f} tokens per forward, {self.nfe} forwards, {self.seconds:.2f} s"
+        cost = f"{self.step_compression:.2f} tokens per forward, {self.nfe} forwards, {self.drawing_seconds:.2f} s"
         if baseline is None or self._unlike(baseline):
             return f"{cost}."
         method = METHOD_LABELS[baseline.settings.coupling]
@@ -175,7 +175,9 @@ class Report:
     def _picture(self, index: int, trace: RowTrace) -> str:
         seed = self.settings.seed_of(index)
         named = f"{self.settings.seed} of a batch" if seed is None else seed
-        seconds, drawn = self.prefill_seconds + trace.seconds[-1], self.drawn[index]
+        # Live previews are shown on the way: each picture bears its share of them.
+        share = self.drawing_seconds / self.seconds
+        seconds, drawn = (self.prefill_seconds + trace.seconds[-1]) * share, self.drawn[index]
         return (
             f"{self.noun} {index + 1}, seed {named}: {drawn} tokens, NFE {trace.nfe}, "
             f"step compression {drawn / trace.nfe:.2f}, {seconds:.2f} s, {drawn / seconds:.0f} tokens/s"
@@ -188,7 +190,7 @@ class Report:
     def _batch(self) -> str:
         return (
             f"all {len(self.traces)} together: {self.num_tokens} tokens, {self.nfe} shared forwards, "
-            f"{self.seconds:.2f} s, {self.tokens_per_second:.0f} tokens/s"
+            f"{self.drawing_seconds:.2f} s, {self.tokens_per_second:.0f} tokens/s"
         )
 
     def compression_by_frame(self) -> list[tuple[int, float]]:
@@ -219,8 +221,13 @@ class Report:
             "number of pictures": (len(self.traces), len(baseline.traces)),
             "guidance": (self.settings.law.guided, baseline.settings.law.guided),
             "execution": (self.settings.execution, baseline.settings.execution),
+            "size": (self._extent(), baseline._extent()),
+            "recorded details": (self.settings.trace_detail, baseline.settings.trace_detail),
         }
         return [name for name, (here, there) in pairs.items() if here != there]
+
+    def _extent(self) -> tuple[int, int, int]:
+        return self.grid.frames, self.grid.rows, self.grid.columns
 
     def _settings(self) -> list[str]:
         settings = self.settings

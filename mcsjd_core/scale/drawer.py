@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
@@ -46,6 +47,15 @@ class Drawer:
         self.model, self.job, self.output, self.on_record = model, job, output, on_record
         self.settings = job.settings(model.defaults)
         _check_command(model, job, self.settings)
+
+    def read_ahead(self, rows: list[Row]) -> None:
+        """Let the model read the rows' prompts together. What cannot be read shows when its row is drawn."""
+        texts = []
+        for row in rows:
+            with suppress(InputError):
+                texts += map(read_text, filter(None, (row.prompt, self._negative(row))))
+        with suppress(InputError):
+            self.model.read_ahead(texts)
 
     def draw(self, rows: list[Row]) -> None:
         """Raises OSError if the folder cannot be written to, and what is no fault of a row."""
@@ -127,6 +137,9 @@ class Drawer:
             return False
 
     def _negative(self, row: Row) -> str:
+        """Empty where the law has no guidance, so that the record does not tell of what had no effect."""
+        if not self.settings.law.guided:
+            return ""
         return self.job.negative if row.negative is None else row.negative
 
     def _seed(self, row: Row) -> int:
@@ -167,7 +180,7 @@ class Drawer:
             "row": row.number,
             "id": row.id,
             "prompt": row.prompt,
-            "negative": row.negative,
+            "negative": self._negative(row),
             "seed": self._seed(row),
         }
         settings = {name: value for name, value in asdict(self.settings).items() if name in RECORDED} | {

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..whole_files import part_of, replace_whole
+from ..whole_files import part_of, replace_whole, sync
 from .prompt_file import Row, read_rows
 from .turns import NO_RUN, begun_run, leading, turn
 
@@ -56,10 +56,8 @@ class Output:
 
     def _record(self, number: int) -> Record | None:
         file = self.record_file(number)
-        if not file.exists():
-            return None
-        record = json.loads(file.read_text(encoding="utf-8"))
-        return record if self._picture_is_there(record) else None
+        record = _read(file) if file.exists() else None
+        return record if record is not None and self._picture_is_there(record) else None
 
     def why_taken(self, file: str) -> str | None:
         """Why a row that is not done cannot write such a file; None if it can."""
@@ -80,6 +78,7 @@ class Output:
         part = part_of(place.with_stem(f"{place.stem}.{secrets.token_hex(4)}"))  # of this process alone
         try:
             write(part)
+            sync(part)
             with turn(self.folder, self.run):
                 self._put(record, part)
         finally:
@@ -105,6 +104,8 @@ class Output:
         place = self.folder / record["file"]
         if not place.exists() and part_of(place).exists():
             os.replace(part_of(place), place)
+        if place.exists() and not place.stat().st_size:  # a machine went down before it was written
+            place.unlink()
         return place.exists()
 
     # -- the whole run -------------------------------------------------------------------------------------------------
@@ -139,7 +140,11 @@ class Output:
         if not file.exists():
             replace_whole(file, lambda part: part.write_text(json.dumps(agreed, indent=1) + "\n", encoding="utf-8"))
             return
-        before = json.loads(file.read_text(encoding="utf-8"))
+        before = _read(file)
+        if before is None:
+            raise InputError(
+                f"{file} is damaged, so what the folder's pictures were drawn with is not known; give another --out."
+            )
         for name in sorted(before.keys() | agreed.keys()):
             if before.get(name) != agreed.get(name):
                 raise InputError(
@@ -149,7 +154,7 @@ class Output:
 
     def gather(self, without_failed: bool = False) -> None:
         """Bring all records into one file in the rows' order; without those whose picture is gone."""
-        loose = (json.loads(file.read_text(encoding="utf-8")) for file in self._loose_files())
+        loose = (record for file in self._loose_files() if (record := _read(file)) is not None)
         kept = (record for record in _in_order(self.records(), loose) if self._keeps(record, without_failed))
 
         def write(part: Path) -> None:
@@ -180,7 +185,7 @@ class Output:
         """Those gathered, in order."""
         if self.records_file.exists():
             with self.records_file.open(encoding="utf-8") as lines:
-                yield from map(json.loads, lines)
+                yield from filter(None, map(_parsed, lines))
 
     def waiting(self, prompts: Path) -> Iterator[Row]:
         """Rows of the prompt file that have no gathered record."""
@@ -191,6 +196,19 @@ class Output:
                 done = next(numbers, None)
             else:
                 yield row
+
+
+def _read(file: Path) -> Record | None:
+    """What a file holds; None if a machine went down before it was written whole, and its row is not done."""
+    return _parsed(file.read_text(encoding="utf-8", errors="replace"))
+
+
+def _parsed(text: str) -> Record | None:
+    try:
+        record = json.loads(text)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
 
 
 def _line(record: Record) -> str:

@@ -10,13 +10,19 @@ from .drawer import Drawer, chunks
 from .job import Job
 from .output import Output, Record
 
+AHEAD = (
+    32  # rows whose prompts are read together: a text encoder may be as large as the model, and is read for each call
+)
+
 
 def run(job: Job, prompts: Path, output: Output, on_record: Callable[[Record], None]) -> None:
     """Draw every row of the file that is not done; on_record is told of each, and may raise to stop."""
-    waiting = chunks(output.waiting(prompts), job.chunk)
+    waiting = chunks(output.waiting(prompts), max(AHEAD, job.chunk))
     first = next(waiting, None)
     if first is None:  # no model is loaded for nothing
         return
     drawer = Drawer(job.load(), job, output, on_record)
     for rows in chain([first], waiting):
-        drawer.draw(rows)
+        drawer.read_ahead(rows)
+        for chunk in chunks(rows, job.chunk):
+            drawer.draw(chunk)

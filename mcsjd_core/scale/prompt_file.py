@@ -21,6 +21,7 @@ FILE_NAME, LONGEST_NAME = (
 )  # of an id, in bytes; file systems allow 255, and endings follow
 READ_AT_ONCE = 256  # rows of a parquet file
 LARGEST_SEED = 2**64 - 1
+WHOLE = re.compile(r"(?<=\d)\.0*$")  # what follows a whole number that was written as a float
 
 
 @dataclass(frozen=True)
@@ -190,11 +191,12 @@ def _text(fields: dict[str, Any], name: str) -> str | None:
 
 def _seed(fields: dict[str, Any]) -> int | None:
     value = fields.get("seed")
-    if isinstance(value, float) and value.is_integer():  # tables with gaps make floats of whole numbers
+    if isinstance(value, float) and value.is_integer():
         value = int(value)
     if value is None or value == "":
         return None
-    digits = value.strip() if isinstance(value, str) else "" if isinstance(value, bool) else str(value)
+    # Tables with gaps make floats of whole numbers, in text as well.
+    digits = WHOLE.sub("", value.strip()) if isinstance(value, str) else "" if isinstance(value, bool) else str(value)
     # Of thousands of digits, int() makes an error of its own.
     if not digits.isdecimal() or len(digits) > len(str(LARGEST_SEED)) or int(digits) > LARGEST_SEED:
         raise InputError(f"`seed` has to be a whole number between 0 and 2^64 - 1, got {repr(value)[:50]}.")

@@ -6,7 +6,6 @@ had committed is found by the one that takes its place.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import math
@@ -20,8 +19,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, first_line
-from .drawer import Drawer, chunks
+from ..errors import InputError, first_line, is_out_of_memory
+from .drawer import TOO_LARGE, Drawer, chunks
 from .job import Job
 from .output import Output, Record
 from .prompt_file import Row
@@ -60,10 +59,10 @@ class Workers:
 def run(job: Job, prompts: Path, output: Output, on_record: Callable[[Record], None],
         workers: Workers = Workers(), worker: type | None = None) -> None:  # fmt: skip
     """As `plain.run`, on the cluster that `connected` has. `worker` is the class of the actors, made with job and output."""
-    from ray.exceptions import OutOfMemoryError, RayActorError, WorkerCrashedError
+    from ray.exceptions import OutOfMemoryError, RayActorError, RayError, WorkerCrashedError
 
     output = Output(output.folder.resolve(), output.run)  # as workers see it, which have another working folder
-    rows = waiting_rows(prompts.resolve(), output, job.chunk, workers)
+    rows = waiting_rows(prompts.absolute(), output, job.chunk, workers)
     if rows is None:
         return
     drawn = _drawn(rows, job, output, workers, worker or DrawingWorker)
@@ -77,6 +76,12 @@ def run(job: Job, prompts: Path, output: Output, on_record: Callable[[Record], N
             f"Some rows lost their worker {LOST_WORKERS + 1} times, most often for lack of memory: use fewer --workers or "
             "--rows, and run the same command again to resume."
         ) from None
+    except RayError as error:
+        if not isinstance(cause := getattr(error, "cause", None), InputError | OSError):
+            raise
+        raise InputError(
+            str(cause)
+        ) from None  # of the process that reads: a file that only this machine has, for instance
 
 
 def _rows(drawn) -> Generator[dict, None, None]:
@@ -108,10 +113,14 @@ def _drawn(rows, job: Job, output: Output, workers: Workers, worker: type):
 @contextmanager
 def connected(address: str | None, workers: Workers) -> Iterator[None]:
     """Inside, Ray is there: the cluster at `address`, or one of this machine that ends with it. One that runs already is kept."""
-    if importlib.util.find_spec("ray") is None:
-        raise InputError("The engine ray needs the package ray; install it with `pip install 'ray[data]>=2.60,<2.64'`.")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent without being asked for
-    import ray
+    try:
+        import ray
+        import ray.data  # which needs pandas and pyarrow
+    except ImportError:
+        raise InputError(
+            "The engine ray needs the package ray with its data part; install it with `pip install 'ray[data]>=2.60,<2.64'`."
+        ) from None
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     began = not ray.is_initialized()
@@ -260,6 +269,10 @@ class DrawingWorker:
             reason = error.strerror or error
             sentence = f"{self.output.folder} cannot be written to ({reason}); fix that and run the same command again to resume."
             self.records.append({FATAL: sentence})
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self.records.append({FATAL: TOO_LARGE})
         return pyarrow.table({"record": [json.dumps(record) for record in self.records]})
 
     def _draw(self, rows: list[Row]) -> None:

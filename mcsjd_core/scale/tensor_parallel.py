@@ -51,7 +51,7 @@ def joined(size: int, device: str) -> Iterator[Group]:
     """Inside, this process and the others that torchrun started are a group of `size`, on CPUs or a GPU each."""
     rank, kind = rank_of(size), torch.device(device).type
     if kind == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)))
+        torch.cuda.set_device(_own_gpu(rank))
     try:
         backend = "nccl" if kind == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=LONGEST_WAIT, rank=rank, world_size=size)
@@ -68,6 +68,17 @@ def joined(size: int, device: str) -> Iterator[Group]:
             # Torch 2.7 joins gloo's threads while it holds Python's lock; one that still frees its work would wait for it.
             time.sleep(FREED)
             dist.destroy_process_group()
+
+
+def _own_gpu(rank: int) -> int:
+    """The number of this process's GPU on its machine; raises InputError if there are fewer GPUs than processes."""
+    number, there = int(os.environ.get("LOCAL_RANK", rank)), torch.cuda.device_count()
+    if number >= there:
+        raise InputError(
+            f"Process {number + 1} of this machine has no GPU of its own, for torch finds {there}; start one process a GPU, or "
+            "give --device cpu."
+        )
+    return number
 
 
 def is_lost(error: RuntimeError) -> bool:
