@@ -91,7 +91,7 @@ def test_the_trace_adds_up_and_is_each_row_s_own():
         assert trace.committed == picture(1, window=20, trajectories=4, seed=3 + b).traces[0].committed
 
 
-@pytest.mark.parametrize("initialiser", ["left", "above", "previous_frame"])
+@pytest.mark.parametrize("initialiser", ["left", "above", "left_law"])
 def test_side_chains_are_no_copies_of_one_that_starts_from_its_neighbours(initialiser):
     """Under `gumbel_exact` chains with the same drafts stay the same, and would cost forwards for nothing."""
     settings = {

@@ -83,7 +83,7 @@ class Iteration:
         source = torch.where(fresh, NO_GUESS, state.entries_of(positions))  # of the law that a draft follows, if any
         if name in LAW_INITIALISERS and state.law is not None:
             chosen = state.entries_of(LAW_INITIALISERS[name](inputs))
-            source = torch.where(fresh & self.may_differ(positions), chosen, source)
+            source = torch.where(fresh & self.may_choose(positions), chosen, source)
             drawn = self.coupling.first_draft(state.laws_at(state.law, source), state.noise(positions))
             drafts = torch.where(fresh & (source != NO_GUESS), drawn, drafts)
         state.sequence[:rows].scatter_(1, positions, drafts)
@@ -120,15 +120,21 @@ class Iteration:
         if self.initialiser not in READS_TOKENS:
             return guess
         own = INITIALISERS[self.initialiser](inputs)
-        fits = (own >= 0) & (own < self.model.codebook_size) & self.may_differ(inputs.positions)
-        if (
-            chains := self.state.chains
-        ) > 1:  # side chains start from codes of their own, or they would be copies of this one
-            fits = fits & (torch.arange(len(own), device=own.device) % chains == 0)[:, None]
+        fits = (own >= 0) & (own < self.model.codebook_size) & self.may_choose(inputs.positions)
         return torch.where(fits, own, guess)
 
+    def may_choose(self, positions: Tensor) -> Tensor:
+        """Whether an initialiser that looks at what stands before may choose at `positions` [A, L].
+
+        Side chains start from random codes: where chains share their noise, they would otherwise be copies of one another.
+        """
+        may = self.may_differ(positions)
+        if (chains := self.state.chains) > 1:
+            may = may & (torch.arange(len(positions), device=positions.device) % chains == 0)[:, None]
+        return may
+
     def may_differ(self, positions: Tensor) -> Tensor:
-        """Whether an initialiser that looks at what stands before may choose at `positions` [A, L]: at none that is forced."""
+        """Whether anything else than what is forced may stand at `positions` [A, L]."""
         return self.state.forced_at(positions) == FREE
 
     def tokens_before(self, positions: Tensor) -> Tensor:
