@@ -172,7 +172,7 @@ the warm tokens saved.
     return Workflow(
         [
             loader(),
-            *prompt_and_seed(PROMPT, 5),
+            *prompt_and_seed(PROMPT, 10),
             note(4, (0, NOTE_BELOW_SEED), (340, 400), text),
             *three_ways(ways, "warm", differences),
             stats(
@@ -184,8 +184,10 @@ the warm tokens saved.
     )  # fmt: skip
 
 
-def from_a_picture(title: str, between: list[Node], values: dict, links: dict, text: str, name: str) -> Workflow:
-    """A first picture (ids 2 to 4), nodes `between` it and a second sampler (id 7), its pictures and stats."""
+def from_a_picture(
+    seed: int, title: str, between: list[Node], values: dict, links: dict, text: str, name: str
+) -> Workflow:
+    """A first picture of that seed (ids 2 to 4), nodes `between` it and a second sampler (id 7), its pictures and stats."""
     load = loader()
     x, right = COLUMNS[2], COLUMNS[4]
     return Workflow(
@@ -197,7 +199,7 @@ def from_a_picture(title: str, between: list[Node], values: dict, links: dict, t
                 "MCSJD_Sampler",
                 (COLUMNS[1], 0),
                 SAMPLER,
-                {"prompt": PROMPT},
+                {"prompt": PROMPT, "seed": seed},
                 {"model": (1, 0)},
                 title="A picture",
             ),
@@ -217,20 +219,20 @@ def continuation() -> Workflow:
     text = """\
 ## Continue a picture
 
-The first picture is turned back into tokens (**Encode**), its upper 8 rows are kept (**Crop Tokens**), and four new lower \
-halves are drawn.
+The first picture is turned back into tokens (**Encode**), its upper 4 rows are kept (**Crop Tokens**), and all that is below \
+them is drawn anew, four times.
 
 **Try**
 - a picture of your own: *Load Image* instead of the first sampler and its Decode.
-- **rows** 4 or 12; another **prompt** for the second sampler.
+- **rows** 8 or 12; another **prompt** for the second sampler.
 - the first sampler's tokens directly into **Crop Tokens**: then nothing is lost in the codec.
 """
     between = [
         Node(5, "MCSJD_Encode", (COLUMNS[2], 590), (340, 80), {}, {"model": (1, 0), "image": (3, 0)}),
-        Node(6, "MCSJD_CropTokens", (COLUMNS[2], 800), (340, 60), {"rows": 8}, {"tokens": (5, 0)}),
+        Node(6, "MCSJD_CropTokens", (COLUMNS[2], 800), (340, 60), {"rows": 4}, {"tokens": (5, 0)}),
     ]
     values = {"prompt": PROMPT, "seed": 100, "batch_size": 4}
-    return from_a_picture("Continued", between, values, {"first_tokens": (6, 0)}, text, "continued")
+    return from_a_picture(16, "Continued", between, values, {"first_tokens": (6, 0)}, text, "continued")
 
 
 def redraw() -> Workflow:
@@ -250,15 +252,15 @@ Tokens are drawn from top left to bottom right: a new one takes into account wha
     x = COLUMNS[2]
     between = [
         Node(5, "SolidMask", (x, 590), (340, 106), {"value": 0.0, "width": 128, "height": 128}, title="Keep"),
-        Node(6, "SolidMask", (x, 790), (340, 106), {"value": 1.0, "width": 64, "height": 72}, title="Redraw"),
+        Node(6, "SolidMask", (x, 790), (340, 106), {"value": 1.0, "width": 112, "height": 104}, title="Redraw"),
         Node(
-            11, "MaskComposite", (x, 990), (340, 126), {"x": 8, "y": 56, "operation": "add"},
+            11, "MaskComposite", (x, 990), (340, 126), {"x": 16, "y": 8, "operation": "add"},
             {"destination": (5, 0), "source": (6, 0)}, title="Where to redraw",
         ),
     ]  # fmt: skip
     values = {"prompt": REDRAWN, "seed": 100, "batch_size": 4}
     links = {"picture_tokens": (2, 0), "redraw_mask": (11, 0)}
-    return from_a_picture("Redrawn", between, values, links, text, "redrawn")
+    return from_a_picture(56, "Redrawn", between, values, links, text, "redrawn")
 
 
 def batch() -> Workflow:
