@@ -77,7 +77,7 @@ def test_couplings_draw_the_same_tokens_from_stored_and_dense_laws(name):
 class Table:
     """A token model that costs nothing: the logits of a token are a row of a table."""
 
-    codebook_size = CODES
+    codebook_size, counts_padding = CODES, True
 
     def __init__(self):
         self.table = random_logits(64, 5)[0]

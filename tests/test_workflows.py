@@ -169,15 +169,21 @@ def test_batch_has_a_picture_for_every_seed_and_all_charts(results_of):
     assert distinct(results["2"][0].tokens) == 8 and len(results["6"][0]) == 5
 
 
-def test_warm_start_draws_the_same_picture_as_a_cold_one(results_of):
-    results = results_of("MC-SJD 06 Warm start")
+def test_warm_start_draws_the_same_picture_as_a_cold_one(pack, small_models):
+    graph = with_embedded(pack, "MC-SJD 06 Warm start")
+    for node in ("20", "30"):
+        graph[node]["inputs"]["temperature"] = 0.5  # of few codes, the graph's own change may be none
+    results = run_graph(pack, graph)
     first, scratch, warm = (results[node][0].tokens for node in ("10", "20", "30"))
     assert scratch.equal(warm) and results["40"][0].max() == 0 and not first.equal(warm)
     assert results["30"][1].settings.initialiser == "warm"
 
 
-def test_redrawing_changes_what_the_mask_marks_and_nothing_else(pack, results_of):
-    results = results_of("MC-SJD 13 Redraw a part")
+def test_redrawing_changes_what_the_mask_marks_and_nothing_else(pack, small_models):
+    graph = with_embedded(pack, "MC-SJD 13 Redraw a part")
+    graph["6"]["inputs"] |= {"width": 64, "height": 72}  # the graph's own part touches every one of a few large cells
+    graph["11"]["inputs"] |= {"x": 8, "y": 56}
+    results = run_graph(pack, graph)
     before, after, mask = results["2"][0].codes(), results["7"][0].codes(), results["11"][0]
     cells = pack.part("mcsjd_core.pipeline.redraw").redrawn_cells(mask, results["7"][0].grid, 12, 8)
     assert 0 < cells.sum() < cells.numel()
