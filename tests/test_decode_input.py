@@ -24,7 +24,7 @@ from tiny import TableModel, prompt, run
         ({"row_seeds": "new"}, r"row_seeds must be one of counted, own, got 'new'"),
         ({"part": -1}, r"part must be .*at least 0, got -1"),
         *(
-            ({"coupling": name, "initialiser": "warm"}, f"Warm .* gumbel_exact alone, got {name}")
+            ({"coupling": name, "initialiser": "warm"}, f"warm works only with seed-exact .*, got {name}")
             for name in METHODS[:-1]
         ),
     ],
