@@ -39,9 +39,8 @@ COMPILE = [] if sys.dont_write_bytecode else ["--no-compile"]
 
 CHECKS = (["ruff", "check"], ["ruff", "format", "--check"])  # tests hold types and the contracts of dependencies
 RECIPES = {"scenes": "training.build_scenes", "video": "training.build_video"}
-# Tests use one thread each, and some wait for processes that they started: one worker more than cores keeps all of these busy.
-# More than nine take more memory than time. An idle worker takes over some of another's tests.
-WORKERS = ["-n", str(min(os.cpu_count() or 1, 8) + 1), "--dist", "worksteal"]
+# Tests use one thread each; an idle worker takes over some of another's.
+WORKERS = ["-n", "auto", "--dist", "worksteal"]
 
 
 class Environment:
