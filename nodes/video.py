@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 from comfy_api.latest import InputImpl, Types, io
 from torch import Tensor
@@ -95,7 +94,7 @@ def start_of(
         clip = model.family.clip
         tokens = runtime.start_of_video(model, start_frames, size, frames)
         return Start(tokens, given=clip.start_of(len(start_frames)), note=clip.start_note(len(start_frames)))
-    return Start(first_tokens, **_begun_as(model, picture_tokens or first_tokens))
+    return _begun_again(model, first_tokens, picture_tokens or first_tokens)
 
 
 def _twice(name: str) -> str:
@@ -105,23 +104,19 @@ def _twice(name: str) -> str:
     return f"picture_tokens hold the frames that their video begins with, and keep them; disconnect {name}."
 
 
-def _begun_as(model: LoadedModel, tokens: ImageTokens | None) -> dict[str, Any]:
-    """Of a video that is drawn anew in part, the fields of `Start` that say how it began."""
-    if tokens is None or not tokens.given:
-        return {}
-    needed = tokens.given_tokens(model)
-    if tokens.tokens.shape[1] < needed:
-        rows = math.ceil(needed / tokens.grid.stride)
+def _begun_again(model: LoadedModel, tokens: ImageTokens | None, drawn: ImageTokens | None) -> Start:
+    """For what was `drawn` and is drawn anew in part: it begins as it did. `tokens` are what is left of it from its start on."""
+    if drawn is None or not drawn.given:
+        return Start(tokens)
+    needed = drawn.given_tokens(model)
+    if drawn.tokens.shape[1] < needed:
+        rows = math.ceil(needed / drawn.grid.stride)
         raise InputError(
-            f"first_tokens are cut within the {tokens.given} frames that their video began with; keep at least {rows} rows in "
+            f"first_tokens are cut within the {drawn.given} frames that their video began with; keep at least {rows} rows in "
             "Crop Tokens."
         )
-    before, given = tokens.before, tokens.given
-    return {
-        "before": before,
-        "given": given,
-        "skipped": 0 if before is None else length_of(model, before) - given,
-    }
+    skipped = 0 if drawn.before is None else length_of(model, drawn.before) - drawn.given
+    return Start(tokens, drawn.before, drawn.given, skipped=skipped)
 
 
 class DecodeVideo(io.ComfyNode):

@@ -314,7 +314,9 @@ def test_words_that_the_model_does_not_know_are_told_in_console_and_node(pack, m
     draw(pack, model, prompt="red apple", cfg=1.0, negative="car")
     draw(pack, model, prompt="red car")
     assert [node for _, node in told] == ["7"] * 3
-    assert [("does not know car:" in text, "no effect without guidance" in text) for text, _ in told] == [
+    assert [
+        ("does not know car:" in text, "no effect, since this run has no guidance" in text) for text, _ in told
+    ] == [
         (True, False),
         (False, True),
         (True, False),

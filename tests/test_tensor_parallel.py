@@ -245,7 +245,7 @@ def test_more_processes_than_gpus_is_one_sentence(monkeypatch):
     for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    sentence = "Process 2 of this machine has no GPU of its own, for torch finds 1"
+    sentence = "Process 2 of this machine has no GPU of its own: torch finds 1"
     with pytest.raises(InputError, match=sentence), joined(2, "cuda"):
         pass
 

@@ -86,7 +86,7 @@ def check(arguments: argparse.Namespace) -> None:
         raise InputError("--address, --workers and --gpus are for workers of Ray; add --engine ray.")
     if arguments.address is not None and arguments.device == "auto":
         raise InputError(
-            "With --address, name a --device: the GPUs of this machine tell nothing of those of the cluster."
+            "With --address, give --device cuda or cpu: what this machine has need not be what the cluster has."
         )
     if arguments.gpus is not None and not 0 <= arguments.gpus < math.inf:
         raise InputError(f"--gpus must be a number of at least 0, got {arguments.gpus:g}.")

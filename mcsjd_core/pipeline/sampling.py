@@ -23,7 +23,7 @@ from .video import check_start, clips
 LONGEST_TEXT = 6000  # characters; no model was trained on longer prompts, and each costs time in every forward
 
 
-NO_GUIDANCE = "The negative prompt has no effect without guidance, which this run has none of (cfg 1)."
+NO_GUIDANCE = "The negative prompt has no effect, since this run has no guidance (cfg 1)."
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Drawing:
     first_tokens: Tensor | None
     earlier_tokens: Tensor | None
     kept_tokens: Tensor | None = None
-    note: str | None = None  # what a person should know of the prompts: what means nothing to the model
+    note: str | None = None  # what a person should know of the prompts: unknown words, a negative one without effect
 
     @classmethod
     def of(

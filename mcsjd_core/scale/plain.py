@@ -10,9 +10,8 @@ from .drawer import Drawer, chunks
 from .job import Job
 from .output import Output, Record
 
-AHEAD = (
-    32  # rows whose prompts are read together: a text encoder may be as large as the model, and is read for each call
-)
+# Rows whose prompts are read together: a text encoder may be as large as the model, and is read anew for every call.
+AHEAD = 32
 
 
 def run(job: Job, prompts: Path, output: Output, on_record: Callable[[Record], None]) -> None:

@@ -77,11 +77,10 @@ def run(job: Job, prompts: Path, output: Output, on_record: Callable[[Record], N
             "--rows, and run the same command again to resume."
         ) from None
     except RayError as error:
+        # What the process that reads the file raised, which may be on a machine that does not have it.
         if not isinstance(cause := getattr(error, "cause", None), InputError | OSError):
             raise
-        raise InputError(
-            str(cause)
-        ) from None  # of the process that reads: a file that only this machine has, for instance
+        raise InputError(str(cause)) from None
 
 
 def _rows(drawn) -> Generator[dict, None, None]:

@@ -75,7 +75,7 @@ def _own_gpu(rank: int) -> int:
     number, there = int(os.environ.get("LOCAL_RANK", rank)), torch.cuda.device_count()
     if number >= there:
         raise InputError(
-            f"Process {number + 1} of this machine has no GPU of its own, for torch finds {there}; start one process a GPU, or "
+            f"Process {number + 1} of this machine has no GPU of its own: torch finds {there}; start one process per GPU, or "
             "give --device cpu."
         )
     return number
