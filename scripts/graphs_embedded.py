@@ -38,7 +38,7 @@ Such a model draws token by token. Here one forward checks a whole window of gue
 pictures still follow the model's own distribution exactly. The report's first line says how many it took.
 
 **Try**
-- another **seed**: other pictures.
+- another **seed**: other pictures. The next one repeats three of these four; **batch_seeds** *new with every seed* repeats none.
 - another **prompt**: *a panda in front of autumn trees*, *a rocket in a starry sky*, *a blue car in a city*.
 - **coupling** *plain AR*: the baseline.
 - **coupling** *seed-exact*: the pictures of *plain AR*, in fewer forwards.
