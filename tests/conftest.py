@@ -1,7 +1,12 @@
 """Fixtures that several test files share."""
 
 import gc
+import os
 import sys
+
+# Tensors of this size gain nothing from threads, and wait for one another for minutes where the cores are busy. So in the
+# processes that tests start, too; and the command line, told how many threads to use, does not look for idle cores.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
@@ -9,8 +14,7 @@ import torch
 from comfy_host import clips, comfyui, model, model_folder, pack, tiny_checkpoint, tiny_video  # noqa: F401
 from oracle import difference_table
 
-# Tensors of this size gain nothing from threads, and wait for one another for minutes where the cores are busy.
-torch.set_num_threads(1)
+torch.set_num_threads(1)  # also where torch was imported before this file
 
 
 def pytest_addoption(parser) -> None:

@@ -14,7 +14,7 @@ import torch
 from mcsjd_core import DecodeSettings, Grid, LawSettings, decode
 from tiny import TableModel
 
-SAMPLES = 80_000
+SAMPLES = 60_000
 FAMILY_ERROR = 1e-3
 TESTS = 103  # G-tests of a correct core in `test_sequence_law` and `test_broken_rules`
 LEVEL = FAMILY_ERROR / TESTS
@@ -23,13 +23,13 @@ SPARSE = 10  # cells with a smaller expected count are pooled
 
 CODES, TOKENS = 3, 5
 # It and the seeds of tables are such that small errors show, see `test_a_law_off_by_three_percent_is_rejected_almost_always`.
-SHARPNESS = 1.5
+SHARPNESS = 1.8
 TRUNCATIONS = {
     "whole": LawSettings(),
     "top-k": LawSettings(top_k=2, temperature=1.3),
-    "top-p": LawSettings(top_p=0.8),
+    "top-p": LawSettings(top_p=0.9),
     "both": LawSettings(top_k=2, top_p=0.9, temperature=1.5),
-    "min-p": LawSettings(min_p=0.3, temperature=0.8),
+    "min-p": LawSettings(min_p=0.15, temperature=1.2),
 }
 
 

@@ -93,14 +93,16 @@ def test_the_core_imports_itself_relatively(path):
     assert not {name.split(".")[0] for name in absolute} & {"mcsjd_core", "training"}
 
 
-def test_the_core_imports_no_host_no_family_and_nothing_slow():
+def test_the_core_imports_no_host_no_family_no_tqdm_and_nothing_slow():
     """In a process of its own: other tests of this one have loaded hosts and second copies of the core."""
     from mcsjd_core import FAMILIES
 
-    program = "import sys, mcsjd_core; print(mcsjd_core.__file__, *sys.modules)"
+    program = "import sys; sys.modules['tqdm'] = None; import mcsjd_core; print(mcsjd_core.__file__, *sys.modules)"
+    program += "; del sys.modules['tqdm']; import mcsjd_core.cli; print(*sys.modules)"
     answer = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    file, *loaded = answer.stdout.split()
+    (file, *loaded), with_command_line = map(str.split, answer.stdout.splitlines())
     assert Path(file).parent == CORE
     slow = {"transformers", "matplotlib", "huggingface_hub", "torchao"}
     assert not {name.split(".")[0] for name in loaded} & (HOST | slow)
     assert not set(FAMILIES) & {name.rpartition("mcsjd_core.families.")[2] for name in loaded}
+    assert "transformers" not in with_command_line, "the bench's comparison alone imports it"

@@ -24,7 +24,7 @@ from mcsjd_core.laws.noise import RESAMPLE, Noise
 from sequence_law import SHARPNESS, TRUNCATIONS, chunks, p_value, pair_law, sample, table_law
 from tiny import TableModel
 
-SAMPLES, CODES, TOKENS = 40_000, 3, 4
+SAMPLES, CODES, TOKENS = 30_000, 3, 4
 FAMILY_ERROR, TESTS = 1e-3, 60
 LEVEL = FAMILY_ERROR / TESTS
 VERIFIED = [name for name, coupling in COUPLINGS.items() if coupling.uses_draft_law]
@@ -34,13 +34,13 @@ GRIDS = {"random": Grid(1, 4), "left": Grid(1, 4), "above": Grid(2, 2), "left_la
 
 def chains(
     coupling="maximal", trajectories=2, window=3, initialiser="random", law=LawSettings(), seed=0,
-    codes=CODES,
+    codes=CODES, samples=SAMPLES,
 ):  # fmt: skip
     """Chunks of what is decoded from a table of so many codes, and their exact law."""
     sharpness, table = (1.0, 1) if initialiser == RECALL else (SHARPNESS, 27)  # what shows most of what could be wrong
     model = TableModel(codes, TOKENS, sharpness=sharpness, seed=table)
     settings = DecodeSettings(coupling, window, law, initialiser, seed, trajectories=trajectories)
-    return chunks(model, settings, GRIDS[initialiser], SAMPLES), table_law(model, law)
+    return chunks(model, settings, GRIDS[initialiser], samples), table_law(model, law)
 
 
 def chain_p_value(*arguments, **options) -> float:
@@ -233,12 +233,12 @@ def test_the_g_test_rejects_recall_where(breakage, monkeypatch):
 
 def test_the_g_test_rejects_drafts_that_couple_to_what_later_laws_depend_on(monkeypatch):
     draft_couples_to_what_later_laws_depend_on(monkeypatch)
-    assert is_rejected("maximal", 1, 3, RECALL, seed=5, codes=2)
+    assert is_rejected("maximal", 1, 3, RECALL, seed=5, codes=2, samples=40_000)
 
 
 def test_unbroken_recall_passes_where_broken_copies_are_rejected():
     assert chain_p_value("maximal", 1, 4, RECALL) > LEVEL
-    assert chain_p_value("maximal", 1, 3, RECALL, seed=5, codes=2) > LEVEL
+    assert chain_p_value("maximal", 1, 3, RECALL, seed=5, codes=2, samples=40_000) > LEVEL
 
 
 def test_the_unbroken_core_passes_where_broken_copies_are_rejected():

@@ -14,7 +14,7 @@ from tiny import TableModel, prompt, transformer
 
 # -- equality with plain AR ----------------------------------------------------------------------------------------------
 
-SEEDS = 100  # rows of one batch: row b has seed b
+SEEDS = 50  # rows of one batch: row b has seed b
 WINDOWS = (1, 2, 7, 16, 200)
 CASES = [
     (w, i) for w in WINDOWS for i in (*INITIALISERS, RECALL) if w > 1 or i == "random"
@@ -60,8 +60,8 @@ def test_different_seeds_give_different_pictures(plain):
 @pytest.mark.parametrize("law", [LawSettings(), GUIDED], ids=["plain", "guided and truncated"])
 @pytest.mark.parametrize("coupling", METHODS)
 def test_row_b_of_a_batch_equals_a_single_run_with_the_seed_plus_b(coupling, law):
-    batch = picture(5, coupling=coupling, window=9, seed=40, law=law)
-    for b in range(5):
+    batch = picture(3, coupling=coupling, window=9, seed=40, law=law)
+    for b in range(3):
         single = picture(1, coupling=coupling, window=9, seed=40 + b, law=law)
         assert torch.equal(batch.tokens[b], single.tokens[0])
         assert batch.traces[b].committed == single.traces[0].committed
@@ -87,15 +87,13 @@ def test_batches_of_the_next_seed_share_no_picture_where_rows_have_seeds_of_thei
     assert torch.equal(own[0][0], counted[0][0]) and torch.equal(own[1][0], counted[1][0])
 
 
-@pytest.mark.parametrize("coupling", METHODS)
+@pytest.mark.parametrize("coupling", COUPLINGS)
 @pytest.mark.parametrize("initialiser", ["random", "above"])
-def test_greedy_equals_greedy_autoregressive(coupling, initialiser):
+def test_greedy_equals_greedy_autoregressive(coupling, initialiser, plain):
     law = LawSettings(temperature=0.0, cfg_scale=1.5)
-    greedy = picture(2, coupling="autoregressive", law=law).tokens
     for window in (1, 5, 40):
-        assert torch.equal(
-            picture(2, coupling=coupling, window=window, initialiser=initialiser, law=law).tokens, greedy
-        )
+        greedy = picture(2, coupling=coupling, window=window, initialiser=initialiser, law=law).tokens
+        assert torch.equal(greedy, plain(law)[:2])
 
 
 def test_greedy_takes_the_largest_logit_of_an_uncached_forward():

@@ -16,7 +16,7 @@ from mcsjd_core.decoding.drafts import RECALL
 from tiny import run, transformer
 from tiny_checkpoint import write_tiny_checkpoint
 
-CODES, GRID = 40, Grid(4, 5)
+CODES, GRID = 40, Grid(3, 4)
 MODEL = transformer(CODES)
 LAWS = {
     "plain": LawSettings(),
@@ -54,7 +54,7 @@ class Watch(TorchDispatchMode):
 def kernels() -> dict[str, set[str]]:
     """Backends for which torch says that it has a kernel of an operation; `Composite...` serves every one."""
     table = Path(torch.__file__).parents[1] / "torchgen/packaged/ATen/native/native_functions.yaml"
-    entries = {entry["func"].split("(")[0]: entry for entry in yaml.safe_load(table.read_text(encoding="utf-8"))}
+    entries = {entry["func"].split("(")[0]: entry for entry in yaml.load(table.read_bytes(), yaml.CSafeLoader)}
 
     def of(entry: dict) -> set[str]:
         if delegate := entry.get("structured_delegate"):

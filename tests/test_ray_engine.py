@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -234,20 +235,20 @@ def test_an_address_that_answers_is_left_to_ray(family, host, monkeypatch):
         assert reached == [f"{host}:{server.getsockname()[1]}"]
 
 
-def test_what_no_row_can_mend_ends_the_run_with_its_sentence(cluster, prompts, tmp_path):
-    output = Output(tmp_path)
-    with output.taken({}), pytest.raises(InputError, match="There is no checkpoint at"):
-        ray_engine.run(Job(tmp_path / "none"), prompts, output, lambda record: None)
-
-
-def test_what_would_fail_every_row_is_told_as_such(job, tmp_path):
-    """Without Ray, to which it is the same kind of record as the one above."""
+@pytest.mark.parametrize(
+    ("wrong", "sentence"), [({"size": "9x9"}, "no pictures of size '9x9'"), ({"model": Path("none")}, "There is no ")]
+)
+def test_what_would_fail_every_row_ends_the_run_with_a_sentence(job, prompts, tmp_path, monkeypatch, wrong, sentence):
+    """Without Ray, which gives back what the worker does."""
     import pyarrow
 
-    worker, row = DrawingWorker(replace(job, size="9x9"), Output(tmp_path)), Row(1, "thing 1")
-    (record,) = worker(pyarrow.table({"row": [json.dumps(asdict(row))]}))["record"].to_pylist()
-    assert "no pictures of size '9x9'" in json.loads(record)[ray_engine.FATAL]
+    worker, row = DrawingWorker(replace(job, **wrong), Output(tmp_path)), Row(1, "thing 1")
+    records = worker(pyarrow.table({"row": [json.dumps(asdict(row))]})).to_pylist()
     assert not list(worker.output.records())
+    monkeypatch.setattr(ray_engine, "waiting_rows", lambda *_: ())
+    monkeypatch.setattr(ray_engine, "_drawn", lambda *_: SimpleNamespace(iter_rows=lambda: iter(records)))
+    with pytest.raises(InputError, match=sentence):
+        ray_engine.run(job, prompts, worker.output, lambda record: pytest.fail("no row is done"))
 
 
 def test_a_worker_that_cannot_hold_the_model_ends_the_run_with_a_sentence(job, tmp_path, monkeypatch):

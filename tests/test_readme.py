@@ -85,7 +85,7 @@ def run(arguments: list[str], folder: Path, given: str = "") -> None:
     assert done.returncode == 0, f"{shlex.join(arguments)}\n{done.stdout}\n{done.stderr}"
 
 
-# A page's examples share one process, for every new one imports torch; each begins with names of its own.
+# All examples share one process, for every new one imports torch; each begins with names of its own.
 ONE_AFTER_ANOTHER = """
 import json, runpy, sys
 for example in json.load(sys.stdin):
@@ -107,26 +107,17 @@ def test_there_are_examples():
 
 
 def test_packages_beyond_the_requirements_are_out_of_sight(clone):
-    run(["-c", "import torch, PIL, tokenizers, mcsjd_core"], clone)
     with pytest.raises(AssertionError, match="No module named 'pytest'"):
         run(["-c", "import pytest"], clone)
 
 
 @pytest.mark.slow
-def test_every_example_of_readme_runs_as_it_is_written(quick_clone):
-    run_examples("README.md", quick_clone)
-    assert (quick_clone / "apple.png").is_file() and (quick_clone / "compare.png").is_file()
-
-
-@pytest.mark.slow
-def test_every_example_in_python_runs_as_it_is_written(quick_clone):
-    run_examples("docs/python.md", quick_clone)
-    assert (quick_clone / "picture-1.png").is_file() and (quick_clone / "video.webp").is_file()
-
-
-def run_examples(page: str, folder: Path) -> None:
+def test_every_example_runs_as_it_is_written(quick_clone):
     """In the page's order, so that a later one may use what an earlier one wrote."""
-    run(["-c", ONE_AFTER_ANOTHER], folder, json.dumps(examples_of(page)))
+    examples = [example for page in PAGES for example in examples_of(page)]
+    run(["-c", ONE_AFTER_ANOTHER], quick_clone, json.dumps(examples))
+    for written in ("apple.png", "compare.png", "picture-1.png", "video.webp"):
+        assert (quick_clone / written).is_file(), written
 
 
 def examples_of(page: str) -> list[str | list[str]]:

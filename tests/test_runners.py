@@ -27,7 +27,7 @@ from mcsjd_core.decoding.runners import Compiled, Eager
 from tiny import TableModel, prompt, run, transformer
 
 CODES = 16
-MODEL = transformer(CODES)
+MODEL = transformer(CODES, layers=1)  # tracing a layer takes a second
 GRID = Grid(4, 6, row_end=CODES, forbidden=torch.eye(CODES)[:2] > 0, forbidden_row=torch.arange(28) % 3 - 1)
 LAW = LawSettings(cfg_scale=2.0, temperature=0.9, top_k=8, top_p=0.95)
 EARLIER = torch.zeros(1, GRID.num_tokens, dtype=torch.long)
@@ -132,14 +132,14 @@ def test_what_a_compiler_raises_is_one_sentence(monkeypatch):
 
 
 def test_as_many_graphs_as_shapes_and_rows_that_end_change_nothing(counting, monkeypatch):
-    monkeypatch.setattr(runners, "SMALLEST_EXTENT", 16)
+    monkeypatch.setattr(runners, "SMALLEST_EXTENT", 32)
     monkeypatch.setattr(runners, "PROMPT_STEP", 1)
     shapes = []
     monkeypatch.setattr(loop, "next_shape", lambda *args: shapes.append(next_shape(*args)) or shapes[-1])
     arguments = {"coupling": "maximal", "window": 5, "law": LAW, "trace_detail": True}
     compiled = run(MODEL, GRID, 2, True, execution="compiled", **arguments)
     assert counting.frame_count == len(set(shapes))
-    assert {shape.window for shape in shapes} == {5} and {shape.extent for shape in shapes} == {16, 32, 37}
+    assert {shape.window for shape in shapes} == {5} and {shape.extent for shape in shapes} == {32, 37}
     assert len({shape.rows for shape in shapes}) > 1
     eager = run(MODEL, GRID, 2, True, **arguments)
     assert torch.equal(compiled.tokens, eager.tokens) and compiled.nfe == eager.nfe
@@ -213,7 +213,7 @@ def test_all_state_keeps_its_address_for_the_whole_run(coupling, law):
 
 @pytest.mark.parametrize(("coupling", "initialiser"), CASES)
 def test_an_iteration_looks_at_no_value_and_moves_nothing_between_devices(coupling, initialiser):
-    model = transformer(CODES).to("meta")
+    model = transformer(CODES, layers=1).to("meta")
     given = Prompt(torch.zeros(4, 4, 16, device="meta"), torch.zeros(4, dtype=torch.long, device="meta"), True)
     settings = settings_of(coupling, initialiser=initialiser, trace_detail=True)
     _, iteration, _ = prepared(settings, model=model, given=given)

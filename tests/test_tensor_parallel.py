@@ -115,37 +115,47 @@ def tokens_of(model: TransformerTokenModel, config: TransformerConfig) -> torch.
     return decode(model, prompt_of(model, config), GRID, SETTINGS).tokens
 
 
+def compare_all() -> dict[str, dict]:
+    """What `compare` finds for every body. One group serves all: to begin one costs a process seconds."""
+    with joined(SIZE, "cpu") as group, shared(group):
+        return {name: compare(config) for name, config in BODIES.items()}
+
+
 @torch.no_grad()
-def compare(name: str) -> dict:
+def compare(config: TransformerConfig) -> dict:
     """How far logits are from the whole model's, relative; tokens; bytes held and the cache's; collectives of a forward."""
     from torch.distributed.tensor.debug import CommDebugMode
 
-    config = BODIES[name]
-    with joined(SIZE, "cpu") as group, shared(group):
-        whole, part = whole_model(config, torch.float32), token_model(config, torch.float32, "meta")
-        fill(part, whole.state_dict().items(), dtype=torch.float32, device="cpu", source=Path("x"))
-        wanted, logits = logits_of(whole, config), logits_of(part, config)
-        wide, wide_part = whole_model(config, torch.float64), token_model(config, torch.float64, "meta")
-        fill(wide_part, wide.state_dict().items(), dtype=torch.float64, device="cpu", source=Path("x"))
-        prompt = prompt_of(part, config)
-        found = {
-            "error": float((logits - wanted).abs().max() / wanted.abs().max()),
-            "tokens": tokens_of(wide_part, config).tolist(),
-            "wanted": tokens_of(wide, config).tolist(),
-            "share": stored_bytes(part) / stored_bytes(whole),
-            "cache": part.new_cache(prompt, 6).nbytes / whole.new_cache(prompt, 6).nbytes,
-            "told": part.cache_bytes(prompt, 6) / whole.cache_bytes(prompt, 6),
-        }
-        with CommDebugMode() as counted:  # at the end: it leaves hooks in every module
-            logits_of(part, config)
-        counts = counted.get_comm_counts().items()
-        return found | {"collectives": {str(kind).rpartition(".")[2]: n for kind, n in counts}}
+    whole, part = whole_model(config, torch.float32), token_model(config, torch.float32, "meta")
+    fill(part, whole.state_dict().items(), dtype=torch.float32, device="cpu", source=Path("x"))
+    wanted, logits = logits_of(whole, config), logits_of(part, config)
+    wide, wide_part = whole_model(config, torch.float64), token_model(config, torch.float64, "meta")
+    fill(wide_part, wide.state_dict().items(), dtype=torch.float64, device="cpu", source=Path("x"))
+    prompt = prompt_of(part, config)
+    found = {
+        "error": float((logits - wanted).abs().max() / wanted.abs().max()),
+        "tokens": tokens_of(wide_part, config).tolist(),
+        "wanted": tokens_of(wide, config).tolist(),
+        "share": stored_bytes(part) / stored_bytes(whole),
+        "cache": part.new_cache(prompt, 6).nbytes / whole.new_cache(prompt, 6).nbytes,
+        "told": part.cache_bytes(prompt, 6) / whole.cache_bytes(prompt, 6),
+    }
+    with CommDebugMode() as counted:  # at the end: it leaves hooks in the model's modules
+        logits_of(part, config)
+    counts = counted.get_comm_counts().items()
+    return found | {"collectives": {str(kind).rpartition(".")[2]: n for kind, n in counts}}
 
 
-@pytest.fixture(scope="module", params=BODIES)
-def compared(request) -> tuple[str, list[dict]]:
+@pytest.fixture(scope="module")
+def found_by_two() -> list[dict[str, dict]]:
+    """Of each of two processes."""
+    return in_two_processes(compare_all)
+
+
+@pytest.fixture(params=BODIES)
+def compared(request, found_by_two) -> tuple[str, list[dict]]:
     """The name of a body, and what its two processes found."""
-    return request.param, in_two_processes(compare, request.param)
+    return request.param, [found[request.param] for found in found_by_two]
 
 
 def test_two_processes_give_one_process_s_logits_and_tokens(compared):

@@ -19,7 +19,7 @@ CODES, GRID = 16, Grid(6, 6)
 MODEL = transformer(CODES)
 GUIDED = LawSettings(cfg_scale=2.0, top_k=8, top_p=0.95)
 LAWS = {"plain": LawSettings(), "guided and truncated": GUIDED}
-SEEDS = 24  # rows of one batch: row b has seed b
+SEEDS = 12  # rows of one batch: row b has seed b
 
 
 def picture(batch=1, grid=GRID, model=MODEL, **settings):

@@ -17,12 +17,12 @@ EXTRA = ("first_tokens", "kept_tokens", "earlier_tokens", "on_step")  # of `deco
 TEXT_IDS, FORCED_IDS = 8, 4  # vocabulary entries before the codes and after them
 
 
-def transformer(codebook_size: int, *, dtype=torch.float32) -> ChameleonTransformer:
-    """A random token model: 2 layers, grouped queries, per-head norm; the same weights in every dtype.
+def transformer(codebook_size: int, *, dtype=torch.float32, layers: int = 2) -> ChameleonTransformer:
+    """A random token model: grouped queries, per-head norm; the same weights in every dtype.
 
     Attention is made sharp and strong, so that a token's law depends on single tokens far back: a cache that errs shows.
     """
-    config = TransformerConfig(dim=16, layers=2, heads=2, kv_heads=1, head_dim=8, ffn_dim=24, qk_norm="layer")
+    config = TransformerConfig(dim=16, layers=layers, heads=2, kv_heads=1, head_dim=8, ffn_dim=24, qk_norm="layer")
     vocabulary = Vocabulary(bos=0, begin_of_image=1, turn_end=2, first_code=TEXT_IDS)
     with torch.random.fork_rng():
         torch.manual_seed(7)
