@@ -35,6 +35,12 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
+def pytest_collection_finish() -> None:
+    """What is there by now stays: thousands of tests, and what their files import. No garbage collection looks at it again."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def short_garbage_collections(request):
     """A host collects garbage whenever it loads a model, and looks at every object that there is: at those that imports have

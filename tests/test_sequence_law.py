@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from scipy import stats
 
 from mcsjd_core import COUPLINGS, INITIALISERS, METHODS, DecodeSettings, Grid, LawSettings, decode
 from mcsjd_core.decoding.grid import FREE
@@ -211,6 +210,8 @@ def test_a_law_off_by_three_percent_is_rejected_almost_always(name):
 
 def power(drawn: dict, tested: dict) -> float:
     """Probability that SAMPLES sequences of one law are rejected as draws of another law of the same sequences."""
+    from scipy import stats  # seconds, and for this alone
+
     p, q = (torch.tensor([law[sequence] for sequence in drawn], dtype=torch.float64) for law in (drawn, tested))
     p, q = (law[(p > 0) & (q > 0)] for law in (p, q))
     dense = q * SAMPLES >= SPARSE
