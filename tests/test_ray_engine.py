@@ -236,7 +236,8 @@ def test_an_address_that_answers_is_left_to_ray(family, host, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "sentence"), [({"size": "9x9"}, "no pictures of size '9x9'"), ({"model": Path("none")}, "There is no ")]
+    ("wrong", "sentence"),
+    [({"size": "9x9"}, "no pictures of size '9x9'"), ({"model": Path("none")}, "There is no checkpoint")],
 )
 def test_what_would_fail_every_row_ends_the_run_with_a_sentence(job, prompts, tmp_path, monkeypatch, wrong, sentence):
     """Without Ray, which gives back what the worker does."""
