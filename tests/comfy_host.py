@@ -137,10 +137,24 @@ def model_folder(pack, tiny_checkpoint, tmp_path, monkeypatch) -> Path:
     return folder
 
 
+def loaded(pack: Pack, checkpoint: Path, dtype: str):
+    """A model as the loader gives it, for many tests: the host unloads it after each of them."""
+    import folder_paths
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(folder_paths.folder_names_and_paths, MODEL_KEY, ([str(checkpoint.parent)], set()))
+        return pack.run("MCSJD_LoadModel", model=checkpoint.name, dtype=dtype)[0]
+
+
+@pytest.fixture(scope="session")
+def tiny_loaded(pack, tiny_checkpoint):
+    return loaded(pack, tiny_checkpoint, "auto")
+
+
 @pytest.fixture
-def model(pack, model_folder):
-    """`tiny`, as the loader gives it."""
-    return pack.run("MCSJD_LoadModel", model="tiny", dtype="auto")[0]
+def model(tiny_loaded, model_folder):
+    """`tiny` of the folder."""
+    return tiny_loaded
 
 
 def draw(pack: Pack, model, **changes) -> tuple:

@@ -11,7 +11,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import pytest
 import torch
 
-from comfy_host import clips, comfyui, model, model_folder, pack, tiny_checkpoint, tiny_video  # noqa: F401
+from comfy_host import clips, comfyui, model, model_folder, pack, tiny_checkpoint, tiny_loaded, tiny_video  # noqa: F401
 from oracle import difference_table
 
 torch.set_num_threads(1)  # also where torch was imported before this file

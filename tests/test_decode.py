@@ -70,7 +70,7 @@ def test_row_b_of_a_batch_equals_a_single_run_with_the_seed_plus_b(coupling, law
 @pytest.mark.parametrize("coupling", COUPLINGS)
 def test_a_row_that_recalls_is_its_single_run_in_a_batch_too(coupling):
     """A row that is ahead of the others has a window beyond its last token, whose laws no single run has."""
-    model, grid, rows = TableModel(3, 8, sharpness=1.0, seed=3), Grid(2, 4), 40
+    model, grid, rows = TableModel(3, 8, sharpness=1.0, seed=3), Grid(2, 4), 24
     settings = DecodeSettings(coupling, 5, initialiser=RECALL)
     batch = decode(model, model.prompt(rows, False), grid, settings).tokens
     singles = [decode(model, model.prompt(1, False), grid, replace(settings, seed=seed)) for seed in range(rows)]

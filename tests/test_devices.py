@@ -17,7 +17,7 @@ from tiny import run, transformer
 from tiny_checkpoint import write_tiny_checkpoint
 
 CODES, GRID = 40, Grid(3, 4)
-MODEL = transformer(CODES)
+MODEL = transformer(CODES, layers=1)
 LAWS = {
     "plain": LawSettings(),
     "guided": LawSettings(cfg_scale=2.0),

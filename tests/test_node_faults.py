@@ -176,8 +176,10 @@ def test_tokens_stay_valid_when_the_model_is_loaded_in_another_dtype(pack, model
     pack.run("MCSJD_Decode", model=again, tokens=tokens)
 
 
-def test_model_that_gives_nan_is_one_sentence(pack, model):
-    model.family.token_model.lm_head.weight.data.fill_(float("nan"))
+def test_model_that_gives_nan_is_one_sentence(pack, model, monkeypatch):
+    token_model = model.family.token_model
+    logits = token_model.logits
+    monkeypatch.setattr(token_model, "logits", lambda *arguments: logits(*arguments) * float("nan"))
     with pytest.raises(pack.core.DecodingError) as error:
         draw(pack, model)
     assert "NaN" in sentence(error)

@@ -12,6 +12,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from comfy_host import draw
 
 
+@pytest.fixture
+def model(pack, model_folder):
+    """Loaded anew, not the one that many tests share: what was made and measured for earlier runs would count."""
+    return pack.run("MCSJD_LoadModel", model="tiny", dtype="auto")[0]
+
+
 class Forwards:
     """Counts the forwards of a model and keeps an eye on its KV cache; presses Stop during forward `stop_at`."""
 

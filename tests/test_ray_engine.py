@@ -82,13 +82,12 @@ def wanted(job) -> dict[int, str]:
 
 @pytest.fixture
 def draw(cluster, job, prompts, tmp_path) -> Callable:
-    """Runs the file into the folder `out` as the command line would."""
+    """Runs the file with one worker into the folder `out`, as the command line would."""
 
-    def run(workers: int, worker: type | None = None, on_record: Callable = lambda record: None) -> Output:
+    def run(worker: type, on_record: Callable = lambda record: None) -> None:
         output = Output(tmp_path / "out")
         with output.taken({"prompts": digest(prompts), **job.kept()}):
-            ray_engine.run(job, prompts, output, on_record, Workers(workers, workers), worker)
-        return output
+            ray_engine.run(job, prompts, output, on_record, Workers(), worker)
 
     return run
 
@@ -109,9 +108,9 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def one_that_dies(folder: Path, row: int, again: bool = False) -> type:
+def one_that_dies(folder: Path, again: bool = False) -> type:
     class Dying(DrawingWorker):
-        """The first to write that row's picture is killed when half of it is written; or everyone."""
+        """The first to write a picture is killed when half of it is written; or everyone."""
 
         def __init__(self, job, output):
             super().__init__(job, output)
@@ -123,15 +122,16 @@ def one_that_dies(folder: Path, row: int, again: bool = False) -> type:
                 os.kill(os.getpid(), signal.SIGKILL)
 
             def commit_or_die(record, write):
-                commit(record, die if record["row"] == row and (again or not (folder / "dead").exists()) else write)
+                lives = write is None or ((folder / "dead").exists() and not again)
+                commit(record, write if lives else die)
 
             output.commit = commit_or_die
 
     return Dying
 
 
-def two_that_meet(folder: Path, dies_at: int) -> type:
-    class Meeting(one_that_dies(folder, dies_at)):
+def two_that_meet(folder: Path) -> type:
+    class Meeting(one_that_dies(folder)):
         """The same, but none draws before two have rows."""
 
         def __call__(self, batch):
@@ -142,13 +142,16 @@ def two_that_meet(folder: Path, dies_at: int) -> type:
     return Meeting
 
 
-def one_that_stays(folder: Path, row: int) -> type:
+def one_that_stays(folder: Path) -> type:
     class Staying(DrawingWorker):
-        """Tells its process, and never ends with that row."""
+        """Tells its process, and never ends with its third row; which one that is, Ray decides."""
+
+        calls = 0
 
         def __call__(self, batch):
-            (folder / f"{os.getpid()}.alive").touch()
-            if json.loads(batch["row"].to_pylist()[0])["number"] == row:
+            self.calls += 1
+            if self.calls == 3:
+                (folder / f"{os.getpid()}.stays").touch()
                 time.sleep(LIMIT)
             return super().__call__(batch)
 
@@ -156,51 +159,58 @@ def one_that_stays(folder: Path, row: int) -> type:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL on Windows")
-def test_two_workers_give_the_tokens_of_single_runs_though_one_is_killed(draw, wanted, tmp_path):
-    told = []
-    output = draw(2, two_that_meet(tmp_path, dies_at=4), told.append)
+def test_a_stopped_run_ends_its_workers_and_is_gone_on_with_though_one_is_killed(
+    draw,
+    wanted,
+    cli,  # noqa: F811
+    prompts,
+    tmp_path,
+    monkeypatch,
+):
+    """The first run is stopped while its worker draws; two workers of the next give the tokens of single runs."""
+
+    def stop(record) -> None:
+        wait_for(lambda: list(tmp_path.glob("*.stays")))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as held:  # with all that the stopped loop had
+        draw(one_that_stays(tmp_path), stop)
+    (worker,) = (int(file.stem) for file in tmp_path.glob("*.stays"))
+    wait_for(lambda: not psutil.pid_exists(worker) or psutil.Process(worker).status() == psutil.STATUS_ZOMBIE)
+    assert held.value is not None
+    before, done = pictures(tmp_path / "out"), {record["row"] for record in Output(tmp_path / "out").records()}
+    assert len(done) == 2 and len(before) == len(done - {WRONG})
+
+    told, run = [], ray_engine.run
+
+    def watched(job, prompts, output, on_record, workers):
+        def both(record):
+            told.append(record["row"])
+            on_record(record)
+
+        run(job, prompts, output, both, workers, two_that_meet(tmp_path))
+
+    monkeypatch.setattr(ray_engine, "run", watched)
+    options = ["--seed", 3, "--window", 5, "--coupling", "maximal", "--engine", "ray", "--workers", 2]
+    assert cli("generate", "--prompts", prompts, "--out", tmp_path / "out", *options) == SOME_FAILED
+    output = Output(tmp_path / "out")
     assert (tmp_path / "dead").exists() and hashes(output) == wanted
-    assert sorted(record["row"] for record in told) == list(range(1, COUNT + 1))
+    assert sorted(told) == sorted({*range(1, COUNT + 1)} - done)
     records = list(output.records())
     assert [record["row"] for record in records] == list(range(1, COUNT + 1))
     assert "no pictures of size '1x1'" in records[WRONG - 1]["error"]
-    assert len(pictures(output.folder)) == COUNT - 1 and not list(output.folder.glob(".*.part.*"))
+    after = pictures(output.folder)
+    assert len(after) == COUNT - 1 and before.items() <= after.items()
+    assert not list(output.folder.glob(".*.part.*"))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL on Windows")
 def test_a_row_that_takes_every_worker_with_it_ends_the_run_with_a_sentence(draw, tmp_path, monkeypatch):
     monkeypatch.setattr(ray_engine, "LOST_WORKERS", 0)
     with pytest.raises(InputError, match="lost their worker 1 times, most often for lack of memory"):
-        draw(1, one_that_dies(tmp_path, row=2, again=True))
-    assert set(pictures(tmp_path / "out")) == {"00000001.png"} and not list((tmp_path / "out").glob(".*.part.*"))
-
-
-def test_a_run_that_is_stopped_ends_its_workers_and_goes_on(draw, wanted, cli, prompts, tmp_path):  # noqa: F811
-    def stop(record) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt) as held:  # with all that the stopped loop had
-        draw(1, one_that_stays(tmp_path, row=3), stop)
-    (worker,) = (int(file.stem) for file in tmp_path.glob("*.alive"))
-    wait_for(lambda: not psutil.pid_exists(worker) or psutil.Process(worker).status() == psutil.STATUS_ZOMBIE)
-    assert held.value is not None
-    before = pictures(tmp_path / "out")
-    assert set(before) == {"00000001.png", "00000002.png"}
-    command = (
-        "generate",
-        "--prompts",
-        prompts,
-        "--out",
-        tmp_path / "out",
-        "--seed",
-        3,
-        "--window",
-        5,
-        "--coupling",
-        "maximal",
-    )
-    assert cli(*command, "--engine", "ray") == SOME_FAILED
-    assert hashes(Output(tmp_path / "out")) == wanted and before.items() <= pictures(tmp_path / "out").items()
+        draw(one_that_dies(tmp_path, again=True))
+    assert (tmp_path / "dead").exists() and not pictures(tmp_path / "out")
+    assert not list((tmp_path / "out").glob(".*.part.*"))
 
 
 def test_gpus_that_are_not_there_are_not_waited_for(cluster, cli, prompts, tmp_path, capsys):  # noqa: F811

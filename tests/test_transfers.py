@@ -83,7 +83,7 @@ def test_the_watch_passes_what_does_not_wait():
     assert not watch.waiting and watch.count > 5
 
 
-MODEL = transformer(16)
+MODEL = transformer(16, layers=1)
 GRID = Grid(4, 4, forbidden=torch.eye(16)[:2] > 0, forbidden_row=torch.arange(16) % 3 - 1)
 LAW = LawSettings(cfg_scale=2.0, top_k=8, top_p=0.95, temperature=0.9)
 

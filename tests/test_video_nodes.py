@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import tiny_cosmos
-from comfy_host import draw, sentence
+from comfy_host import draw, loaded, sentence
 from test_node_memory import LiveBytes
 
 SIZE = (tiny_cosmos.COLUMNS * 16, tiny_cosmos.ROWS * 16)  # width, height
@@ -22,11 +22,10 @@ def video_checkpoint(tmp_path_factory):
     return tiny_cosmos.write_checkpoint(tmp_path_factory.mktemp("video") / "cosmos", reads_text=False, frame_rate=12.5)
 
 
-@pytest.fixture
-def video_model(pack, model_folder, video_checkpoint):
+@pytest.fixture(scope="module")
+def video_model(pack, video_checkpoint):
     """A model that continues videos of 1 or 9 frames and reads no text."""
-    (model_folder / "cosmos").symlink_to(video_checkpoint)
-    return pack.run("MCSJD_LoadModel", model="cosmos", dtype="fp32")[0]
+    return loaded(pack, video_checkpoint, "fp32")
 
 
 def clip(frames: int, seed: int = 0) -> torch.Tensor:

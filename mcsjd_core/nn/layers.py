@@ -75,14 +75,16 @@ class HeadNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(groups, head_dim, dtype=dtype, device=device))
         self.bias = nn.Parameter(torch.zeros(groups, head_dim, dtype=dtype, device=device)) if kind == "layer" else None
 
-    def _per_head(self, rows: Tensor, x: Tensor) -> Tensor:
+    def _per_group(self, rows: Tensor, x: Tensor) -> Tensor:
         # A host that offloads weights moves only the layers it knows; this one follows its input by itself.
-        rows = rows.to(device=x.device, dtype=x.dtype)
-        return rows.repeat_interleave(x.shape[1] // len(rows), dim=0)[:, None]  # heads, 1, head_dim
+        return rows.to(device=x.device, dtype=x.dtype)[:, None, None]  # groups, 1 head, 1 position, head_dim
 
     def forward(self, x: Tensor) -> Tensor:
+        groups = x.unflatten(1, (len(self.weight), -1))
         if self.kind == "layer":
-            y = F.layer_norm(x.float(), x.shape[-1:], eps=self.eps).to(x.dtype)
+            y = F.layer_norm(groups.float(), x.shape[-1:], eps=self.eps).to(x.dtype)
             assert self.bias is not None
-            return y * self._per_head(self.weight, x) + self._per_head(self.bias, x)
-        return F.rms_norm(x.float(), x.shape[-1:], eps=self.eps).to(x.dtype) * self._per_head(self.weight, x)
+            y = y * self._per_group(self.weight, x) + self._per_group(self.bias, x)
+        else:
+            y = F.rms_norm(groups.float(), x.shape[-1:], eps=self.eps).to(x.dtype) * self._per_group(self.weight, x)
+        return y.flatten(1, 2)

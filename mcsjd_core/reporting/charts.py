@@ -296,12 +296,16 @@ def _tint(pictures: Tensor, counts: Tensor, most: int) -> Tensor:
     share = counts.clamp_min(1).float().log2() / torch.tensor(float(most)).log2()
     table = torch.from_numpy(matplotlib.colormaps["viridis"](range(256))[:, :3]).float()
     index = (share * 255).round().long().clamp(0, 255)
-    size = pictures.shape[1:3]
-    colours = F.interpolate(table[index].movedim(-1, 1), size=size, mode="nearest").movedim(1, -1)
-    drawn = F.interpolate((counts > 0).float()[:, None], size=size, mode="nearest").movedim(1, -1)
-    grey = pictures.mean(-1, keepdim=True).expand_as(pictures)
-    tinted = grey * (1 - MAP_OPACITY) + colours * MAP_OPACITY
-    return tinted * drawn + pictures * (1 - drawn)
+    height, width = pictures.shape[1:3]
+    row = torch.arange(height) * counts.shape[1] // height
+    column = torch.arange(width) * counts.shape[2] // width
+
+    def enlarged(cells: Tensor) -> Tensor:
+        return cells[:, row][:, :, column]
+
+    red, green, blue = pictures.unbind(-1)
+    grey = ((red + green + blue) * ((1 - MAP_OPACITY) / 3))[..., None]
+    return torch.where(enlarged(counts > 0)[..., None], enlarged(table[index] * MAP_OPACITY) + grey, pictures)
 
 
 def _with_strip(maps: Tensor, paint: Callable[[Axes], None]) -> Tensor:
