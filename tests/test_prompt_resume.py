@@ -102,10 +102,10 @@ def test_a_kill_at_any_moment_of_a_commit_loses_nothing(draw, whole, tmp_path, m
 
     monkeypatch.setattr(Output, "commit", watched)
     with pytest.raises(Killed):
-        draw("out")
+        draw("out", "--rows", 4)
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    assert draw("out") == SOME_FAILED
+    assert draw("out", "--rows", 4) == SOME_FAILED
     assert hashes(tmp_path / "out") == hashes(whole)
     assert [record["row"] for record in records_of(tmp_path / "out")] == list(range(1, COUNT + 1))
     assert held(tmp_path / "out") == {"run.json", "records.jsonl", ".lock", ".turn"}
