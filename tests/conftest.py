@@ -1,8 +1,10 @@
 """Fixtures that several test files share."""
 
 import gc
+import logging
 import os
 import sys
+from collections.abc import Iterator
 
 # Tensors of this size gain nothing from threads, and wait for one another for minutes where the cores are busy. So in the
 # processes that tests start, too; and the command line, told how many threads to use, does not look for idle cores.
@@ -54,3 +56,26 @@ def short_garbage_collections(request):
     if len(sys.modules) > imported + 20:
         gc.collect()
         gc.freeze()
+
+
+class Lines(logging.Handler):
+    """Messages of the log, in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.told: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.told.append(record.getMessage())
+
+
+@pytest.fixture
+def log_lines() -> Iterator[list[str]]:
+    """What is logged, from INFO on. Pytest's own fixture would look at thousands of loggers for every test that there is."""
+    lines, root = Lines(), logging.getLogger()
+    level = root.level
+    root.addHandler(lines)
+    root.setLevel(logging.INFO)
+    yield lines.told
+    root.setLevel(level)
+    root.removeHandler(lines)

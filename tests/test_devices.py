@@ -16,7 +16,7 @@ from mcsjd_core.decoding.drafts import RECALL
 from tiny import run, transformer
 from tiny_checkpoint import write_tiny_checkpoint
 
-CODES, GRID = 40, Grid(3, 4)
+CODES, GRID = 40, Grid(3, 3)
 MODEL = transformer(CODES, layers=1)
 LAWS = {
     "plain": LawSettings(),

@@ -84,7 +84,7 @@ def test_the_watch_passes_what_does_not_wait():
 
 
 MODEL = transformer(16, layers=1)
-GRID = Grid(4, 4, forbidden=torch.eye(16)[:2] > 0, forbidden_row=torch.arange(16) % 3 - 1)
+GRID = Grid(3, 3, forbidden=torch.eye(16)[:2] > 0, forbidden_row=torch.arange(9) % 3 - 1)
 LAW = LawSettings(cfg_scale=2.0, top_k=8, top_p=0.95, temperature=0.9)
 
 
@@ -119,7 +119,7 @@ def test_an_iteration_reads_from_the_device_once(coupling, trajectories, initial
 
         return reader
 
-    settings = DecodeSettings(coupling, 9, LAW, initialiser, trace_detail=trajectories == 1, trajectories=trajectories)
+    settings = DecodeSettings(coupling, 5, LAW, initialiser, trace_detail=trajectories == 1, trajectories=trajectories)
     earlier = torch.zeros(1, GRID.num_tokens, dtype=torch.long)
     arguments = (MODEL, prompt(MODEL, 3, True), GRID, settings)
     per_step = []
