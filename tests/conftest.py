@@ -41,6 +41,7 @@ def pytest_collection_finish() -> None:
     """What is there by now stays: thousands of tests, and what their files import. No garbage collection looks at it again."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000, 50, 100)  # far more than a test makes: Python would look at them again and again
 
 
 @pytest.fixture(autouse=True)

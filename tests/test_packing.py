@@ -10,6 +10,7 @@ from torch import nn
 
 import mcsjd_core
 from mcsjd_core import METHODS, DecodeSettings, LawSettings
+from mcsjd_core.nn import packing
 from mcsjd_core.nn.packing import PackedLinear, ShortRMSNorm, pack
 from oracle import cached_logits, relative
 from tiny_checkpoint import write_tiny_checkpoint
@@ -20,6 +21,11 @@ pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     return write_tiny_checkpoint(tmp_path_factory.mktemp("packing") / "tiny")
+
+
+@pytest.fixture(autouse=True)
+def small_matrices_too(monkeypatch):
+    monkeypatch.setattr(packing, "LEAST", 0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -85,6 +91,12 @@ def test_layers_of_a_host_or_in_eight_bits_are_left_alone(directory):
     of_host = mcsjd_core.load(directory, operations=Operations, packed=True).token_model
     in_eight_bits = mcsjd_core.load(directory, weights="fp8", packed=True).token_model
     assert not any(isinstance(layer, PackedLinear) for model in (of_host, in_eight_bits) for layer in model.modules())
+
+
+@pytest.mark.parametrize(("side", "kind"), [(512, PackedLinear), (511, nn.Linear)])
+def test_only_a_large_matrix_is_packed(monkeypatch, side, kind):
+    monkeypatch.undo()
+    assert type(pack(nn.Sequential(nn.Linear(side, 512)))[0]) is kind
 
 
 @pytest.mark.parametrize("change", [{"dtype": torch.float64}, {"device": "meta"}])

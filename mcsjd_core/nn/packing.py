@@ -8,6 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+LEAST = (
+    2**18
+)  # entries of a matrix that pays: a smaller one lies in the caches, and oneDNN's call costs more than torch's own
+
 
 class PackedLinear(nn.Module):
     """The same map as a `Linear` on the CPU; `weight` keeps its name, shape and dtype, and `to_dense()` gives its values."""
@@ -38,7 +42,7 @@ class ShortRMSNorm(nn.Module):
 
 
 def pack(model: nn.Module) -> nn.Module:
-    """Replace every plain `Linear` of `model` by a packed one, one after the other, and the norms; what cannot be stays.
+    """Replace every large plain `Linear` of `model` by a packed one, one after the other, and the norms; what cannot be stays.
 
     Layers of a host or in 8 bits are not plain and stay, too. A packed model cannot be moved, trained or compiled.
     """
@@ -52,7 +56,7 @@ def pack(model: nn.Module) -> nn.Module:
 
 
 def _can_be_packed(weight: Tensor) -> bool:
-    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    if weight.device.type != "cpu" or weight.numel() < LEAST or not torch.backends.mkldnn.is_available():
         return False
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
