@@ -8,9 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-LEAST = (
-    2**18
-)  # entries of a matrix that pays: a smaller one lies in the caches, and oneDNN's call costs more than torch's own
+# Entries of a matrix that pays: a smaller one lies in the caches, and oneDNN's call costs more than torch's own.
+LEAST = 2**18
 
 
 class PackedLinear(nn.Module):
