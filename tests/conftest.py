@@ -13,7 +13,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import pytest
 import torch
 
-from comfy_host import clips, comfyui, model, model_folder, pack, tiny_checkpoint, tiny_loaded, tiny_video  # noqa: F401
+from comfy_host import clips, model, model_folder, pack, tiny_checkpoint, tiny_loaded, tiny_video  # noqa: F401
+from comfy_server import comfyui  # noqa: F401
 from oracle import difference_table
 
 torch.set_num_threads(1)  # also where torch was imported before this file
@@ -41,7 +42,9 @@ def pytest_collection_finish() -> None:
     """What is there by now stays: thousands of tests, and what their files import. No garbage collection looks at it again."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 50, 100)  # far more than a test makes: Python would look at them again and again
+    gc.set_threshold(
+        50_000, 50, 100
+    )  # what most tests make is gone before that; Python would stop for it every 700 objects
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,8 @@ import urllib.request
 
 import pytest
 
-from comfy_host import ROOT, WORKFLOWS, Events, is_link, load_file, node_of, shipped, without_diffusion
+from comfy_host import ROOT, WORKFLOWS, is_link, load_file, node_of, shipped, without_diffusion
+from comfy_server import Events
 
 pytestmark = pytest.mark.comfyui
 

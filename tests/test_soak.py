@@ -13,7 +13,7 @@ import statistics
 
 import pytest
 
-from comfy_host import Events, resident_bytes
+from comfy_server import Events, resident_bytes
 from test_server import start
 
 PROMPTS = int(os.environ.get("MCSJD_SOAK", "0"))

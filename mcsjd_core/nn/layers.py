@@ -80,11 +80,11 @@ class HeadNorm(nn.Module):
         return rows.to(device=x.device, dtype=x.dtype)[:, None, None]  # groups, 1 head, 1 position, head_dim
 
     def forward(self, x: Tensor) -> Tensor:
-        groups = x.unflatten(1, (len(self.weight), -1))
+        grouped = x.unflatten(1, (len(self.weight), -1))
         if self.kind == "layer":
-            y = F.layer_norm(groups.float(), x.shape[-1:], eps=self.eps).to(x.dtype)
+            y = F.layer_norm(grouped.float(), x.shape[-1:], eps=self.eps).to(x.dtype)
             assert self.bias is not None
             y = y * self._per_group(self.weight, x) + self._per_group(self.bias, x)
         else:
-            y = F.rms_norm(groups.float(), x.shape[-1:], eps=self.eps).to(x.dtype) * self._per_group(self.weight, x)
+            y = F.rms_norm(grouped.float(), x.shape[-1:], eps=self.eps).to(x.dtype) * self._per_group(self.weight, x)
         return y.flatten(1, 2)

@@ -300,12 +300,12 @@ def _tint(pictures: Tensor, counts: Tensor, most: int) -> Tensor:
     row = torch.arange(height) * counts.shape[1] // height
     column = torch.arange(width) * counts.shape[2] // width
 
-    def enlarged(cells: Tensor) -> Tensor:
+    def of_pixels(cells: Tensor) -> Tensor:
         return cells[:, row][:, :, column]
 
     red, green, blue = pictures.unbind(-1)
     grey = ((red + green + blue) * ((1 - MAP_OPACITY) / 3))[..., None]
-    return torch.where(enlarged(counts > 0)[..., None], enlarged(table[index] * MAP_OPACITY) + grey, pictures)
+    return torch.where(of_pixels(counts > 0)[..., None], of_pixels(table[index] * MAP_OPACITY) + grey, pictures)
 
 
 def _with_strip(maps: Tensor, paint: Callable[[Axes], None]) -> Tensor:
