@@ -18,7 +18,7 @@ from PIL import Image
 from mcsjd_core import COUPLINGS, METHODS, LawSettings, load
 from mcsjd_core.cli import FAILED, INTERRUPTED, files, generate, main
 from mcsjd_core.cli.compare import _summary_row
-from mcsjd_core.cli.options import describe_law
+from mcsjd_core.reporting.report import describe_law
 from tiny_checkpoint import CODEC, write_tiny_checkpoint
 
 ROWS, COLUMNS = 6, 4

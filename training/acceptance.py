@@ -21,6 +21,7 @@ from mcsjd_core import COUPLINGS, EMBEDDED_MODEL, DecodeSettings, load, sample
 from mcsjd_core.decoding.loop import AUTOREGRESSIVE
 from mcsjd_core.families.interface import Family
 from mcsjd_core.reporting.entropy import picture_entropies
+from mcsjd_core.reporting.report import describe_law
 from mcsjd_core.reporting.tables import mean_and_half_width
 
 from .prompts import QUALITY, unseen_pairs
@@ -67,8 +68,7 @@ def table(model: Family, prompts: list[str]) -> list[str]:
     first, second = drawn(model, prompts, base), drawn(model, prompts, replace(base, seed=1000))
     same = (torch.cat(first) == torch.cat(second)).float().mean(1).tolist()
     lines = [
-        f"{len(prompts)} prompts, guidance {law.cfg_scale:g}, temperature {law.temperature:g}, top-k {law.top_k or 'off'}; "
-        "means and 95 % intervals over the prompts.",
+        f"{len(prompts)} prompts, {describe_law(law)}; means and 95 % intervals over the prompts.",
         "",
         f"- entropy: {mean_and_half_width(entropies(model, prompts, first, base))} nats a token",
         f"- codes that two seeds of a prompt share: {mean_and_half_width([100 * share for share in same])} %",

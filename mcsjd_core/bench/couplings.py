@@ -7,7 +7,8 @@ from statistics import fmean
 
 from ..decoding.loop import AUTO, AUTOREGRESSIVE, DecodeSettings
 from ..laws.coupling import COUPLINGS
-from ..reporting.report import METHOD_LABELS
+from ..laws.law import LawSettings
+from ..reporting.report import METHOD_LABELS, describe_law
 from ..reporting.tables import Table, mean_and_half_width
 from .drawing import checkpoint_law, draw, entropies, texts, warm_up
 from .plan import Bench
@@ -112,12 +113,12 @@ def tables(data: dict) -> list[Table]:
         ]
         for method in data["methods"]
     ]
-    law = data["law"]
+    law = describe_law(LawSettings(**data["law"]))
     exact = [method for method in data["methods"] if method["coupling"] == EXACT]
     same, drawn = sum(method["same_tokens_as_autoregressive"] for method in exact), data["prompts"] * len(exact)
     note = (
-        f"{data['model']}, {data['tokens']} tokens, {data['prompts']} prompts one at a time, guidance {law['cfg_scale']:g}, "
-        f"temperature {law['temperature']:g}, top-k {law['top_k'] or 'off'}, {data['initialiser']} first drafts. Step "
+        f"{data['model']}, {data['tokens']} tokens, {data['prompts']} prompts one at a time, {law}, "
+        f"{data['initialiser']} first drafts. Step "
         "compression is the mean of the pictures' own ± half the width of its 95 % interval; as a mean of ratios, it is above "
         f"{data['tokens']} divided by the mean NFE. NFE is a mean, seconds and factors are medians with the quartiles over the "
         "prompts. Entropy of the target law: "

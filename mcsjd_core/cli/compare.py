@@ -25,7 +25,7 @@ from ..pipeline.image_files import to_image
 from ..pipeline.sampling import Drawing, pictures, sample
 from ..reporting.entropy import picture_entropies
 from ..reporting.intervals import FEWEST, Interval, mean_interval
-from ..reporting.report import METHOD_LABELS
+from ..reporting.report import METHOD_LABELS, describe_law
 from ..reporting.sheet import Cell, Row, draw_sheet
 from ..reporting.tables import aligned, mean_and_half_width
 from .memory import check_memory
@@ -34,7 +34,6 @@ from .options import (
     add_initialiser_argument,
     add_law_arguments,
     add_model_arguments,
-    describe_law,
     law_settings,
     open_model,
     output_file,

@@ -24,6 +24,7 @@ from ..pipeline.image_files import to_image
 from ..pipeline.long_video import sample_long, tokens_to_draw
 from ..pipeline.sampling import Drawing, pictures
 from ..pipeline.video import start_codes, videos
+from ..reporting.report import describe_law
 from . import prompt_rows, several_gpus
 from .files import TOKEN_SUFFIXES, read_codes, read_tokens, write_tokens
 from .memory import check_memory
@@ -31,7 +32,6 @@ from .options import (
     add_initialiser_argument,
     add_law_arguments,
     add_model_arguments,
-    describe_law,
     law_settings,
     open_model,
     output_file,

@@ -134,18 +134,6 @@ def law_settings(arguments: argparse.Namespace, defaults: LawSettings) -> LawSet
     return replace(defaults, **{field: value for field, value in given.items() if value is not None})
 
 
-def describe_law(law: LawSettings) -> str:
-    """`guidance 3, temperature 1, top-k 100`; what is off is left out."""
-    parts = [f"guidance {law.cfg_scale:g}" if law.guided else "no guidance", f"temperature {law.temperature:g}"]
-    if law.top_k:
-        parts.append(f"top-k {law.top_k}")
-    if law.top_p < 1:
-        parts.append(f"top-p {law.top_p:g}")
-    if law.min_p:
-        parts.append(f"min-p {law.min_p:g}")
-    return ", ".join(parts)
-
-
 def output_file(path: Path, *suffixes: str) -> Path:
     """`path`, with its folder made. Called before any work is done, so that a wrong name costs nothing."""
     if path.suffix.lower() not in suffixes:

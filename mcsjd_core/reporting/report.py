@@ -29,10 +29,22 @@ KEPT = (
 
 
 def law_name(law: LawSettings) -> str:
-    """The settings of a law, as people read them."""
+    """The settings of a law by the names of the nodes' inputs."""
     top_p = "off" if law.top_p == 1 else f"{law.top_p:g}"
     min_p = f", min_p {law.min_p:g}" if law.min_p else ""
     return f"cfg {law.cfg_scale:g}, temperature {law.temperature:g}, top_k {law.top_k or 'off'}, top_p {top_p}{min_p}"
+
+
+def describe_law(law: LawSettings) -> str:
+    """`guidance 3, temperature 1, top-k 100`, for running text; what is off is left out."""
+    parts = [f"guidance {law.cfg_scale:g}" if law.guided else "no guidance", f"temperature {law.temperature:g}"]
+    if law.top_k:
+        parts.append(f"top-k {law.top_k}")
+    if law.top_p < 1:
+        parts.append(f"top-p {law.top_p:g}")
+    if law.min_p:
+        parts.append(f"min-p {law.min_p:g}")
+    return ", ".join(parts)
 
 
 @dataclass(frozen=True)

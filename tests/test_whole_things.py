@@ -1,0 +1,76 @@
+"""The count of whole things: it finds what was composed, misses what was cut off, and reads prompts."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mcsjd_core import EMBEDDED_MODEL
+from training.patch_encoder import PatchEncoder
+from training.places import Places
+from training.scenes import Scenes
+from training.sprites import Sprites
+from training.whole_things import NEAR, WHOLE, depictions, likeness, thing_in
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    """Three kinds of blob, one of them in two colours, over noise."""
+    rng = np.random.default_rng(0)
+    distance = np.hypot(*np.meshgrid(*(np.arange(128) - 63.5,) * 2))
+    images = rng.integers(0, 256, (4, 8, 8, 4), dtype=np.uint8).repeat(16, 1).repeat(16, 2)
+    images[..., 3] = 255 * (distance < 60)
+    things = Sprites(images, ["red apple", "heart", "heart", "owl"], ["", "red", "blue", ""], ["a"] * 4)
+    return Scenes(things, Places({"plain blue": [rng.integers(0, 256, (160, 160, 3), dtype=np.uint8)]}))
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return PatchEncoder(load_file(EMBEDDED_MODEL / "vqgan.safetensors")["quantize.embedding.weight"].float())
+
+
+@pytest.fixture(scope="module")
+def near(encoder):
+    return torch.cdist(encoder.centres, encoder.centres) < NEAR
+
+
+def codes_of(picture: np.ndarray, encoder: PatchEncoder) -> torch.Tensor:
+    return encoder.encode(torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255)[0]
+
+
+def scene_with(scenes: Scenes, sprite: int):
+    """A scene of one thing of this sprite, 72 px large."""
+    scene = scenes.draw(np.random.default_rng(5))
+    return replace(scene, things=(replace(scene.things[0], sprite=sprite, size=72, left=24, top=40),))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "sprite"), [("a red apple", 0), ("a red heart", 1), ("a blue heart", 2), ("an owl", 3)]
+)
+def test_a_composed_thing_is_like_its_own_depiction_and_no_other(scenes, encoder, near, prompt, sprite):
+    drawn = codes_of(scenes.render(scene_with(scenes, sprite)), encoder)
+    for other in ("a red apple", "a red heart", "a blue heart", "an owl"):
+        found = likeness(drawn, depictions(f"{other} on a blue background", scenes, encoder), near)
+        assert found == 1 if other == prompt else found < WHOLE
+
+
+def test_a_thing_of_any_colour_is_right_where_the_prompt_names_none(scenes, encoder, near):
+    shown = depictions("a heart on a blue background", scenes, encoder)
+    for sprite in (1, 2):
+        assert likeness(codes_of(scenes.render(scene_with(scenes, sprite)), encoder), shown, near) == 1
+
+
+def test_half_a_thing_is_not_whole(scenes, encoder, near):
+    scene = scene_with(scenes, 3)
+    picture, bare = scenes.render(scene), scenes.render(replace(scene, things=()))
+    picture[76:] = bare[76:]
+    found = likeness(codes_of(picture, encoder), depictions("an owl", scenes, encoder), near)
+    assert 0.3 < found < WHOLE
+
+
+def test_the_colour_of_a_ground_is_not_the_things(scenes):
+    assert thing_in("a small heart on a blue background", scenes) == ("heart", "")
+    assert thing_in("a large blue heart on a blue background", scenes) == ("heart", "blue")
+    assert thing_in("red apple", scenes) == ("red apple", "")
