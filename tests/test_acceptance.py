@@ -2,12 +2,13 @@
 
 import csv
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 import tiny_checkpoint
-from mcsjd_core import COUPLINGS, load
+from mcsjd_core import COUPLINGS, DecodeSettings, load
 from training import acceptance, prompts, sprites
 from training.places import PHRASES
 from training.scenes import held_out
@@ -53,3 +54,19 @@ def test_the_report_has_a_line_for_every_figure_and_coupling(tmp_path, monkeypat
     for coupling in COUPLINGS:
         cells = next(line for line in lines if line.startswith(f"| {coupling} |")).split("|")[2:-1]
         assert all(float(cell.split("±")[0]) >= 1 for cell in cells) and len(cells) == 2
+
+
+def test_groups_go_from_the_surest_prompts_to_the_least_sure():
+    nats, independent, maximal = [2.0, 0.1, 1.0, 0.3], [2.0, 1.0, 4.0, 3.0], [5.0, 1.0, 6.0, 4.5]
+    lines = acceptance.by_entropy(nats, independent, maximal)[2:]
+    cells = [[float(cell) for cell in line.split("|")[2:-1]] for line in lines]
+    assert cells == [[0.1, 1, 1, 1], [0.3, 3, 4.5, 1.5], [1, 4, 6, 1.5], [2, 2, 5, 2.5]]
+
+
+def test_more_seeds_are_the_mean_of_single_runs(tmp_path):
+    tiny_checkpoint.write_tiny_checkpoint(tmp_path)
+    model = load(tmp_path)
+    settings = DecodeSettings("maximal", 8, model.defaults.law, seed=7)
+    single = [acceptance.compressions(model, ["red", "green"], replace(settings, seed=seed)) for seed in (7, 107)]
+    both = acceptance.compressions(model, ["red", "green"], settings, seeds=2)
+    assert single[0] != single[1] and both == pytest.approx([(a + b) / 2 for a, b in zip(*single, strict=True)])

@@ -2,8 +2,9 @@
 
     python -m training.acceptance --model embedded/scenes --sprites build/sprites.npz --places build/places.npz
 
-32 prompts (24 of trained pairs of thing and place, 8 of held-out ones), one picture each, at the checkpoint's own settings.
-Prints a Markdown table: means over the prompts and their 95 % intervals.
+32 prompts (24 of trained pairs of thing and place, 8 of held-out ones), `--seeds` pictures each, at the checkpoint's own
+settings. Prints Markdown tables: means over the prompts and their 95 % intervals, and what the coupling gains by how uncertain
+a prompt is.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from .scenes import Scenes
 
 WINDOWS = (16, 32, 64)
 BATCH = 8  # prompts that are decoded together; a row's forwards do not depend on the others
+SEED_STEP = 100  # between the seeds of a prompt; above BATCH, since row k of a batch draws with seed + k
+GROUPS = 4  # of prompts, by their entropy
 
 
 def batches(prompts: list[str]) -> Iterator[list[str]]:
@@ -36,10 +39,11 @@ def batches(prompts: list[str]) -> Iterator[list[str]]:
         yield prompts[start : start + BATCH]
 
 
-def compressions(model: Family, prompts: list[str], settings: DecodeSettings) -> list[float]:
-    """Tokens per forward of every prompt's picture."""
-    traces = [trace for some in batches(prompts) for trace in sample(model, some, settings).traces]
-    return [trace.num_tokens / trace.nfe for trace in traces]
+def compressions(model: Family, prompts: list[str], settings: DecodeSettings, seeds: int = 1) -> list[float]:
+    """Tokens per forward of every prompt, mean of its pictures."""
+    runs = [replace(settings, seed=settings.seed + SEED_STEP * k) for k in range(seeds)]
+    traces = [[trace for some in batches(prompts) for trace in sample(model, some, run).traces] for run in runs]
+    return [fmean(trace.num_tokens / trace.nfe for trace in of_prompt) for of_prompt in zip(*traces, strict=True)]
 
 
 def drawn(model: Family, prompts: list[str], settings: DecodeSettings) -> list[Tensor]:
@@ -61,23 +65,34 @@ def entropies(model: Family, prompts: list[str], tokens: list[Tensor], settings:
     ]
 
 
-def table(model: Family, prompts: list[str]) -> list[str]:
+def by_entropy(nats: list[float], independent: list[float], maximal: list[float]) -> list[str]:
+    """Lines of a table: GROUPS of prompts from the surest to the least sure, and what the coupling gains in each."""
+    lines = ["| prompts by entropy | nats a token | independent | maximal | ratio |", "| --- |" + " --- |" * 4]
+    order = torch.tensor(nats).argsort()
+    for number, rows in enumerate(order.tensor_split(min(GROUPS, len(nats))), 1):
+        entropy, one, other = (fmean(values[row] for row in rows) for values in (nats, independent, maximal))
+        lines.append(f"| group {number} | {entropy:.2f} | {one:.2f} | {other:.2f} | {other / one:.2f} |")
+    return lines
+
+
+def table(model: Family, prompts: list[str], seeds: int = 1) -> list[str]:
     """The lines of the report."""
     law = model.defaults.law
     base = DecodeSettings("maximal", WINDOWS[-1], law)
     first, second = drawn(model, prompts, base), drawn(model, prompts, replace(base, seed=1000))
+    nats = entropies(model, prompts, first, base)
     same = (torch.cat(first) == torch.cat(second)).float().mean(1).tolist()
     lines = [
-        f"{len(prompts)} prompts, {describe_law(law)}; means and 95 % intervals over the prompts.",
+        f"{len(prompts)} prompts, pictures of each: {seeds}; {describe_law(law)}; means and 95 % intervals over the prompts.",
         "",
-        f"- entropy: {mean_and_half_width(entropies(model, prompts, first, base))} nats a token",
+        f"- entropy: {mean_and_half_width(nats)} nats a token",
         f"- codes that two seeds of a prompt share: {mean_and_half_width([100 * share for share in same])} %",
         "",
         "| tokens per forward | " + " | ".join(f"W {window}" for window in WINDOWS) + " |",
         "| --- |" + " --- |" * len(WINDOWS),
     ]
     found = {
-        (coupling, window): compressions(model, prompts, replace(base, coupling=coupling, window=window))
+        (coupling, window): compressions(model, prompts, replace(base, coupling=coupling, window=window), seeds)
         for coupling in COUPLINGS
         for window in WINDOWS
     }
@@ -85,7 +100,9 @@ def table(model: Family, prompts: list[str]) -> list[str]:
         cells = [mean_and_half_width(found[coupling, window]) for window in WINDOWS]
         lines.append(f"| {coupling} | " + " | ".join(cells) + " |")
     ratios = [fmean(found["maximal", w]) / fmean(found["independent", w]) for w in WINDOWS]
-    return [*lines, "| maximal / independent | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |"]
+    lines.append("| maximal / independent | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |")
+    widest = by_entropy(nats, found["independent", WINDOWS[-1]], found["maximal", WINDOWS[-1]])
+    return [*lines, "", f"At W {WINDOWS[-1]}:", "", *widest]
 
 
 if __name__ == "__main__":
@@ -93,6 +110,7 @@ if __name__ == "__main__":
     parser.add_argument("--model", type=Path, default=EMBEDDED_MODEL)
     parser.add_argument("--sprites", type=Path, required=True)
     parser.add_argument("--places", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=1, help="pictures a prompt")
     a = parser.parse_args()
     prompts = [*QUALITY, *unseen_pairs(Scenes.load(a.sprites, a.places))]
-    print("\n".join(table(load(a.model), prompts)))
+    print("\n".join(table(load(a.model), prompts, a.seeds)))
