@@ -112,5 +112,7 @@ if __name__ == "__main__":
     parser.add_argument("--places", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=1, help="pictures a prompt")
     a = parser.parse_args()
+    if a.seeds < 1:
+        parser.error("--seeds must be 1 or more.")
     prompts = [*QUALITY, *unseen_pairs(Scenes.load(a.sprites, a.places))]
     print("\n".join(table(load(a.model), prompts, a.seeds)))

@@ -43,7 +43,7 @@ def thing_in(prompt: str, scenes: Scenes) -> tuple[str, str]:
 
 
 def depictions(prompt: str, scenes: Scenes, encoder: PatchEncoder) -> list[tuple[Tensor, Tensor]]:
-    """Of every sprite and size that the prompt allows: codes [n, n], and which of them the thing covers entirely [n, n]."""
+    """Of every sprite of the prompt's thing and colour, in every size: codes [n, n], and which it covers entirely [n, n]."""
     name, colour = thing_in(prompt, scenes)
     rows = [row for row in scenes.rows_of[scenes.things.index(name)] if colour in ("", scenes.sprites.colours[row])]
     found = [depiction(scenes.scaled[size][row], encoder) for row in rows for size in SIZES.values()]
@@ -79,6 +79,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=16, help="pictures a prompt")
     add_law_arguments(parser)
     a = parser.parse_args()
+    if a.seeds < 1:
+        parser.error("--seeds must be 1 or more.")
     scenes, model = Scenes.load(a.sprites, a.places), load(a.model)
     encoder = PatchEncoder(load_file(a.model / "vqgan.safetensors")["quantize.embedding.weight"].float())
     near = torch.cdist(encoder.centres, encoder.centres) < NEAR
@@ -86,7 +88,8 @@ def main() -> None:
     prompts = {"tuning": TUNING, "quality": QUALITY, "unseen": unseen_pairs(scenes)}[a.prompts]
     grid, whole = model.grid(), []
     for prompt in prompts:
-        shown, rows = depictions(prompt, scenes, encoder), sample(model, [prompt] * a.seeds, settings).tokens
+        shown, texts = depictions(prompt, scenes, encoder), [prompt] * a.seeds
+        rows = sample(model, texts, settings, negatives=[a.negative] * a.seeds).tokens
         whole += [likeness(row.view(grid.rows, grid.columns), shown, near) >= WHOLE for row in rows]
         print(f"{prompt}: {sum(whole[-a.seeds :])} of {a.seeds}", flush=True)
     print(f"{describe_law(settings.law)}: {sum(whole)} of {len(whole)} ({100 * sum(whole) / len(whole):.0f} %)")
