@@ -14,7 +14,7 @@ QUALITY = (
     "a small strawberry on a blue background", "a crown in front of a brick wall", "a dog at sunset", "a mushroom in a forest",
     "a green book on wood", "an elephant on rocks", "a large doughnut on a pink background", "a cactus on sand",
 )  # fmt: skip
-# Guidance, top-k and top-p are chosen on these alone.
+# Guidance and top-k are chosen on these alone.
 TUNING = (
     "a lemon on pebbles", "a bear in the mountains", "a red fish on water", "a guitar on sand",
     "a star in a starry sky", "a pig on grass", "a birthday cake on wood", "a globe on a black background",
