@@ -53,21 +53,28 @@ def test_seed_exact_redraws_what_plain_ar_redraws(settings):
     assert redrawn(coupling="gumbel_exact", **settings).tokens.equal(redrawn(coupling="autoregressive").tokens)
 
 
-def test_rows_of_a_batch_are_those_of_single_runs():
-    batch = redrawn(coupling="gumbel_exact", window=7).tokens
+@pytest.mark.parametrize(
+    "options",
+    [{"coupling": name} for name in ["autoregressive", *COUPLINGS]]
+    + [{"coupling": "maximal", "initialiser": "recall"}, {"coupling": "gumbel", "trajectories": 2}],
+    ids=str,
+)
+def test_rows_with_masks_of_their_own_are_those_of_single_runs(options):
+    """Each row begins where its own mask does: a row that began with the others would draw with other numbers."""
+    settings = {"guided": True, "law": LAW, "window": 7} | options
+    batch = redrawn(window=7, **options).tokens
     for row in range(3):
-        single = run(
-            MODEL,
-            GRID,
-            1,
-            guided=True,
-            law=LAW,
-            coupling="gumbel_exact",
-            window=7,
-            seed=row,
-            kept_tokens=kept()[row : row + 1],
-        )
+        single = run(MODEL, GRID, 1, seed=row, kept_tokens=kept()[row : row + 1], **settings)
         assert single.tokens[0].equal(batch[row])
+
+
+def test_a_row_whose_mask_marks_nothing_stays_as_it_is():
+    wanted = kept()
+    wanted[1] = torch.where(wanted[1] == FREE, 3, wanted[1])
+    decoded = redrawn(window=7, kept_tokens=wanted)
+    assert decoded.tokens[1].equal(wanted[1])
+    assert torch.where(wanted == FREE, FREE, decoded.tokens).equal(wanted)
+    assert decoded.traces[1].num_tokens == decoded.kept[1].sum() == 1
 
 
 def test_one_mask_serves_a_batch_with_pictures_of_their_own():

@@ -168,7 +168,7 @@ def test_few_shapes_serve_a_long_run():
 
 
 def test_complete_rows_are_carried_until_few_enough_are_left():
-    ledger = Ledger(6, 0, 10)
+    ledger = Ledger([0] * 6, 10)
     for counts, order in (([10, 1, 1, 10, 1, 1], []), ([0, 9, 1, 0, 9, 1], [0, 2]), ([0, 1], [])):
         ledger.add(10, np.array(counts), 0.0, None)
         carried = ledger.drop_finished(lambda at_work: {4: 6, 2: 2}[at_work])

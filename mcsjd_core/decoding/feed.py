@@ -61,7 +61,7 @@ def decode_feed(
     first = torch.cat([row_seeds(seed, 1, device) for seed in seeds[:rows]])
     schedule, iteration, _ = prepare(model, prompt.of_pictures(0, rows), grid, settings, seeds=first)
     finish(device)
-    ledger, prefilled = Ledger(prompt.batch, 0, grid.num_tokens), time.perf_counter()
+    ledger, prefilled = Ledger([0] * prompt.batch, grid.num_tokens), time.perf_counter()
     ledger.active = ledger.active[:rows]
     tokens = torch.zeros(prompt.batch, grid.num_tokens, dtype=torch.long, device=device)
     waiting, reported, began = rows, np.zeros(prompt.batch, dtype=bool), np.full(prompt.batch, started)

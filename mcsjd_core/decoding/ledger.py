@@ -24,16 +24,17 @@ class Entry(NamedTuple):
 
 
 class Ledger:
-    """`active` [A]: the batch row in each of the state's first lanes. done, drafted [B]: tokens of a row that are final,
-    that are drafted. forwards [B]: iterations that a row took part in.
+    """`active` [A]: the batch row in each of the state's first lanes. given [B]: tokens of a row before the first that is
+    drawn. done, drafted [B]: those that are final, that are drafted. forwards [B]: iterations that a row took part in.
 
     A runner may carry rows along that are complete; they commit nothing.
     """
 
-    def __init__(self, batch: int, given: int, total: int):
-        self.given, self.total = given, total
+    def __init__(self, given: Sequence[int], total: int):
+        batch = len(given)
+        self.given, self.total = np.array(given, dtype=int), total
         self.active = np.arange(batch)
-        self.done, self.drafted = np.full(batch, given), np.full(batch, given)
+        self.done, self.drafted = self.given.copy(), self.given.copy()
         self.forwards = np.zeros(batch, dtype=int)
         self._entries: list[Entry] = []
         self._details: list[Tensor] = []

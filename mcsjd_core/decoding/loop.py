@@ -109,7 +109,8 @@ def kept_on_the_way(kept: Tensor | None, tokens: Tensor, grid: Grid, ledger: Led
     if kept is None:
         return None
     codes = ((kept != FREE) & (grid.forced() == FREE).to(kept.device)).expand_as(tokens).cpu().clone()
-    codes[:, : ledger.given] = codes[:, ledger.total :] = False
+    codes[torch.arange(codes.shape[1]) < torch.from_numpy(ledger.given)[:, None]] = False
+    codes[:, ledger.total :] = False
     return codes
 
 
@@ -152,32 +153,34 @@ def prepare(
     warm = settings.initialiser == "warm"
     earlier = check_earlier_tokens(earlier_tokens, prompt.batch, grid, device) if warm else None
     forced = check_kept_tokens(kept_tokens, prompt.batch, grid, model.codebook_size, device)
-    total = grid.num_tokens
+    given, total = [first_tokens.shape[1]] * prompt.batch, grid.num_tokens
     if kept_tokens is not None:
-        first_tokens, total = known_ends(forced, first_tokens)
-    given = first_tokens.shape[1]
-    schedule = schedule_of(settings, model, prompt, total - given)
+        given, total = known_ends(forced, first_tokens)
+    forced = torch.cat((first_tokens, forced[:, first_tokens.shape[1] :]), 1)
+    schedule = schedule_of(settings, model, prompt, total - min(given))
     keeps_law = coupling_of(settings).uses_draft_law or settings.trace_detail or settings.reads_laws
     sizes = (model.codebook_size, schedule.largest)
-    state = State(prompt, grid, settings, *sizes, first_tokens, forced, earlier, keeps_law, seeds)
+    state = State(prompt, grid, settings, *sizes, given, forced, earlier, keeps_law, seeds)
     slots = cache_slots(prompt, grid, schedule.largest)
     cache = model.new_cache(prompt, slots + settings.side_slots(schedule.largest))
-    prefill(model, prompt, first_tokens, cache)
+    prefill(model, prompt, state.tokens(max(given)), cache)
     kind = kind or (Iteration if settings.trajectories == 1 else TrajectoryIteration)
     has_forced = grid.has_forced or kept_tokens is not None
     iteration = kind(model, cache, slots, state, prompt, grid, settings, total, has_forced)
-    return schedule, iteration, Ledger(prompt.batch, given, total)
+    return schedule, iteration, Ledger(given, total)
 
 
-def known_ends(forced: Tensor, first_tokens: Tensor) -> tuple[Tensor, int]:
-    """The tokens [B, n] before the first position that any row has to draw, and the end of the last one.
+def known_ends(forced: Tensor, first_tokens: Tensor) -> tuple[list[int], int]:
+    """The first position [B] that each row has to draw, and the end of the last one in any row.
 
-    `forced` [B, num_tokens] as `check_kept_tokens` gives it; what is given twice is refused.
+    A row in which nothing is drawn begins at that last one. `forced` [B, num_tokens] as `check_kept_tokens` gives it; what is
+    given twice is refused.
     """
     if first_tokens.shape[1]:
         raise InputError("Tokens to keep and first tokens both say what stays of a picture; give one of them.")
-    (drawn,) = (forced == FREE).any(0).nonzero(as_tuple=True)
-    return forced[:, : int(drawn[0])], int(drawn[-1]) + 1
+    free = forced == FREE
+    last = int(free.any(0).nonzero()[-1])
+    return torch.where(free.any(1), free.long().argmax(1), last).tolist(), last + 1
 
 
 def cache_slots(prompt: Prompt, grid: Grid, window: int) -> int:
@@ -188,12 +191,15 @@ def cache_slots(prompt: Prompt, grid: Grid, window: int) -> int:
 PREFILL = 512  # tokens that are read at once: what a forward needs does not grow with the square of what is given
 
 
-def prefill(model: TokenModel, prompt: Prompt, first_tokens: Tensor, cache) -> None:
-    """Cache everything before the last token ahead of the first window."""
-    embeddings, given = prompt.embeddings, first_tokens.shape[1]
+def prefill(model: TokenModel, prompt: Prompt, tokens: Tensor, cache) -> None:
+    """Cache the prompt and all `tokens` [B, n] but the last, which the first window of the row furthest ahead reads.
+
+    Rows that begin earlier write their slots anew before they look at them.
+    """
+    embeddings, given = prompt.embeddings, tokens.shape[1]
     if given:
         index = torch.arange(given, device=embeddings.device).expand(len(embeddings), -1)
-        codes = first_tokens.repeat_interleave(len(embeddings) // prompt.batch, 0)
+        codes = tokens.repeat_interleave(len(embeddings) // prompt.batch, 0)
         embeddings = torch.cat((embeddings, model.embed(codes, index)), 1)
     length = embeddings.shape[1] - 1
     slots = torch.arange(length, device=embeddings.device).expand(len(embeddings), -1)

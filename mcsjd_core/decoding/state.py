@@ -27,22 +27,21 @@ class State:
     draft will be that of guesses [B M, N + W], or what an initialiser makes of what stands before it. law [B M, W + 1, ...]:
     the laws that the drafts follow, the first being that of position law_start [B M]; the last of them is empty (all zero).
     With a `recall` there are several windows of them, which are written in turn.
-    forced [B M, N + W]: the token that a position has to hold, FREE where the model decides.
+    forced [B M, N + W]: the token that a position has to hold, FREE where the model decides; row b draws from position
+    `given[b]` on, and all before it is forced.
     keys [B M, purposes, N + W] and codes [V]: for the noise. step [B M]: a row's iterations so far. report [1 + B]: what the
     host reads after an iteration, whether the logits were usable and how many tokens each row committed. details [5, B, W]:
     see `window_details`.
     """
 
     def __init__(self, prompt: Prompt, grid: Grid, settings: DecodeSettings, codebook_size: int, window: int,
-                 first_tokens: Tensor, forced: Tensor, earlier: Tensor | None, keeps_law: bool,
+                 given: list[int], forced: Tensor, earlier: Tensor | None, keeps_law: bool,
                  seeds: Tensor | None = None):  # fmt: skip
-        (batch, given), device = first_tokens.shape, first_tokens.device
+        batch, device = prompt.batch, forced.device
         self.chains = settings.trajectories
         rows, length = batch * self.chains, grid.num_tokens + window
         # What the grid forces carries no information about any noise, so it does not count as given.
-        given_tokens = forced.clone()
-        given_tokens[:, :given] = first_tokens
-        given_tokens = given_tokens.where(grid.forced().to(device) == FREE, FREE)
+        given_tokens = forced.where(grid.forced().to(device) == FREE, FREE)
         if seeds is None:
             seeds = (own_row_seeds if settings.row_seeds == OWN else row_seeds)(settings.seed, batch, device)
         self.seeds = seeds_given(seeds, given_tokens, settings.part)
@@ -61,9 +60,8 @@ class State:
         self.forced = torch.nn.functional.pad(forced, (0, window), value=FREE).repeat_interleave(self.chains, 0)
         self.guesses = self._first_guesses(grid, settings, codebook_size, noise, earlier)
         self.sequence = self.guesses.clone()
-        self.sequence[:, :given] = first_tokens.repeat_interleave(self.chains, 0)
-        self.committed = torch.full((batch,), given, device=device)
-        self.known, self.law_start = (torch.full((rows,), given, device=device) for _ in range(2))
+        self.committed = torch.tensor(given, device=device)
+        self.known, self.law_start = (self.committed.repeat_interleave(self.chains) for _ in range(2))
         self.step = torch.zeros(rows, dtype=torch.long, device=device)
         self.report = torch.zeros(1 + batch, dtype=torch.long, device=device)
         self.law = empty_law((rows, windows * window + 1), codebook_size, settings.law, device) if keeps_law else None
