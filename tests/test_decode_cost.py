@@ -175,6 +175,30 @@ def test_cancelling_leaves_nothing_allocated_and_the_next_run_is_the_same(monkey
     assert torch.equal(picture(2, **settings).tokens, before_tokens)
 
 
+def test_a_host_is_asked_between_the_forwards_that_read_what_is_given(monkeypatch):
+    """Many given tokens are read in parts, each as long as a forward: Stop must not wait for all of them."""
+    monkeypatch.setattr(loop, "PREFILL", 8)
+    forwards, steps, hidden = [], [], MODEL.hidden
+    monkeypatch.setattr(MODEL, "hidden", lambda *args: forwards.append(1) or hidden(*args))
+
+    def watch(step):
+        steps.append((len(forwards), step.iteration, step.done))
+
+    def cancel(step):
+        raise Cancelled
+
+    first = torch.zeros(2, 30, dtype=torch.long)
+    told = picture(2, first_tokens=first, on_step=watch, window=8, law=GUIDED)
+    reading = [step for step in steps if step[1] == 0]
+    parts = len(forwards) - told.nfe
+    assert parts == 5 and reading == [(count, 0, [30, 30]) for count in range(1, parts)]
+    assert torch.equal(told.tokens, picture(2, first_tokens=first, window=8, law=GUIDED).tokens)
+    del forwards[:]
+    with pytest.raises(Cancelled):
+        picture(2, first_tokens=first, on_step=cancel, law=GUIDED)
+    assert len(forwards) == 1
+
+
 @pytest.mark.parametrize("coupling", ["maximal", "gumbel_exact"])
 def test_memory_does_not_grow_with_the_iterations(coupling):
     counts = {}

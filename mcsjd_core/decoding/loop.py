@@ -74,14 +74,15 @@ def decode(
     first_tokens [B, n] continues pictures whose first n tokens are given. kept_tokens [1 or B, num_tokens] redraws parts of
     pictures: what is not FREE stays, and the rest is drawn in raster order, each token given those before it; tokens that are
     kept after a position do not influence what is drawn there. earlier_tokens [1 or B, num_tokens] feeds the `warm`
-    initialiser. on_step is called after every iteration and may raise to cancel: nothing stays allocated.
+    initialiser. on_step is called after every iteration, and between the forwards that read a long prompt or many given
+    tokens (with iteration 0); it may raise to cancel: nothing stays allocated.
     Raises InputError for arguments that do not fit, DecodingError if the model's logits are unusable.
     """
     started = time.perf_counter()
     run = runner(settings.execution, prompt.embeddings.device)
     prompt = run.prompt(prompt, model.counts_padding)
     schedule, iteration, ledger = prepare(
-        model, prompt, grid, settings, first_tokens, earlier_tokens, kept_tokens=kept_tokens
+        model, prompt, grid, settings, first_tokens, earlier_tokens, kept_tokens=kept_tokens, on_step=on_step
     )
     finish(prompt.embeddings.device)  # prefill is over when the device is
     state, prefilled = iteration.state, time.perf_counter()
@@ -140,11 +141,12 @@ def prepare(
     kind: type[Iteration] | None = None,
     kept_tokens: Tensor | None = None,
     seeds: Tensor | None = None,
+    on_step: Callable[[Step], None] | None = None,
 ) -> tuple[Schedule, Iteration, Ledger]:
     """Check the arguments, lay out the run's memory and read the prompt: schedule, iteration and ledger of the run.
 
     `kind` is the class of the iteration, None for the one that the settings ask for; `seeds` [B] int64 are those of the rows,
-    None for those that the settings say.
+    None for those that the settings say; `on_step` as in `decode`.
     """
     device = prompt.embeddings.device
     check_prompt(prompt, settings.law)
@@ -163,11 +165,13 @@ def prepare(
     state = State(prompt, grid, settings, *sizes, given, forced, earlier, keeps_law, seeds)
     slots = cache_slots(prompt, grid, schedule.largest)
     cache = model.new_cache(prompt, slots + settings.side_slots(schedule.largest))
-    prefill(model, prompt, state.tokens(max(given)), cache)
+    ledger = Ledger(given, total)
+    told = None if on_step is None else lambda: on_step(step_of(ledger, state.tokens(grid.num_tokens)))
+    prefill(model, prompt, state.tokens(max(given)), cache, told)
     kind = kind or (Iteration if settings.trajectories == 1 else TrajectoryIteration)
     has_forced = grid.has_forced or kept_tokens is not None
     iteration = kind(model, cache, slots, state, prompt, grid, settings, total, has_forced)
-    return schedule, iteration, Ledger(given, total)
+    return schedule, iteration, ledger
 
 
 def known_ends(forced: Tensor, first_tokens: Tensor) -> tuple[list[int], int]:
@@ -191,10 +195,13 @@ def cache_slots(prompt: Prompt, grid: Grid, window: int) -> int:
 PREFILL = 512  # tokens that are read at once: what a forward needs does not grow with the square of what is given
 
 
-def prefill(model: TokenModel, prompt: Prompt, tokens: Tensor, cache) -> None:
+def prefill(
+    model: TokenModel, prompt: Prompt, tokens: Tensor, cache, between: Callable[[], None] | None = None
+) -> None:
     """Cache the prompt and all `tokens` [B, n] but the last, which the first window of the row furthest ahead reads.
 
-    Rows that begin earlier write their slots anew before they look at them.
+    Rows that begin earlier write their slots anew before they look at them. `between` is called between two forwards, when
+    the device has caught up.
     """
     embeddings, given = prompt.embeddings, tokens.shape[1]
     if given:
@@ -204,6 +211,9 @@ def prefill(model: TokenModel, prompt: Prompt, tokens: Tensor, cache) -> None:
     length = embeddings.shape[1] - 1
     slots = torch.arange(length, device=embeddings.device).expand(len(embeddings), -1)
     for start in range(0, length, PREFILL):
+        if start and between is not None:
+            finish(embeddings.device)
+            between()
         end = min(start + PREFILL, length)
         model.hidden(embeddings[:, start:end], slots[:, start:end], cache, end)
 
