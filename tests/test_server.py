@@ -128,9 +128,9 @@ def test_what_has_not_changed_is_not_run_again(comfyui):
     assert node_of(graph, "MCSJD_Sampler") in ran and node_of(graph, "MCSJD_LoadModel") not in ran
 
 
-def slow(**changes) -> dict:
-    """A run long enough to be looked at and stopped."""
-    return with_model(small(**{"coupling": "plain AR", "batch_size": 16} | changes), "many-tokens")
+def slow() -> dict:
+    """A run long enough to be looked at and stopped: seconds, also on a machine with nothing else to do."""
+    return with_model(small(coupling="plain AR", batch_size=64), "many-tokens")
 
 
 def test_previews_arrive_while_the_sampler_runs_and_take_no_more_than_their_share(comfyui):
@@ -138,7 +138,7 @@ def test_previews_arrive_while_the_sampler_runs_and_take_no_more_than_their_shar
 
     A single preview that a busy machine holds up can pass the planned share, so twice that is allowed.
     """
-    graph = slow(batch_size=64)  # seconds, also on a machine with nothing else to do
+    graph = slow()
     sampler, pictures, done = node_of(graph, "MCSJD_Sampler"), [], 0
     messages = succeeds(comfyui, graph)
     for message in messages:
