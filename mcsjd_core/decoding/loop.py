@@ -36,8 +36,9 @@ class DecodingError(RuntimeError):
 
 @dataclass(frozen=True)
 class Step:
-    """What a host may look at after an iteration: tokens [B, num_tokens] on the model's device, the first `done[b]` of
-    row b committed, the rest drafts or not yet drafted (drafts reach up to `drafted[b]`)."""
+    """What a host may look at after an iteration, or while the prompt is read (iteration 0): tokens [B, num_tokens] on the
+    model's device, the first `done[b]` of row b committed, the rest drafts or not yet drafted (drafts reach up to
+    `drafted[b]`)."""
 
     iteration: int
     tokens: Tensor
