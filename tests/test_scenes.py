@@ -43,12 +43,15 @@ def test_what_is_transparent_shows_the_ground(drawing):
     assert (picture[16, 16] == 250).all() and (picture[64, 64] == (0, 0, 255)).all()
 
 
-def test_things_lie_on_the_grid_of_codes_and_inside(drawing):
-    rng = np.random.default_rng(0)
-    for scene in (drawing.draw(rng) for _ in range(200)):
+def test_things_lie_on_the_grid_of_codes_and_nowhere_on_the_edge(drawing):
+    rng, columns = np.random.default_rng(0), {size: set() for size in SIZES.values()}
+    for scene in (drawing.draw(rng) for _ in range(1000)):
+        covered = drawing.covered(scene)
+        assert covered.any() and not (covered[[0, -1]].any() or covered[:, [0, -1]].any())
         for thing in scene.things:
             assert thing.left % 8 == thing.top % 8 == 0
-            assert 0 <= thing.left <= SIZE - thing.size and 0 <= thing.top <= SIZE - thing.size
+            columns[thing.size].add(thing.left)
+    assert columns == {size: set(range(8, SIZE - size, 8)) for size in columns}  # all that a margin of one code leaves
 
 
 def test_captions_say_nothing_false(drawing):
@@ -82,6 +85,14 @@ def test_every_thing_misses_a_place_and_every_place_some_things():
     pairs = np.array([[held_out(t, p) for p in range(len(places.PHRASES))] for t in range(len(names))])
     assert pairs.sum(1).min() >= 1 and pairs.sum(1).max() <= 2
     assert pairs.sum(0).min() > 0.04 * len(names)
+
+
+@pytest.mark.parametrize("name", ["starry sky", "meadow"])
+def test_stars_and_flowers_are_large_enough_for_codes(name):
+    """A code keeps the lowest waves of its 8 x 8 px: a mean over 4 x 4 px has to show them."""
+    ground = textures.DRAWN[name](np.random.default_rng(0), 256).clip(0, 1).mean(-1)
+    seen = ground.reshape(64, 4, 64, 4).mean((1, 3)).reshape(32, 2, 32, 2).max((1, 3))
+    assert 0.05 < (seen > np.median(ground) + 0.3).mean() < 0.5
 
 
 @pytest.mark.parametrize("name", textures.DRAWN)

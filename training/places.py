@@ -54,7 +54,6 @@ PARTS = (
     Part("mountains", f"{LOMIRI}/aitzgorri_by_Aitzol_Berasategi.jpg", bottom=0.60, scale=0.14),
     Part("mountains", f"{LOMIRI}/picosdeeuropa_by_Aitzol_Berasategi.jpg", top=0.08, bottom=0.80, scale=0.12),
     Part("sunset", f"{LOMIRI}/sunset_by_Aitzol_Berasategi.jpg", bottom=0.85, scale=0.09),
-    Part("meadow", f"{LOMIRI}/seeding_by_Clements_Engelhardt.jpg", scale=0.09),
     Part("rocks", f"{LOMIRI}/life_by_Aitzol_Berasategi.jpg", top=0.40, scale=0.22),
     Part("city", f"{BLENDER}/city.exr", top=0.34, bottom=0.66, scale=0.9),
     Part("cork", f"{MYPAINT}/HR_Cork.png", scale=0.8),

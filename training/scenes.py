@@ -1,7 +1,8 @@
 """Scenes of the embedded image model: things over grounds, drawn anew for every sequence, and captions that say some of it.
 
 A scene has one thing, or now and then two of different kinds, at a random size, place and mirror image over a random crop of
-one of a place's pictures. Corners of things lie on the codec's grid of 8 px, so that a thing keeps its codes wherever it is.
+one of a place's pictures. Corners of things lie on the codec's grid of 8 px, so that a thing keeps its codes wherever it is,
+and at least a code from the edges.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from .sprites import Sprites
 SIZE, CELL = 128, 8  # pixels a side of a scene, of a code
 SIZES = {"small": 48, "": 72, "large": 96}  # pixels of a thing's longer side, by the word for it
 SIZE_SHARES = (0.1, 0.6, 0.3)
+# Pixels between things and the edges: a model that is wrong by a column or a row then cuts nothing off, and nothing runs over
+# the end of one row into the beginning of the next.
+MARGIN = CELL
 TWO_THINGS = 0.06  # share of the scenes
 MIRRORED = 0.0  # a mirrored thing is another shape to learn
 # How often a caption says what it could leave open.
@@ -81,14 +85,14 @@ class Scenes:
 
     def draw_one(self, rng: np.random.Generator, allowed: list[int]) -> Thing:
         size = rng.choice(list(SIZES.values()), p=SIZE_SHARES)
-        left, top = CELL * rng.integers((SIZE - size) // CELL + 1, size=2)
+        left, top = MARGIN + CELL * rng.integers((SIZE - 2 * MARGIN - size) // CELL + 1, size=2)
         return self.thing(rng, allowed, size, left, top)
 
     def draw_two(self, rng: np.random.Generator, allowed: list[int]) -> tuple[Thing, Thing]:
         """Two things side by side, of 48 px each."""
         size = SIZES["small"]
-        tops = CELL * rng.integers((SIZE - size) // CELL + 1, size=2)
-        lefts = (CELL * rng.integers(0, 3), SIZE // 2 + CELL * rng.integers(0, 3))
+        tops = MARGIN + CELL * rng.integers((SIZE - 2 * MARGIN - size) // CELL + 1, size=2)
+        lefts = (MARGIN + CELL * rng.integers(0, 2), SIZE // 2 + CELL * rng.integers(0, 2))
         first, second = (self.thing(rng, allowed, size, left, top) for left, top in zip(lefts, tops, strict=True))
         return first, second
 
@@ -149,7 +153,7 @@ def side(thing: Thing) -> str:
     offset = thing.left + thing.size / 2 - SIZE / 2
     if abs(offset) <= CELL / 2:
         return " in the middle"
-    if abs(offset) < 2 * CELL:
+    if abs(offset) < 1.5 * CELL:
         return ""
     return " on the left" if offset < 0 else " on the right"
 

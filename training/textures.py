@@ -1,4 +1,5 @@
-"""Drawn grounds for places of which there is no freely licensed photograph: sky, stars, sand, water, planks, plain colours.
+"""Drawn grounds for places of which there is no freely licensed photograph that fits: sky, stars, sand, water, planks, a meadow,
+plain colours.
 
 Every function gives one picture [size, size, 3] in 0..1 from a random generator; no two calls give the same.
 """
@@ -43,10 +44,30 @@ def starry_sky(rng: np.random.Generator, size: int) -> np.ndarray:
     haze = (0.5 + 0.35 * fractal_noise(rng, size, 3)).clip(0, 1)
     tint = np.array(((0.10, 0.10, 0.28), (0.20, 0.08, 0.30), (0.05, 0.16, 0.28))[rng.integers(3)])
     picture = mixed((0.01, 0.01, 0.05), tint, haze)
-    for brightness, count, blur in ((1.0, size * size // 260, 0.5), (9.0, size * size // 2600, 1.0)):
-        stars = np.zeros((size, size))
-        stars[rng.integers(size, size=count), rng.integers(size, size=count)] = rng.uniform(0.5, 1.6, count)
-        picture += gaussian_filter(stars, blur)[..., None] * brightness * (1.0, 0.97, 0.9)
+    # Most stars are a few pixels wide: a code has no room for smaller ones.
+    for brightness, count, blur in (
+        (1.5, size * size // 260, 0.5),
+        (16.0, size * size // 700, 1.0),
+        (40.0, size * size // 2000, 1.5),
+    ):
+        picture += gaussian_filter(scattered(rng, size, count), blur)[..., None] * brightness * (1.0, 0.97, 0.9)
+    return picture
+
+
+def scattered(rng: np.random.Generator, size: int, count: int) -> np.ndarray:
+    """`count` single pixels of 0.5 to 1.6 on 0: [size, size]."""
+    points = np.zeros((size, size))
+    points[rng.integers(size, size=count), rng.integers(size, size=count)] = rng.uniform(0.5, 1.6, count)
+    return points
+
+
+def meadow(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Grass with flowers of three colours, each some 6 px wide, so that a code can show one."""
+    blades = fractal_noise(rng, size, 32, 0.25) * 0.5 + fractal_noise(rng, size, 4) * 0.5
+    picture = mixed((0.22, 0.42, 0.10), (0.55, 0.74, 0.26), 0.5 + 0.3 * blades)
+    for colour in ((0.98, 0.97, 0.95), (0.98, 0.85, 0.20), rng.choice(((0.86, 0.25, 0.30), (0.70, 0.40, 0.80)))):
+        petals = gaussian_filter(scattered(rng, size, size * size // 600), 1.8) * 40
+        picture = mixed(0, 1, petals) * colour + picture * (1 - petals.clip(0, 1))[..., None]
     return picture
 
 
@@ -95,5 +116,6 @@ def rgb(colour: str) -> tuple[float, float, float]:
 
 DRAWN = {
     "cloudy sky": cloudy_sky, "starry sky": starry_sky, "sand": sand, "water": water, "wood": wooden_planks,
+    "meadow": meadow,
 }  # fmt: skip
 PLAIN_COLOURS = ("white", "black", "red", "yellow", "green", "blue", "purple", "pink")
