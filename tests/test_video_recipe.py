@@ -36,7 +36,7 @@ def tiny() -> Stage:
 
 
 def test_a_stage_has_the_things_asked_for_and_holds_out_the_ends_of_wide_grounds(monkeypatch):
-    monkeypatch.setattr(stage, "PANORAMAS", ())
+    monkeypatch.setattr(stage, "PHOTOGRAPHS", ())
     image = np.zeros((SPRITE, SPRITE, 4), np.uint8)
     image[..., 1:] = 255
     rows = [("fox", "", "twemoji"), ("fox", "", "fluent flat"), ("fox", "", "noto"), ("car", "red", "twemoji"),

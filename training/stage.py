@@ -2,8 +2,8 @@
 
     python -m training.stage --sprites build/sprites.npz --places build/places.npz --root / --out build-video/stage.npz
 
-Beside the places it takes whole panoramas, long enough for a camera to pan over. The right end of every wide picture is
-held out: ground of the same kind that no training shows.
+Beside the places it takes a photographed meadow, and whole panoramas, long enough for a camera to pan over. The right end of
+every wide picture is held out: ground of the same kind that no training shows.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from PIL import Image
 
 from . import places
 from .motion_data import GROUND, THING, Stage
-from .places import BLENDER, Part, Places
+from .places import BLENDER, LOMIRI, Part, Places
 from .sprites import Sprites
 
 THINGS = (
@@ -27,11 +27,13 @@ THINGS = (
 STYLES = ("twemoji", "fluent flat")  # shading is more than codes of 8 px can hold
 COLOUR = "red"  # of things that come in several
 BOX = 30  # pixels, longest side of a drawn thing
-LEFT_OUT = ("plain", "cork", "brick", "pebbles")  # beginnings of places that a camera has nothing to show of
+# Beginnings of places that a camera has nothing to show of, or whose photograph stands below.
+LEFT_OUT = ("plain", "cork", "brick", "pebbles", "meadow")
 SHORT_SIDE = 128  # pixels that pictures are scaled to
 HELD_OUT = 128  # pixels at the right end of pictures of at least three times that
-PANORAMAS = tuple(
-    Part("", f"{BLENDER}/{name}.exr", top=0.3, bottom=0.72) for name in ("courtyard", "sunrise", "night", "sunset")
+PHOTOGRAPHS = (
+    Part("", f"{LOMIRI}/seeding_by_Clements_Engelhardt.jpg", scale=0.09),
+    *(Part("", f"{BLENDER}/{name}.exr", top=0.3, bottom=0.72) for name in ("courtyard", "sunrise", "night", "sunset")),
 )
 
 
@@ -63,7 +65,7 @@ def build(sprites: Sprites, grounds: Places, root: Path) -> Stage:
     pictures = [
         picture for place, all_ in grounds.pictures.items() if not place.startswith(LEFT_OUT) for picture in all_
     ]
-    pictures += [places.cut(part, root) for part in PANORAMAS]
+    pictures += [places.cut(part, root) for part in PHOTOGRAPHS]
     photos, held_out = [], []
     for picture in map(scaled, pictures):
         end = picture.shape[1] - HELD_OUT if picture.shape[1] >= 3 * HELD_OUT else picture.shape[1]
