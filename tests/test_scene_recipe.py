@@ -112,6 +112,7 @@ def test_things_weigh_more_at_first_and_no_more_at_the_end():
     weight, steps = train_scene_transformer.thing_weight, train_scene_transformer.WEIGHTED_STEPS
     assert weight(0) == train_scene_transformer.THING_WEIGHT and 1 < weight(steps // 2) < weight(0)
     assert weight(steps) == weight(10 * steps) == 1
+    assert weight(0, 1.0) == weight(steps // 2, 1.0) == 1
 
 
 def test_a_tenth_of_the_captions_is_dropped(scenes, tokenizer, centres):

@@ -40,9 +40,9 @@ HELD_OUT = 48  # scenes a figure
 THING_WEIGHT, WEIGHTED_STEPS = 3.0, 2400
 
 
-def thing_weight(step: int) -> float:
-    """Weight of a code with some of a thing; ground weighs 1."""
-    return 1 + (THING_WEIGHT - 1) * max(0.0, 1 - step / WEIGHTED_STEPS)
+def thing_weight(step: int, first: float = THING_WEIGHT) -> float:
+    """Weight of a code with some of a thing, `first` at step 0; ground weighs 1."""
+    return 1 + (first - 1) * max(0.0, 1 - step / WEIGHTED_STEPS)
 
 
 class Sequences:
@@ -105,8 +105,15 @@ def start_from(model: ChameleonTransformer, checkpoint: Path) -> None:
 class Training:
     """The task of `loop.train`."""
 
-    def __init__(self, sequences: Sequences, seed: int, compiled: bool = False, rate_scale: float = 1.0):
-        self.sequences, self.seed = sequences, seed
+    def __init__(
+        self,
+        sequences: Sequences,
+        seed: int,
+        compiled: bool = False,
+        rate_scale: float = 1.0,
+        first_weight: float = THING_WEIGHT,
+    ):
+        self.sequences, self.seed, self.first_weight = sequences, seed, first_weight
         self.model = build_model(sequences.tokenizer, seed).to(sequences.device)
         self.modules = {"model": self.model}
         self.optimizers = loop.muon_and_adamw(self.model, rate_scale * MATRIX_RATE, rate_scale * VECTOR_RATE)
@@ -114,7 +121,7 @@ class Training:
 
     def loss(self, rng: np.random.Generator, step: int) -> Tensor:
         ids, targets, covered = self.sequences.batch(rng, BATCH)
-        weights = torch.where(covered, thing_weight(step), 1.0)
+        weights = torch.where(covered, thing_weight(step, self.first_weight), 1.0)
         return (weights * self.learned_nats(ids, targets)).sum() / weights.sum()
 
     def nats(self, ids: Tensor, targets: Tensor) -> Tensor:
@@ -147,13 +154,19 @@ def main() -> None:
     parser.add_argument(
         "--rate-scale", type=float, default=1.0, help="factor on the learning rates; under 1 to refine weights"
     )
+    parser.add_argument(
+        "--thing-weight",
+        type=float,
+        default=THING_WEIGHT,
+        help="of codes with some of a thing, at first; 1 to refine weights (default: %(default)s)",
+    )
     parser.add_argument("--compile", action="store_true", help="compile the loss; needs a C++ compiler on CPUs")
     loop.add_options(parser, minutes=80)
     a = parser.parse_args()
     settings = loop.settings_from(a)
     encoder, tokenizer = load_encoder(a.codec), Tokenizer.from_file(str(a.tokenizer))
     sequences = Sequences(Scenes.load(a.sprites, a.places), encoder, tokenizer, settings.device)
-    task = Training(sequences, settings.seed, a.compile, a.rate_scale)
+    task = Training(sequences, settings.seed, a.compile, a.rate_scale, a.thing_weight)
     if a.start_from:
         start_from(task.model, a.start_from)
     loop.train(task, a.out, settings)
