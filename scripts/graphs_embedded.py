@@ -231,8 +231,8 @@ them is drawn anew, four times.
         Node(5, "MCSJD_Encode", (COLUMNS[2], 590), (340, 80), {}, {"model": (1, 0), "image": (3, 0)}),
         Node(6, "MCSJD_CropTokens", (COLUMNS[2], 800), (340, 60), {"rows": 4}, {"tokens": (5, 0)}),
     ]
-    values = {"prompt": PROMPT, "seed": 100, "batch_size": 4}
-    return from_a_picture(16, "Continued", between, values, {"first_tokens": (6, 0)}, text, "continued")
+    values = {"prompt": PROMPT, "seed": 300, "batch_size": 4}
+    return from_a_picture(140, "Continued", between, values, {"first_tokens": (6, 0)}, text, "continued")
 
 
 def redraw() -> Workflow:
@@ -258,9 +258,9 @@ Tokens are drawn from top left to bottom right: a new one takes into account wha
             {"destination": (5, 0), "source": (6, 0)}, title="Where to redraw",
         ),
     ]  # fmt: skip
-    values = {"prompt": REDRAWN, "seed": 100, "batch_size": 4}
+    values = {"prompt": REDRAWN, "seed": 300, "batch_size": 4}
     links = {"picture_tokens": (2, 0), "redraw_mask": (11, 0)}
-    return from_a_picture(56, "Redrawn", between, values, links, text, "redrawn")
+    return from_a_picture(15, "Redrawn", between, values, links, text, "redrawn")
 
 
 def batch() -> Workflow:

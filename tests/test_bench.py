@@ -306,7 +306,7 @@ def test_the_command_prints_tables_and_writes_json(command, tmp_path, capsys):
     written = json.loads((tmp_path / "new/out.json").read_text())
     assert set(written["sections"]) == {"couplings", "memory"} and written["plan"]["name"] == "quick"
     shown = capsys.readouterr().out
-    assert "speed relative to AR" in shown and "KV cache" in shown and "threads" in shown
+    assert "speed relative to AR" in shown and "KV cache" in shown and "thread" in shown
 
 
 def test_an_unknown_section_is_named(command, capsys):

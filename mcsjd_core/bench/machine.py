@@ -27,7 +27,8 @@ def describe(device: str, dtype: torch.dtype) -> dict:
 
 
 def sentence(machine: dict) -> str:
-    where = machine["gpu"] or f"{machine['cpu']} ({machine['cores']} cores, {machine['threads']} threads)"
+    threads = "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
+    where = machine["gpu"] or f"{machine['cpu']} ({machine['cores']} cores, {threads})"
     return f"{where}, {machine['dtype']}, torch {machine['torch']}, Python {machine['python']} on {machine['system']}"
 
 
