@@ -3,6 +3,7 @@
 import csv
 import math
 from dataclasses import replace
+from statistics import pstdev
 from types import SimpleNamespace
 
 import pytest
@@ -54,6 +55,16 @@ def test_the_report_has_a_line_for_every_figure_and_coupling(tmp_path, monkeypat
     for coupling in COUPLINGS:
         cells = next(line for line in lines if line.startswith(f"| {coupling} |")).split("|")[2:-1]
         assert all(float(cell.split("±")[0]) >= 1 for cell in cells) and len(cells) == 2
+
+
+def test_the_interval_of_a_ratio_is_that_of_its_prompts():
+    one = [1.0, 2.0, 3.0, 4.0] * 8
+    assert acceptance.ratio_of_means(one, [1.5 * value for value in one]) == "1.50 (1.50 to 1.50)"
+    # Of a constant divisor, the ratio's interval is that of the mean: 1.96 deviations of the 32 over their root.
+    ratio, low, _, high = acceptance.ratio_of_means([2.0] * 32, one).replace("(", "").replace(")", "").split()
+    half = 1.96 * pstdev(one) / 32**0.5 / 2
+    assert float(ratio) == 1.25
+    assert [float(low), float(high)] == pytest.approx([1.25 - half, 1.25 + half], abs=0.03)
 
 
 def test_groups_go_from_the_surest_prompts_to_the_least_sure():

@@ -3,19 +3,21 @@
     python -m training.acceptance --model embedded/scenes --sprites build/sprites.npz --places build/places.npz
 
 32 prompts (24 of trained pairs of thing and place, 8 of held-out ones), `--seeds` pictures each, at the checkpoint's own
-settings. Prints Markdown tables: means over the prompts and their 95 % intervals, and what the coupling gains by how uncertain
-a prompt is.
+settings. Prints Markdown tables: means over the prompts and their 95 % intervals (of ratios by the bootstrap over the prompts),
+and what the coupling gains by how uncertain a prompt is.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
 import torch
+from scipy.stats import bootstrap
 from torch import Tensor
 
 from mcsjd_core import COUPLINGS, EMBEDDED_MODEL, DecodeSettings, load, sample
@@ -65,6 +67,17 @@ def entropies(model: Family, prompts: list[str], tokens: list[Tensor], settings:
     ]
 
 
+def ratio_of_means(one: Sequence[float], other: Sequence[float]) -> str:
+    """`1.44 (1.36 to 1.54)`: how many times the mean of `one` the mean of `other` is, prompts in the same order."""
+
+    def ratio(ones: np.ndarray, others: np.ndarray, axis: int = -1) -> np.ndarray:
+        return others.mean(axis) / ones.mean(axis)
+
+    found = bootstrap((one, other), ratio, paired=True, method="percentile", rng=np.random.default_rng(0))
+    interval = found.confidence_interval
+    return f"{ratio(np.array(one), np.array(other)):.2f} ({interval.low:.2f} to {interval.high:.2f})"
+
+
 def by_entropy(nats: list[float], independent: list[float], maximal: list[float]) -> list[str]:
     """Lines of a table: GROUPS of prompts from the surest to the least sure, and what the coupling gains in each."""
     lines = ["| prompts by entropy | nats a token | independent | maximal | ratio |", "| --- |" + " --- |" * 4]
@@ -99,8 +112,8 @@ def table(model: Family, prompts: list[str], seeds: int = 1) -> list[str]:
     for coupling in COUPLINGS:
         cells = [mean_and_half_width(found[coupling, window]) for window in WINDOWS]
         lines.append(f"| {coupling} | " + " | ".join(cells) + " |")
-    ratios = [fmean(found["maximal", w]) / fmean(found["independent", w]) for w in WINDOWS]
-    lines.append("| maximal / independent | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |")
+    ratios = [ratio_of_means(found["independent", w], found["maximal", w]) for w in WINDOWS]
+    lines.append("| maximal / independent | " + " | ".join(ratios) + " |")
     widest = by_entropy(nats, found["independent", WINDOWS[-1]], found["maximal", WINDOWS[-1]])
     return [*lines, "", f"At W {WINDOWS[-1]}:", "", *widest]
 
