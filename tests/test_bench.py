@@ -92,6 +92,8 @@ def test_the_machine_is_described_by_what_the_system_says(result):
     machine = result["machine"]
     assert machine["torch"] == torch.__version__ and machine["threads"] == torch.get_num_threads()
     assert machine["cpu"] and machine["cores"] >= 1 and machine["dtype"] == "float32"
+    one = bench.machine.sentence(machine | {"gpu": None, "cpu": "Z80", "cores": 1, "threads": 2})
+    assert one.startswith("Z80 (1 core, 2 threads), float32")
 
 
 def test_compression_and_speedup_follow_from_the_runs(result):

@@ -115,6 +115,18 @@ def test_things_weigh_more_at_first_and_no_more_at_the_end():
     assert weight(0, 1.0) == weight(steps // 2, 1.0) == 1
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("weight", [1.0, 3.0])
+def test_the_loss_weighs_things_as_asked(scenes, tokenizer, centres, weight):
+    sequences = train_scene_transformer.Sequences(scenes, PatchEncoder(centres), tokenizer, "cpu")
+    task = train_scene_transformer.Training(sequences, seed=0, first_weight=weight)
+    ids, targets, covered = sequences.batch(np.random.default_rng(0), train_scene_transformer.BATCH)
+    nats = task.nats(ids, targets)
+    things, ground = nats[covered], nats[~covered]
+    expected = (weight * things.sum() + ground.sum()) / (weight * len(things) + len(ground))
+    assert task.loss(np.random.default_rng(0), 0).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 def test_a_tenth_of_the_captions_is_dropped(scenes, tokenizer, centres):
     sequences, rng = train_scene_transformer.Sequences(scenes, PatchEncoder(centres), tokenizer, "cpu"), None
     rng = np.random.default_rng(0)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from training import places, sprites, textures
+from training import places, sprites, stage, textures
 from training.scenes import SIZE, SIZES, Scene, Scenes, Thing, held_out
 
 
@@ -108,4 +108,6 @@ def test_the_table_of_sources_names_every_photograph_with_a_licence_that_stays_p
     for part in places.PARTS:
         row = table["skimage/data/" + part.file.removeprefix("skimage/") if "skimage" in part.file else part.file]
         assert part.place in row["shows"].split("; ")
+    for part in stage.PHOTOGRAPHS:
+        assert part.file in table
     assert {row["licence"] for row in table.values()} <= {"CC0-1.0", "CC-BY-4.0", "MIT", "OFL-1.1", "public domain"}

@@ -149,7 +149,10 @@ class Scenes:
 
 
 def side(thing: Thing) -> str:
-    """` on the left`, ` on the right`, ` in the middle`, or nothing where no word is clear."""
+    """` on the left`, ` on the right`, ` in the middle`, or nothing where no word is clear.
+
+    A thing of middle size has six columns, two for each word.
+    """
     offset = thing.left + thing.size / 2 - SIZE / 2
     if abs(offset) <= CELL / 2:
         return " in the middle"

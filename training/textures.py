@@ -44,7 +44,7 @@ def starry_sky(rng: np.random.Generator, size: int) -> np.ndarray:
     haze = (0.5 + 0.35 * fractal_noise(rng, size, 3)).clip(0, 1)
     tint = np.array(((0.10, 0.10, 0.28), (0.20, 0.08, 0.30), (0.05, 0.16, 0.28))[rng.integers(3)])
     picture = mixed((0.01, 0.01, 0.05), tint, haze)
-    # Most stars are a few pixels wide: a code has no room for smaller ones.
+    # Codes show the larger two kinds; single pixels alone, as many as there are, leave the sky empty.
     for brightness, count, blur in (
         (1.5, size * size // 260, 0.5),
         (16.0, size * size // 700, 1.0),

@@ -27,9 +27,14 @@ def describe(device: str, dtype: torch.dtype) -> dict:
 
 
 def sentence(machine: dict) -> str:
-    threads = "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
-    where = machine["gpu"] or f"{machine['cpu']} ({machine['cores']} cores, {threads})"
+    cores, threads = counted(machine["cores"], "core"), counted(machine["threads"], "thread")
+    where = machine["gpu"] or f"{machine['cpu']} ({cores}, {threads})"
     return f"{where}, {machine['dtype']}, torch {machine['torch']}, Python {machine['python']} on {machine['system']}"
+
+
+def counted(number: int, unit: str) -> str:
+    """`1 core`, `2 cores`."""
+    return f"{number} {unit}" if number == 1 else f"{number} {unit}s"
 
 
 def cpu_name() -> str:
