@@ -127,6 +127,24 @@ def test_the_loss_weighs_things_as_asked(scenes, tokenizer, centres, weight):
     assert task.loss(np.random.default_rng(0), 0).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_things_that_are_drawn_badly_come_more_often():
+    drawn = {"well": [True] * 6, "badly": [True, False, False, True, False, False]}
+    assert train_scene_transformer.thing_weights(drawn) == {"well": 2, "badly": 6}
+
+
+def test_figures_are_taken_on_scenes_of_all_things_alike(scenes, tokenizer, centres):
+    first, *others = scenes.things
+    weighted = Scenes(scenes.sprites, scenes.places, {first: 1.0} | dict.fromkeys(others, 0.01))
+    alike, mostly_one = (
+        train_scene_transformer.Sequences(some, PatchEncoder(centres), tokenizer, "cpu") for some in (scenes, weighted)
+    )
+    figures = [
+        train_scene_transformer.Training(sequences, 0, measured=measured).evaluate()["fresh"]
+        for sequences, measured in ((alike, None), (mostly_one, alike), (mostly_one, None))
+    ]
+    assert figures[0] == figures[1] != figures[2]
+
+
 def test_a_tenth_of_the_captions_is_dropped(scenes, tokenizer, centres):
     sequences, rng = train_scene_transformer.Sequences(scenes, PatchEncoder(centres), tokenizer, "cpu"), None
     rng = np.random.default_rng(0)

@@ -68,6 +68,13 @@ def test_captions_say_nothing_false(drawing):
         assert "a owl" not in words and "an square" not in words
 
 
+def test_things_come_as_often_as_their_weights_say(drawing):
+    weighted = Scenes(drawing.sprites, drawing.places, {"owl": 9.0, "square": 3.0})
+    rng = np.random.default_rng(0)
+    drawn = [thing.sprite for scene in (weighted.draw(rng) for _ in range(1000)) for thing in scene.things]
+    assert 0.7 < np.mean(drawn) < 0.8  # owls are number 1
+
+
 def test_held_out_pairs_are_drawn_on_demand_only():
     things = sprites.Sprites(
         np.zeros((32, 128, 128, 4), np.uint8), [f"thing {i}" for i in range(32)], [""] * 32, [""] * 32

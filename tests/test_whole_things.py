@@ -9,10 +9,11 @@ from safetensors.torch import load_file
 
 from mcsjd_core import EMBEDDED_MODEL
 from training.patch_encoder import PatchEncoder
-from training.places import Places
-from training.scenes import Scenes
+from training.places import PHRASES, Places
+from training.prompts import thing_in_place, unseen_pairs
+from training.scenes import Scenes, held_out
 from training.sprites import Sprites
-from training.whole_things import NEAR, WHOLE, depictions, likeness, thing_in
+from training.whole_things import NEAR, WHOLE, depictions, likeness, prompts_of, thing_in
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +69,22 @@ def test_half_a_thing_is_not_whole(scenes, encoder, near):
     picture[76:] = bare[76:]
     found = likeness(codes_of(picture, encoder), depictions("an owl", scenes, encoder), near)
     assert 0.3 < found < WHOLE
+
+
+def test_every_thing_is_asked_for_in_places_that_it_was_trained_in(scenes):
+    things = Sprites(scenes.sprites.images[:1].repeat(32, 0), [f"thing {k}" for k in range(32)], [""] * 32, ["a"] * 32)
+    grounds = Places({place: [np.zeros((128, 128, 3), np.uint8)] for place in PHRASES})
+    many = Scenes(things, grounds)
+    asked = prompts_of("things", many, 12)
+    assert list(asked) == many.things
+    places = [name for name in many.place_names if not name.startswith("plain ")]
+    for number, prompts in enumerate(asked.values()):
+        trained = {
+            thing_in_place(many.things[number], places[p]) for p in range(len(places)) if not held_out(number, p)
+        }
+        assert len(set(prompts)) == 12 and set(prompts) <= trained
+    assert not set().union(*asked.values()) & set(unseen_pairs(many))
+    assert len(prompts_of("things", many, 40)["thing 0"]) == 40
 
 
 def test_the_colour_of_a_ground_is_not_the_things(scenes):

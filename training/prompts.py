@@ -26,6 +26,9 @@ def unseen_pairs(scenes: Scenes) -> tuple[str, ...]:
     prompts = []
     for thing in range(2, len(scenes.things), 5):
         place = next(p for p in range(len(scenes.place_names)) if held_out(thing, p))
-        name = scenes.things[thing]
-        prompts.append(f"{'an' if name[0] in 'aeiou' else 'a'} {name} {PHRASES[scenes.place_names[place]]}")
+        prompts.append(thing_in_place(scenes.things[thing], scenes.place_names[place]))
     return tuple(prompts)
+
+
+def thing_in_place(thing: str, place: str) -> str:
+    return f"{'an' if thing[0] in 'aeiou' else 'a'} {thing} {PHRASES[place]}"

@@ -7,6 +7,7 @@ and at least a code from the edges.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,9 +60,12 @@ def held_out(thing: int, place: int) -> bool:
 class Scenes:
     """Draws scenes, their pictures and their captions."""
 
-    def __init__(self, sprites: Sprites, places: Places):
+    def __init__(self, sprites: Sprites, places: Places, thing_weights: Mapping[str, float] | None = None):
+        """thing_weights: how often each thing comes, relative to the others; all alike if None."""
         self.sprites, self.places = sprites, places
         self.things, self.place_names = sprites.names, places.names
+        weighted = thing_weights is not None
+        self.thing_weights = np.array([thing_weights[name] for name in self.things]) if weighted else None
         numbers = {name: i for i, name in enumerate(self.things)}
         self.rows_of = [[] for _ in self.things]
         for row, name in enumerate(sprites.things):
@@ -97,7 +101,9 @@ class Scenes:
         return first, second
 
     def thing(self, rng: np.random.Generator, allowed: list[int], size: int, left: int, top: int) -> Thing:
-        row = rng.choice(self.rows_of[rng.choice(allowed)])
+        weights = None if self.thing_weights is None else self.thing_weights[allowed]
+        thing = rng.choice(allowed, p=weights if weights is None else weights / weights.sum())
+        row = rng.choice(self.rows_of[thing])
         return Thing(int(row), int(size), int(left), int(top), bool(rng.random() < MIRRORED))
 
     def on_ground(self, rng: np.random.Generator, things: tuple[Thing, ...], place: str) -> Scene:

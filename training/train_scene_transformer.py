@@ -10,6 +10,8 @@ dropped, which is what classifier-free guidance needs.
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +85,12 @@ class Sequences:
         return [v.bos, *text.ids, v.turn_end, v.begin_of_image]
 
 
+def thing_weights(drawn: Mapping[str, list[bool]]) -> dict[str, float]:
+    """How often each thing comes in training, from which of its pictures showed it whole (`training.whole_things`): in
+    proportion to the pictures that did not, and two more for all."""
+    return {name: 2.0 + pictures.count(False) for name, pictures in drawn.items()}
+
+
 def build_model(tokenizer: Tokenizer, seed: int) -> ChameleonTransformer:
     torch.manual_seed(seed)
     vocabulary = Vocabulary.from_names(tokenizer.get_vocab(), CODEC.codebook_size)
@@ -112,8 +120,11 @@ class Training:
         compiled: bool = False,
         rate_scale: float = 1.0,
         first_weight: float = THING_WEIGHT,
+        measured: Sequences | None = None,
     ):
+        """measured: what figures are taken on; None takes `sequences`."""
         self.sequences, self.seed, self.first_weight = sequences, seed, first_weight
+        self.measured = measured or sequences
         self.model = build_model(sequences.tokenizer, seed).to(sequences.device)
         self.modules = {"model": self.model}
         self.optimizers = loop.muon_and_adamw(self.model, rate_scale * MATRIX_RATE, rate_scale * VECTOR_RATE)
@@ -139,7 +150,7 @@ class Training:
         figures = {}
         for name, unseen in (("fresh", False), ("held_out_pairs", True)):
             rng = np.random.default_rng((self.seed, 2**32, unseen))
-            batches = [self.sequences.batch(rng, BATCH, unseen) for _ in range(HELD_OUT // BATCH)]
+            batches = [self.measured.batch(rng, BATCH, unseen) for _ in range(HELD_OUT // BATCH)]
             nats = torch.cat([self.nats(ids, targets) for ids, targets, _ in batches])
             figures[name] = nats.mean().item()
             figures[f"{name}_things"] = nats[torch.cat([covered for *_, covered in batches])].mean().item()
@@ -160,13 +171,22 @@ def main() -> None:
         default=THING_WEIGHT,
         help="of codes with some of a thing, at first; 1 to refine weights (default: %(default)s)",
     )
+    parser.add_argument(
+        "--drawn",
+        type=Path,
+        help="file of `training.whole_things --prompts things --out`; things drawn badly then come more often",
+    )
     parser.add_argument("--compile", action="store_true", help="compile the loss; needs a C++ compiler on CPUs")
     loop.add_options(parser, minutes=80)
     a = parser.parse_args()
     settings = loop.settings_from(a)
     encoder, tokenizer = load_encoder(a.codec), Tokenizer.from_file(str(a.tokenizer))
-    sequences = Sequences(Scenes.load(a.sprites, a.places), encoder, tokenizer, settings.device)
-    task = Training(sequences, settings.seed, a.compile, a.rate_scale, a.thing_weight)
+    alike = Sequences(Scenes.load(a.sprites, a.places), encoder, tokenizer, settings.device)
+    sequences = alike
+    if a.drawn:
+        weighted = Scenes(alike.scenes.sprites, alike.scenes.places, thing_weights(json.loads(a.drawn.read_text())))
+        sequences = Sequences(weighted, encoder, tokenizer, settings.device)
+    task = Training(sequences, settings.seed, a.compile, a.rate_scale, a.thing_weight, measured=alike)
     if a.start_from:
         start_from(task.model, a.start_from)
     loop.train(task, a.out, settings)

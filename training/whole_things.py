@@ -1,6 +1,7 @@
 """Measure in how many pictures the embedded image model draws its thing whole.
 
     python -m training.whole_things --sprites build/sprites.npz --places build/places.npz --top-p 1
+    python -m training.whole_things ... --prompts things --seeds 12 --out build/drawn.json
 
 The codes of a picture are compared with those of every depiction, size and place of the thing: a code shows its own 8 x 8 px
 alone, and things lie on the grid of codes, so that the codes a thing covers entirely are the same in every scene. It sees
@@ -10,6 +11,7 @@ neither second things nor wrong grounds, and replaces no look at the pictures.
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +25,8 @@ from mcsjd_core.reporting.report import describe_law
 
 from .patch_encoder import PatchEncoder
 from .places import PHRASES
-from .prompts import QUALITY, TUNING, unseen_pairs
-from .scenes import CELL, SIZES, Scenes
+from .prompts import QUALITY, TUNING, thing_in_place, unseen_pairs
+from .scenes import CELL, SIZES, Scenes, held_out
 from .sprites import SCENE_COLOURS
 
 NEAR = 0.4  # distance of two codes that look alike; the median code has 16 others within it
@@ -70,13 +72,33 @@ def likeness(grid: Tensor, shown: list[tuple[Tensor, Tensor]], near: Tensor) -> 
     return max(shares)
 
 
+def prompts_of(kind: str, scenes: Scenes, seeds: int) -> dict[str, list[str]]:
+    """The `seeds` prompts whose pictures are counted together, by what they are called.
+
+    kind: "tuning", "quality" or "unseen", each prompt by itself; "things", each thing in `seeds` places of trained pairs.
+    """
+    if kind == "things":
+        return {name: in_places(number, scenes, seeds) for number, name in enumerate(scenes.things)}
+    chosen = {"tuning": TUNING, "quality": QUALITY, "unseen": unseen_pairs(scenes)}[kind]
+    return {prompt: [prompt] * seeds for prompt in chosen}
+
+
+def in_places(thing: int, scenes: Scenes, count: int) -> list[str]:
+    """Prompts of a thing in `count` of the places it was trained in, no plain grounds; all of them in turn if they are fewer."""
+    places = [p for p, name in enumerate(scenes.place_names) if not name.startswith("plain ")]
+    trained = [scenes.place_names[p] for p in places if not held_out(thing, p)]
+    order = np.random.default_rng(thing).permutation(trained)
+    return [thing_in_place(scenes.things[thing], order[k % len(order)]) for k in range(count)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=EMBEDDED_MODEL)
     for name in ("sprites", "places"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--prompts", choices=("tuning", "quality", "unseen"), default="tuning")
-    parser.add_argument("--seeds", type=int, default=16, help="pictures a prompt")
+    parser.add_argument("--prompts", choices=("tuning", "quality", "unseen", "things"), default="tuning")
+    parser.add_argument("--seeds", type=int, default=16, help="pictures a prompt, or a thing")
+    parser.add_argument("--out", type=Path, help="file for which pictures are whole, JSON")
     add_law_arguments(parser)
     a = parser.parse_args()
     if a.seeds < 1:
@@ -85,14 +107,16 @@ def main() -> None:
     encoder = PatchEncoder(load_file(a.model / "vqgan.safetensors")["quantize.embedding.weight"].float())
     near = torch.cdist(encoder.centres, encoder.centres) < NEAR
     settings = DecodeSettings("maximal", WINDOW, law_settings(a, model.defaults.law))
-    prompts = {"tuning": TUNING, "quality": QUALITY, "unseen": unseen_pairs(scenes)}[a.prompts]
-    grid, whole = model.grid(), []
-    for prompt in prompts:
-        shown, texts = depictions(prompt, scenes, encoder), [prompt] * a.seeds
+    grid, whole = model.grid(), {}
+    for name, texts in prompts_of(a.prompts, scenes, a.seeds).items():
+        shown = depictions(texts[0], scenes, encoder)
         rows = sample(model, texts, settings, negatives=[a.negative] * a.seeds).tokens
-        whole += [likeness(row.view(grid.rows, grid.columns), shown, near) >= WHOLE for row in rows]
-        print(f"{prompt}: {sum(whole[-a.seeds :])} of {a.seeds}", flush=True)
-    print(f"{describe_law(settings.law)}: {sum(whole)} of {len(whole)} ({100 * sum(whole) / len(whole):.0f} %)")
+        whole[name] = [likeness(row.view(grid.rows, grid.columns), shown, near) >= WHOLE for row in rows]
+        print(f"{name}: {sum(whole[name])} of {a.seeds}", flush=True)
+    every = [one for pictures in whole.values() for one in pictures]
+    print(f"{describe_law(settings.law)}: {sum(every)} of {len(every)} ({100 * sum(every) / len(every):.0f} %)")
+    if a.out:
+        a.out.write_text(json.dumps(whole) + "\n")
 
 
 if __name__ == "__main__":
