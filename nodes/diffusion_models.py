@@ -35,6 +35,7 @@ class LoadedDiffusion:
 
     name: str
     decoder: DiffusionDecoder
+    fp8: bool  # whether its matrices are held in 8 bits
     patchers: list[ModelPatcher]
 
     @property
@@ -60,7 +61,7 @@ def load_decoder(name: str, dtype_choice: str) -> LoadedDiffusion:
         decoder = load_diffusion(path, dtype=dtype, fp8=dtype_choice == FP8)
     places = {"load_device": device, "offload_device": mm.unet_offload_device()}
     patchers = [ModelPatcher(Holder(part), size=stored_bytes(part), **places) for part in decoder.parts.values()]
-    return LoadedDiffusion(name, decoder, patchers)
+    return LoadedDiffusion(name, decoder, dtype_choice == FP8, patchers)
 
 
 def pictures(model: LoadedModel, loaded: LoadedDiffusion, tokens: ImageTokens, settings: DiffusionSettings) -> Tensor:
@@ -73,8 +74,9 @@ def pictures(model: LoadedModel, loaded: LoadedDiffusion, tokens: ImageTokens, s
     mm.load_models_gpu(loaded.patchers, memory_required=loaded.decoder.memory_bytes(tokens.size), force_full_load=True)
     tensors = (tensor for part in loaded.decoder.parts.values() for tensor in part.parameters())
     if any(tensor.device.type != torch.device(device).type for tensor in tensors):
+        advice = "it is too small even for 8-bit weights" if loaded.fp8 else f"set dtype to {FP8}"
         raise InputError(
-            f"The weights of {loaded.name!r} do not fit on {device} all at once, which diffusers needs; set dtype to {FP8}."
+            f"The weights of {loaded.name!r} do not fit on {device} all at once, which diffusers needs; {advice}."
         )
     progress = Progress(len(prior) * settings.steps)
     texts = list(tokens.texts) or [""] * len(prior)

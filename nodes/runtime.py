@@ -192,9 +192,10 @@ def _load_transformer(model: LoadedModel, needed: int) -> None:
     follow_weights(patcher)
     tensors = (*patcher.model.parameters(), *patcher.model.buffers())
     if model.execution == "captured" and any(tensor.device != patcher.load_device for tensor in tensors):
+        smaller = "" if any(held in model.dtype for held in SMALL.values()) else ", or dtype to fp8 weights"
         raise InputError(
             f"The weights of {model.name!r} do not all fit on {patcher.load_device}, as captured iterations require; set "
-            "execution to eager, or dtype to fp8 weights."
+            f"execution to eager{smaller}."
         )
 
 

@@ -88,6 +88,7 @@ def draw(
     """The tokens that the sampler's inputs ask for, and what they cost."""
     asked = {"cfg_scale": cfg, "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     texts = texts_of(prompt, prompts, batch_size)
+    warm_tokens = warm_tokens if initialiser == "warm" else None
     check_counts(
         len(texts),
         warm_tokens=warm_tokens,
@@ -95,7 +96,6 @@ def draw(
         picture_tokens=picture_tokens,
         redraw_mask=redraw_mask,
     )
-    warm_tokens = warm_tokens if initialiser == "warm" else None
     size = common_size(model, size, first_tokens, warm_tokens, picture_tokens, continue_video)
     count = common_length(model, frames, warm_tokens=warm_tokens, picture_tokens=picture_tokens)
     start = start_of(

@@ -59,7 +59,7 @@ def e1_reuse_residual_noise(patch):
 
 def e1_share_noise_between_positions(patch):
     def rule(p, q, drafts, noise):
-        return Maximal().couple(p, q, drafts, noise.at(torch.zeros_like(noise.positions)))
+        return Maximal().couple(p, q, drafts, replace(noise, positions=torch.zeros_like(noise.positions)))
 
     patch.setitem(COUPLINGS, "maximal", breaks_with(rule))
     return {}
@@ -68,7 +68,7 @@ def e1_share_noise_between_positions(patch):
 def e1_share_gumbel_noise_between_positions(patch):
     class Broken(type(COUPLINGS["gumbel_exact"])):
         def couple(self, p, q, drafts, noise):
-            return gumbel_max(p, noise.at(torch.zeros_like(noise.positions)))
+            return gumbel_max(p, replace(noise, positions=torch.zeros_like(noise.positions)))
 
     patch.setitem(COUPLINGS, "gumbel_exact", Broken())
     return {"coupling": "gumbel_exact"}

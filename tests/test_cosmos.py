@@ -239,6 +239,8 @@ def test_models_that_read_no_text_say_so(families):
         family.prompt(["ball"], None, False)
     with pytest.raises(InputError, match="guidance has nothing to lead away from"):
         family.prompt([""], None, True)
+    with pytest.raises(InputError, match="reads no text; disconnect the text encoder"):
+        family.prompt([""], None, False, encoded={"": torch.zeros(1, CONTEXT_DIM)})
 
 
 def test_a_missing_text_encoder_is_named_when_a_text_is_to_be_read(tmp_path):

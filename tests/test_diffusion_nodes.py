@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -73,6 +75,18 @@ def test_the_host_moves_every_part_with_weights(pack, glm, decoder, monkeypatch)
     assert models == decoder.get_models() and len(models) == 3
     assert held <= sum(patcher.model_size() for patcher in models) < 1.1 * held
     assert options["memory_required"] >= 96 * 128 * 3 * 4 and options["force_full_load"]
+
+
+@pytest.mark.parametrize(("fp8", "advice"), [(False, "set dtype to fp8 weights"), (True, "too small even for 8-bit")])
+def test_parts_left_behind_are_told_and_what_may_help(pack, glm, decoder, monkeypatch, fp8, advice):
+    import comfy.model_management as mm
+
+    monkeypatch.setattr(mm, "load_models_gpu", lambda models, **options: None)
+    monkeypatch.setattr(decoder.patcher, "load_device", torch.device("cuda"))
+    tokens = draw(pack, glm, size=SIZES[0])[0]
+    with pytest.raises(pack.core.InputError) as error:
+        decode(pack, replace(decoder, fp8=fp8), glm, tokens)
+    assert "do not fit on cuda all at once" in sentence(error) and advice in sentence(error)
 
 
 @pytest.mark.parametrize("kind", ["codec", "foreign", "absent", "dtype"])

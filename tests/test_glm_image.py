@@ -239,7 +239,9 @@ def test_the_command_writes_what_diffusers_takes(model, directory, tmp_path, mon
     monkeypatch.setattr(generate, "open_model", lambda *_: model)
     command = ["generate", "red", "owl", "--model", str(directory), "--size", SIZES[0], "--quiet"]
     assert main(command) == 2 and "Name a file for them with --save-tokens" in capsys.readouterr().err
-    assert main([*command, "--save-tokens", str(tmp_path / "tokens.safetensors")]) in (0, None)
+    command += ["--save-tokens", str(tmp_path / "tokens.safetensors")]
+    assert main([*command, "--out", str(tmp_path / "red.png")]) == 2 and "leave out --out" in capsys.readouterr().err
+    assert main(command) in (0, None)
     written, grid = load_file(tmp_path / "tokens.safetensors"), GRIDS[SIZES[0]]
     assert torch.equal(written["prior_token_ids"], prior_token_ids(grid.codes(written["tokens"])))
     assert written["prior_token_ids"].shape == (2, 4 * grid.rows * grid.columns)

@@ -68,6 +68,14 @@ def test_a_check_that_fails_is_told(day, monkeypatch):
     assert right.noise_bits(day)["ok"] is False
 
 
+@pytest.mark.parametrize(("found", "code"), [(True, 0), (None, 0), (False, 1)])
+def test_the_exit_code_tells_whether_a_check_failed(checkpoint, monkeypatch, capsys, found, code):
+    checks = {"x": {"ok": True}, "y": {"ok": found}}
+    monkeypatch.setattr(gpu, "run", lambda day, names: {"right": {"checks": checks, "left_out": []}})
+    assert cli.main(["gpu", "--quick", "--quiet", "--model", str(checkpoint)]) == code
+    assert ("WRONG" in capsys.readouterr().out) == bool(code)
+
+
 def test_the_command_writes_json(checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gpu, "run", lambda day, names: {"right": {"checks": {"x": {"ok": None}}, "left_out": []}})
     file = tmp_path / "gpu.json"

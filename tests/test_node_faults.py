@@ -54,6 +54,16 @@ def test_iterations_that_cannot_be_run_so_are_told_before_anything_is_read(pack,
     assert "set execution to eager" in sentence(error) or "'fast'" in sentence(error)
 
 
+@pytest.mark.parametrize(("dtype", "advice"), [("bf16", "eager, or dtype to fp8 weights."), ("fp8 weights", "eager.")])
+def test_captured_runs_name_what_makes_weights_fit(pack, model, monkeypatch, dtype, advice):
+    monkeypatch.setattr(pack.runtime.mm, "load_models_gpu", lambda models, **options: None)
+    monkeypatch.setattr(pack.runtime, "follow_weights", lambda patcher: None)
+    monkeypatch.setattr(model.token_patcher, "load_device", torch.device("cuda"))
+    with pytest.raises(pack.core.InputError) as error:
+        pack.runtime._load_transformer(replace(model, execution="captured", dtype=dtype), 0)
+    assert "do not all fit on cuda" in sentence(error) and sentence(error).endswith(f"set execution to {advice}")
+
+
 def test_what_a_compiler_raises_is_one_sentence(pack, model_folder, monkeypatch):
     def fail(*_):
         raise RuntimeError("no compiler\nwith a long story")
@@ -251,6 +261,12 @@ def test_first_tokens_of_a_batch_of_another_size_are_named(pack, model):
     with pytest.raises(pack.core.InputError) as error:
         draw(pack, model, batch_size=2, first_tokens=upper)
     assert "first_tokens is a batch of 3, but this run draws 2; connect a single one" in sentence(error)
+
+
+def test_warm_tokens_that_are_not_used_stop_nothing(pack, model):
+    tokens, _ = draw(pack, model, batch_size=3)
+    unused = replace(tokens, size="16x16")
+    assert len(draw(pack, model, batch_size=2, initialiser="random", warm_tokens=unused)[0].tokens) == 2
 
 
 @pytest.mark.parametrize("name", ["warm_tokens", "picture_tokens", "redraw_mask"])

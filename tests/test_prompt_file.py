@@ -8,7 +8,7 @@ import tracemalloc
 import pytest
 
 from mcsjd_core import InputError
-from mcsjd_core.scale.prompt_file import Row, count_rows, digest, read_rows, unread_columns
+from mcsjd_core.scale.prompt_file import Row, digest, read_rows, survey
 
 ROWS = [
     {"prompt": "red apple, shiny", "negative": "blue", "seed": 2**64 - 1, "size": "24x16", "id": "apple-1"},
@@ -43,7 +43,7 @@ def written(tmp_path, kind: str):
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 def test_every_kind_of_file_gives_the_same_rows(tmp_path, kind):
     file = written(tmp_path, kind)
-    assert list(read_rows(file)) == WANTED and count_rows(file) == 2
+    assert list(read_rows(file)) == WANTED and survey(file)[0] == 2
 
 
 def test_a_text_file_has_a_prompt_on_every_line_that_is_not_blank(tmp_path):
@@ -54,8 +54,11 @@ def test_a_text_file_has_a_prompt_on_every_line_that_is_not_blank(tmp_path):
 
 
 def test_columns_that_are_not_read_are_told(tmp_path):
-    assert unread_columns(written(tmp_path, "csv")) == ["note"]
-    assert unread_columns(write(tmp_path, "a.txt", "x")) == []
+    assert survey(written(tmp_path, "csv")) == (2, ["note"])
+    assert survey(write(tmp_path, "a.txt", "x")) == (1, [])
+    later = '{"prompt": "fox"}\n{\n{"prompt": "owl", "seeds": 3}\n{"prompt": "cat", "seeds": 4, "note": ""}'
+    assert survey(write(tmp_path, "a.jsonl", later)) == (4, ["seeds", "note"])
+    assert survey(write(tmp_path, "a.csv", "prompt,\nfox,\n")) == (1, [])
 
 
 def test_a_table_with_gaps_may_have_made_floats_of_seeds(tmp_path):
@@ -111,15 +114,15 @@ def test_a_bad_file_is_one_sentence(tmp_path, name, text, sentence):
     if name.endswith("parquet"):
         pytest.importorskip("pyarrow")
     with pytest.raises(InputError, match=sentence):
-        count_rows(write(tmp_path, name, text))
+        survey(write(tmp_path, name, text))
 
 
 def test_a_file_that_is_not_there_or_no_text_is_one_sentence(tmp_path):
     with pytest.raises(InputError, match="is missing"):
-        count_rows(tmp_path / "a.txt")
+        survey(tmp_path / "a.txt")
     (tmp_path / "b.txt").write_bytes(b"\xff\xfe\xff")
     with pytest.raises(InputError, match="not text in UTF-8"):
-        count_rows(tmp_path / "b.txt")
+        survey(tmp_path / "b.txt")
 
 
 def test_a_table_row_with_too_many_values_is_its_own_fault(tmp_path):
@@ -134,7 +137,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path, kind):
     for count in (2000, 20_000):
         file = write(tmp_path, f"{count}.{kind}", "\n".join([*(["prompt"] if kind == "csv" else []), *[line] * count]))
         tracemalloc.start()
-        assert count_rows(file) == sum(1 for _ in read_rows(file)) == count
+        assert survey(file)[0] == sum(1 for _ in read_rows(file)) == count
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < peaks[0] + 2**16

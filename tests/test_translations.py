@@ -62,6 +62,9 @@ def report(**settings) -> Report:
     return Report.of(decoded, DecodeSettings(**settings), **names, grid=grid)
 
 
+CONTINUED = [f"the last {frames} of the video that this one continues" for frames in ("frame", "9 frames")]
+
+
 def report_texts() -> list[str]:
     """Reports in which every sentence comes up."""
     plain, wide = report(coupling="autoregressive"), report(window=16)
@@ -85,7 +88,9 @@ def report_texts() -> list[str]:
         shown.text(plain),
         replace(guided, preview_seconds=0.1).text(other),
     ]
-    return [*texts, *compared, replace(film, start_note=longer).text(), KEPT]
+    notes = [longer, *CONTINUED]
+    detailed = replace(film, settings=replace(film.settings, trace_detail=True)).text(wide)
+    return [*texts, *compared, detailed, *(replace(film, start_note=note).text() for note in notes), KEPT]
 
 
 def node_texts(pack, model_folder, tiny_video, model) -> list[str]:
@@ -109,6 +114,14 @@ def test_every_text_is_translated_and_nothing_else(path, pack, model_folder, tin
     texts.append(pack.run("MCSJD_Stats", stats=draw(pack, model, batch_size=2)[1])[0])
     assert [line for text in texts for line in table.unknown(text)] == []
     assert table.entries.keys() - table.used == set()
+
+
+def test_what_reports_name_in_places_is_translated(path):
+    table, exact = Table(path), report(batch=2, coupling="gumbel_exact", window=4)
+    unlike = replace(exact.settings, execution="compiled", law=LawSettings(cfg_scale=2.0), trace_detail=True)
+    other = replace(report(grid=Grid(4, 5)), settings=unlike, model="other", device="cuda", dtype="bfloat16")
+    names = exact._unlike(other)
+    assert len(names) == 8 and [text for text in (*names, *CONTINUED) if not table.knows(text)] == []
 
 
 def test_places_are_the_same_in_both_languages(path):

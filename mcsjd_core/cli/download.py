@@ -26,7 +26,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         type=Path,
         default=Path("models/mcsjd"),
         metavar="DIR",
-        help="model folder, in which the checkpoint gets a folder of its own (default: %(default)s, as in ComfyUI)",
+        help="model folder, in which the checkpoint gets a folder of its own; ComfyUI looks in its own models/mcsjd (default: "
+        "%(default)s in the current folder)",
     )
     parser.add_argument("--yes", action="store_true", help="agree to size and licence without being asked")
     return parser

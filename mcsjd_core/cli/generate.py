@@ -152,6 +152,8 @@ def _run_one(arguments: argparse.Namespace, tells: bool = True, packed: bool = T
     settings = _settings(arguments, model.defaults)
     if not model.clip.has_pixels and arguments.save_tokens is None:
         raise InputError(f"{model.clip.pixels_elsewhere} Name a file for them with --save-tokens.")
+    if not model.clip.has_pixels and arguments.out is not None:
+        raise InputError(f"{model.clip.pixels_elsewhere} There is no picture to write; leave out --out.")
     texts = [prompt for prompt in arguments.prompts for _ in range(arguments.batch)]
     if arguments.frames is not None and not model.clip.is_picture and arguments.frames > model.clip.frames:
         if arguments.tensor_parallel > 1:

@@ -14,6 +14,8 @@ from .options import DTYPES, add_checkpoint_arguments, open_model, output_file, 
 from .outputs import write_text
 from .progress import timed_lines
 
+WRONG = 1  # exit code where a check found something wrong
+
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
@@ -41,7 +43,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     return parser
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> int:
+    """The exit code: 0, or WRONG."""
     if arguments.json:
         output_file(arguments.json, ".json")
     for name in arguments.parts:
@@ -51,6 +54,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json:
         write_text(arguments.json, json.dumps(result, indent=1) + "\n")
     print(text_of(result))
+    checks = result.get("right", {}).get("checks", {})
+    return WRONG if any(found["ok"] is False for found in checks.values()) else 0
 
 
 def _day(arguments: argparse.Namespace, tell) -> gpu.Day:

@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..scale import plain, ray_engine
 from ..scale.job import Job
 from ..scale.output import Output, Record
-from ..scale.prompt_file import COLUMNS, count_rows, digest, unread_columns
+from ..scale.prompt_file import COLUMNS, digest, survey
 from .options import LAW_FIELDS, pick_device
 from .progress import picture_bar
 from .threads import leave_busy_cores_alone
@@ -99,8 +99,8 @@ def check(arguments: argparse.Namespace) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """The exit code: 0, or SOME_FAILED. `check` has passed."""
     job, file, output = _job(arguments), arguments.prompt_file, Output(arguments.out)
-    total = count_rows(file)
-    if unread := unread_columns(file):
+    total, unread = survey(file)
+    if unread:
         print(f"{file} has columns that are not read: {', '.join(unread)}.", file=sys.stderr)
     if job.device == "cpu":
         leave_busy_cores_alone()

@@ -19,6 +19,13 @@ NORM_GROUPS = 32
 NORM_EPS = 1e-6
 
 PRODUCTS = 2**25  # of cells and codes that are there at once while codes are searched: 128 MiB
+CODEC_PARTS = (
+    "encoder.",
+    "decoder.",
+    "quantize.",
+    "quant_conv.",
+    "post_quant_conv.",
+)  # first names of a checkpoint's tensors
 FEATURE_MAPS = 8  # alive at once, at full resolution
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from ..checkpoints.checkpoint import Checkpoint, Fields, fill, read_json
 from ..checkpoints.naming import own_names
-from ..codecs.vqgan import VQGAN, VQGANConfig
+from ..codecs.vqgan import CODEC_PARTS, VQGAN, VQGANConfig
 from ..decoding.grid import Grid
 from ..decoding.interface import Prompt
 from ..errors import InputError
@@ -32,6 +32,7 @@ from .chameleon_parts import (
     first_file,
     head_norm_rows,
     named_id,
+    shared_file,
     transformer_config,
 )
 from .hf_config import codec_config as common_codec_config
@@ -52,7 +53,6 @@ TOKENIZERS = ("tokenizer.json", "text_tokenizer.json", "tokenizer/text_tokenizer
 SHARED_CODEC = "chameleon-vqgan"  # a directory beside the checkpoints
 CODECS = ("vqgan.safetensors", "vqgan.ckpt", "tokenizer/vqgan.ckpt", "original_tokenizers/vqgan.ckpt",
           f"../{SHARED_CODEC}/model.safetensors", f"../{SHARED_CODEC}/vqgan.ckpt")  # fmt: skip
-CODEC_PARTS = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.")
 CODEC_INSIDE = "model.vqmodel."  # prefix of a codec among the transformer's own tensors
 
 
@@ -177,8 +177,7 @@ def load(path: Path, *, dtype: torch.dtype, device, operations) -> Chameleon:
 
 def companions(path: Path) -> list[Path]:
     """The codec that several checkpoints share, if it is this one's."""
-    codec = first_file(path, CODECS)
-    return [codec] if codec.exists() and codec.parent.name == SHARED_CODEC else []
+    return shared_file(path, CODECS, SHARED_CODEC)
 
 
 def _codec_checkpoint(path: Path, checkpoint: Checkpoint) -> tuple[Checkpoint, str]:

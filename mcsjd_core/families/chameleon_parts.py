@@ -85,3 +85,9 @@ class LuminaLayout:
 def first_file(path: Path, names: tuple[str, ...]) -> Path:
     """The first of several files that is there; the first of all, for its error, if none is."""
     return next((path / name for name in names if (path / name).exists()), path / names[0])
+
+
+def shared_file(path: Path, names: tuple[str, ...], folder: str) -> list[Path]:
+    """The first of several files, where it is there and lies in a folder of that name, which several checkpoints share."""
+    found = first_file(path, names)
+    return [found] if found.exists() and found.parent.name == folder else []

@@ -84,6 +84,8 @@ class Cosmos:
         embeddings, padding = self.token_model.start(len(rows))
         if self.clip.reads_text:
             return Prompt(embeddings, padding, guided, self._context(rows, encoded or {}))
+        if encoded is not None:
+            raise InputError("This model reads no text; disconnect the text encoder.")
         if guided:
             raise InputError("This model reads no text, so guidance has nothing to lead away from; set cfg to 1.")
         if any(text.strip() for text in texts):

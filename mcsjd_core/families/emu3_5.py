@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..checkpoints.checkpoint import Checkpoint, Fields, fill, read_json
 from ..checkpoints.naming import own_names
-from ..codecs.vqgan import VQGAN, VQGANConfig
+from ..codecs.vqgan import CODEC_PARTS, VQGAN, VQGANConfig
 from ..decoding.grid import Grid
 from ..decoding.interface import Prompt
 from ..errors import InputError
@@ -31,7 +31,6 @@ from .token_model import TransformerTokenModel
 EMU3_VOCABULARY = 184622  # more ids than that have the new models alone
 CODEC_DIRECTORY = "Emu3.5-VisionTokenizer"
 CODEC_FILES = ("model.safetensors", "model.ckpt")
-CODEC_PARTS = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.")
 CELL = 16  # pixels a code, along each side
 # Rows and columns of the authors' sizes, their default first.
 CODES = ((55, 73), (64, 64), (73, 55), (52, 78), (78, 52), (47, 85), (85, 47), (41, 97))

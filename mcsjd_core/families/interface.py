@@ -66,7 +66,7 @@ class Clip:
         if frames < 1 or (frames - 1) % self.frames_per_code:
             raise InputError(
                 f"This model counts frames in steps of {self.frames_per_code} after the first, so it cannot draw {frames}; "
-                f"ask for 1 + {self.frames_per_code} k of them, at most {self.frames}."
+                f"ask for 1 + {self.frames_per_code} k of them."
             )
         if frames > self.frames:
             raise InputError(f"This model draws at most {self.frames} frames, got {frames}.")

@@ -14,7 +14,7 @@ import torch
 
 from ..checkpoints.checkpoint import Checkpoint, Fields, fill, read_json
 from ..checkpoints.naming import own_names
-from ..codecs.vqgan import VQGAN, VQGANConfig
+from ..codecs.vqgan import CODEC_PARTS, VQGAN, VQGANConfig
 from ..decoding.grid import Grid
 from ..decoding.interface import Prompt
 from ..errors import InputError
@@ -29,6 +29,7 @@ from .chameleon_parts import (
     first_file,
     head_norm_rows,
     named_id,
+    shared_file,
     transformer_config,
 )
 from .hf_config import generation_fields
@@ -50,7 +51,6 @@ CODEC = VQGANConfig(
 SHARED_CODEC = "movqgan-270m"  # a directory beside the checkpoints
 CODECS = ("movqgan_270M.ckpt", "movqgan_270M.safetensors", "movqgan/270M/movqgan_270M.ckpt",
           f"../{SHARED_CODEC}/movqgan_270M.ckpt", f"../{SHARED_CODEC}/movqgan_270M.safetensors")  # fmt: skip
-CODEC_PARTS = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.")
 
 
 class Vocabulary(DrawingIds):
@@ -104,8 +104,7 @@ def detect(path: Path) -> bool:
 
 def companions(path: Path) -> list[Path]:
     """The codec that several checkpoints share, if it is this one's."""
-    codec = first_file(path, CODECS)
-    return [codec] if codec.exists() and codec.parent.name == SHARED_CODEC else []
+    return shared_file(path, CODECS, SHARED_CODEC)
 
 
 def load(path: Path, *, dtype: torch.dtype, device, operations) -> Lumina2:

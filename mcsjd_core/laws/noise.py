@@ -10,7 +10,7 @@ noise. docs/algorithm.md has the rule and its proof.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -135,9 +135,6 @@ class Noise:
         keys = self._keys(INITIAL_DRAFT, INITIAL_DRAFT).squeeze(1)
         # 2^46 equally likely numbers over at most 2^17 codes: no code is favoured by more than 2^-29.
         return (((keys >> 18) & (2**46 - 1)) * codebook_size) >> 46
-
-    def at(self, positions: Tensor) -> Noise:
-        return replace(self, positions=positions)
 
     def position_keys(self) -> Tensor:
         """`keys` for other windows over the same positions, which count from 0: [B, purposes, L]."""

@@ -51,18 +51,16 @@ def read_rows(path: Path) -> Iterator[Row]:
     return (_row(number, fields) for number, fields in enumerate(_fields_of(path), 1))
 
 
-def unread_columns(path: Path) -> list[str]:
-    """Columns of the first row that no row is asked for."""
-    first = next(iter(_fields_of(path)), {})
-    return [] if isinstance(first, str) else [name for name in first if name not in COLUMNS]
-
-
-def count_rows(path: Path) -> int:
-    """Raises InputError if there is none."""
-    count = sum(1 for _ in _fields_of(path))
+def survey(path: Path) -> tuple[int, list[str]]:
+    """How many rows there are, and what columns they have that none is asked for; raises InputError if there is no row."""
+    count, unread = 0, {}
+    for fields in _fields_of(path):
+        count += 1
+        if not isinstance(fields, str):
+            unread |= dict.fromkeys(name for name in fields if name and name not in COLUMNS)
     if not count:
         raise InputError(f"{path} holds no prompts; write one on every line.")
-    return count
+    return count, list(unread)
 
 
 def digest(path: Path) -> str:
