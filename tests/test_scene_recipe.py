@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
-from mcsjd_core import EMBEDDED_MODEL, DecodeSettings, load, pictures, sample
+from mcsjd_core import EMBEDDED_MODEL, DecodeSettings, LawSettings, load, pictures, sample
 from mcsjd_core.codecs.vqgan import VQGAN
 from training import (
     build_scenes,
@@ -167,7 +167,7 @@ def test_unfinished_trainings_make_a_checkpoint_that_draws(scenes, tokenizer, co
     means = export_scenes.averaged(doubled, tokenizer, tmp_path / "out", 0.25)
     assert all(torch.allclose(means[name], 1.25 * w, atol=2e-3) for name, w in model.state_dict().items())
     loaded = load(tmp_path / "out")
-    assert loaded.defaults.law.temperature == 1 and loaded.defaults.law.top_k == 100
+    assert loaded.defaults.law == LawSettings(cfg_scale=2.0, temperature=1.0, top_k=100, min_p=0.02)
     tokens = sample(loaded, ["a red apple on grass"], DecodeSettings("maximal", 64, loaded.defaults.law)).tokens
     assert pictures(loaded, tokens).shape == (1, 3, 128, 128)
     assert json.loads((tmp_path / "out/config.json").read_text())["vq_config"]["num_embeddings"] == CODES
