@@ -232,7 +232,7 @@ them is drawn anew, four times.
         Node(6, "MCSJD_CropTokens", (COLUMNS[2], 800), (340, 60), {"rows": 4}, {"tokens": (5, 0)}),
     ]
     values = {"prompt": PROMPT, "seed": 300, "batch_size": 4}
-    return from_a_picture(140, "Continued", between, values, {"first_tokens": (6, 0)}, text, "continued")
+    return from_a_picture(7, "Continued", between, values, {"first_tokens": (6, 0)}, text, "continued")
 
 
 def redraw() -> Workflow:
