@@ -165,9 +165,7 @@ def llamagen(folder: Path, layers: int) -> dict[str, list[int]]:
 def emu3(folder: Path, layers: int) -> dict[str, list[int]]:
     from test_emu3 import CODES, CONFIG, FIRST, write_emu3
 
-    write_emu3(folder / "tiny")
-    shutil.copytree(folder / "tiny", folder, dirs_exist_ok=True)
-    shutil.rmtree(folder / "tiny")
+    adopt(write_emu3, folder)
     vocab = edit(folder / "config.json", **fields(layers))
     assert vocab == CONFIG["vocab_size"]
     body = Transformer(config(layers), device="meta")

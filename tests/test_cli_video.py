@@ -136,7 +136,7 @@ def test_nine_frames_are_more_of_a_start_than_one(cli, tmp_path):
     [
         ((), "1 or 9 frames to continue"),
         (("--start-frames", "0.png", "--frames", "10"), "1 + 8 k"),
-        (("--start-frames", "0.png", "--frames", "99"), "at most"),
+        (("--start-frames", "0.png", "--frames", "99"), "ask for 1 + 8 k"),
         (("--start-frames", "none.png"), "none.png cannot be read as a picture"),
         (("--start-frames", "none.mp4"), "none.mp4 cannot be read as a video"),
         (("--start-frames", "text.mp4"), "text.mp4 cannot be read as a video"),

@@ -109,6 +109,13 @@ def test_parts_that_are_missing_or_broken_are_named(directory, tmp_path):
     (path / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"broken")
     with pytest.raises(InputError, match="diffusers cannot read"):
         load_diffusion(path, dtype=torch.float32)
+    shutil.copyfile(
+        directory / "vae" / "diffusion_pytorch_model.safetensors", path / "vae" / "diffusion_pytorch_model.safetensors"
+    )
+    (texts,) = (path / "text_encoder").glob("*.safetensors")
+    texts.write_bytes(texts.read_bytes()[:-100])
+    with pytest.raises(InputError, match="diffusers cannot read"):
+        load_diffusion(path, dtype=torch.float32)
     shutil.rmtree(path / "vae")
     assert not is_diffusion_directory(path)
     with pytest.raises(InputError, match="lacks vae"):

@@ -169,3 +169,8 @@ def test_shapes_of_a_file_take_one_opening(tmp_path, monkeypatch, suffix):
     open_tensors = checkpoint.open_tensors
     monkeypatch.setattr(checkpoint, "open_tensors", lambda file: opened.append(file) or open_tensors(file))
     assert [found.shape(name) for name in "cab"] == [[2, 2], [2, 0], [2, 1]] and opened == [file]
+
+
+def test_null_is_absent_where_there_are_defaults():
+    config = Fields({"rope_theta": None, "hidden_size": 8}, "config.json").over({"rope_theta": 1e6, "hidden_size": 4})
+    assert config.number("rope_theta") == 1e6 and config.count("hidden_size") == 8

@@ -173,6 +173,16 @@ def test_codec_may_lie_in_several_places(directory, model, tmp_path, name):
     assert torch.equal(mcsjd_core.load(path).codec.decode(codes), model.codec.decode(codes))
 
 
+def test_the_codec_beside_a_linked_directory_is_the_one_beside_the_link(directory, model, tmp_path):
+    path = tmp_path / "models" / "Lumina-mGPT-7B-768"
+    path.parent.mkdir()
+    path.symlink_to(shutil.copytree(directory, tmp_path / "elsewhere" / "Lumina-mGPT-7B-768"))
+    (path.parent / "chameleon-vqgan").mkdir()
+    (path / "vqgan.ckpt").rename(path.parent / "chameleon-vqgan" / "vqgan.ckpt")
+    codes = torch.arange(8).view(1, 2, 4)
+    assert torch.equal(mcsjd_core.load(path).codec.decode(codes), model.codec.decode(codes))
+
+
 def test_codec_may_lie_among_the_transformers_tensors(plain, directory, model, tmp_path):
     path = shutil.copytree(plain, tmp_path / "Anole")
     codec = {f"model.vqmodel.{name}": tensor for name, tensor in load_file(path / "vqgan.safetensors").items()}
@@ -212,9 +222,10 @@ def test_codec_with_more_than_tensors_is_not_opened(directory, tmp_path):
     torch.save({"state_dict": {}, "callbacks": Path("x")}, path / "vqgan.ckpt")
     with pytest.raises(InputError, match="more than tensors"):
         mcsjd_core.load(path)
-    torch.save({"state_dict": {}}, path / "vqgan.ckpt")
-    with pytest.raises(InputError, match="no named tensors"):
-        mcsjd_core.load(path)
+    for nameless in ({}, {0: torch.zeros(1)}):
+        torch.save({"state_dict": nameless}, path / "vqgan.ckpt")
+        with pytest.raises(InputError, match="no named tensors"):
+            mcsjd_core.load(path)
     whole = (directory / "vqgan.ckpt").read_bytes()
     for content in (b"", whole[:1000], b"text"):
         (path / "vqgan.ckpt").write_bytes(content)

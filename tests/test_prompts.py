@@ -61,5 +61,11 @@ def test_a_list_of_words_beside_the_tokenizer_counts_more_than_its_pieces(tmp_pa
     assert words.note(["o"]).endswith(f"the words it knows are in {tmp_path / 'words.txt'}.")
 
 
+@pytest.mark.parametrize("content", ["\ufeffred apple".encode(), "red apple caf\xe9".encode("latin-1")])
+def test_a_list_of_words_as_editors_write_it_is_read(tmp_path, content):
+    (tmp_path / "words.txt").write_bytes(content)
+    assert Words(tokenizer(), tmp_path).unknown(["red apple car"]) == ["car"]
+
+
 def test_a_tokenizer_of_bytes_spells_every_word(model):
     assert Words(model.tokenizer, model.words.directory / "none").unknown(["zzyzx 中文"]) == []

@@ -79,6 +79,10 @@ class Fields:
     def of_file(cls, path: Path) -> Fields:
         return cls(read_json(path), str(path))
 
+    def over(self, defaults: dict) -> Fields:
+        """The same with defaults for what is absent."""
+        return Fields(defaults | {name: value for name, value in self.data.items() if value is not None}, self.where)
+
     def count(self, name: str, default: int | None = None) -> int:
         return self._get(name, default, "a whole number above 0", _is_count)
 

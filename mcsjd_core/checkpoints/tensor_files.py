@@ -95,7 +95,8 @@ def _read_torch(file: Path) -> dict[str, Tensor]:
         raise InputError(f"{file} is not a whole torch file ({reason}); download it again.") from None
     inner = (data[key] for key in WRAPPERS if isinstance(data.get(key), dict)) if isinstance(data, dict) else ()
     state = next(iter(inner), data)
-    tensors = {name: t for name, t in state.items() if isinstance(t, Tensor)} if isinstance(state, dict) else {}
+    named = state.items() if isinstance(state, dict) else ()
+    tensors = {name: t for name, t in named if isinstance(name, str) and isinstance(t, Tensor)}
     if not tensors:
         raise InputError(f"{file} holds no named tensors; it is not a file of weights.")
     return _without_prefixes(tensors)

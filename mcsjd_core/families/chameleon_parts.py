@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,8 +84,12 @@ class LuminaLayout:
 
 
 def first_file(path: Path, names: tuple[str, ...]) -> Path:
-    """The first of several files that is there; the first of all, for its error, if none is."""
-    return next((path / name for name in names if (path / name).exists()), path / names[0])
+    """The first of several files that is there; the first of all, for its error, if none is.
+
+    A name in `..` is one beside the path as it is written, also where the path is a link into another folder.
+    """
+    files = [Path(os.path.normpath(path / name)) for name in names]
+    return next((file for file in files if file.exists()), files[0])
 
 
 def shared_file(path: Path, names: tuple[str, ...], folder: str) -> list[Path]:

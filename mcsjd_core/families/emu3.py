@@ -159,7 +159,7 @@ def load(path: Path, *, dtype: torch.dtype, device, operations) -> Emu3:
     """Load a checkpoint directory; the codec always runs in float32."""
     published = Fields.of_file(path / "config.json").data["model_type"] == PUBLISHED
     files = (open_published if published else open_transformers)(path)
-    config, codec_shape = Fields(BODY | files.config.data, files.config.where), codec_config(files.codec_config)
+    config, codec_shape = files.config.over(BODY), codec_config(files.codec_config)
     vocabulary, vocab_size = Vocabulary.of_ids(files.ids, codec_shape.codebook_size), config.count("vocab_size")
     if vocabulary.first_code + codec_shape.codebook_size > vocab_size:
         raise InputError(

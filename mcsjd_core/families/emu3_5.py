@@ -117,8 +117,7 @@ def companions(path: Path) -> list[Path]:
 
 def load(path: Path, *, dtype: torch.dtype, device, operations) -> Emu35:
     """Load a checkpoint directory; the codec always runs in float32."""
-    config = Fields.of_file(path / "config.json")
-    config = Fields(BODY | {name: value for name, value in config.data.items() if value is not None}, config.where)
+    config = Fields.of_file(path / "config.json").over(BODY)
     tokenizer, ids = read_vocabulary(path)
     vocabulary = Vocabulary.of_ids(ids, CODEC.codebook_size)
     # All files are opened before any is read: a missing codec is reported at once, not after gigabytes of transformer.

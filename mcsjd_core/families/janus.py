@@ -191,8 +191,7 @@ def load(path: Path, *, dtype: torch.dtype, device, operations) -> Janus:
     native = config.data.get("model_type") == "janus"
     checkpoint = Checkpoint.of_directory(path)
     codec_shape = _native_codec(config) if native else _original_codec(config, checkpoint)
-    text = config.part("text_config" if native else "language_config", {})
-    text = Fields(LLAMA | {name: value for name, value in text.data.items() if value is not None}, text.where)
+    text = config.part("text_config" if native else "language_config", {}).over(LLAMA)
     vocab_size = checkpoint.shape(
         f"{'model.language_model' if native else 'language_model.model'}.embed_tokens.weight"
     )[0]

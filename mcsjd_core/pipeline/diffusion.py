@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..errors import InputError, first_line, is_out_of_memory
@@ -126,7 +127,7 @@ def load_diffusion(path: Path, *, dtype: torch.dtype, fp8: bool = False) -> Diff
         pipeline = pipeline_class.from_pretrained(
             str(path), **absent, dtype=dtype, local_files_only=True, use_safetensors=True
         )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         if is_out_of_memory(error):
             raise
         reason = first_line(error)

@@ -41,4 +41,8 @@ class Words:
 
     def _listed(self) -> frozenset[str] | None:
         file = self.directory / LIST
-        return frozenset(file.read_text(encoding="utf-8").lower().split()) if file.is_file() else None
+        return (
+            frozenset(file.read_text(encoding="utf-8-sig", errors="replace").lower().split())
+            if file.is_file()
+            else None
+        )
