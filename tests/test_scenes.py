@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from training import places, sprites, stage, textures
 from training.scenes import SIZE, SIZES, Scene, Scenes, Thing, held_out
@@ -22,11 +23,41 @@ def drawing():
 
 
 def test_a_thing_is_drawn_where_and_as_large_as_the_scene_says(drawing):
-    scene = Scene((Thing(0, 48, 8, 40, False),), "plain black", 0, (3, 7), False, 1.0)
+    scene = Scene((Thing(0, 48, 8, 40, False),), "plain black", 0, (3, 7, SIZE), False, 1.0)
     picture = drawing.render(scene)
     expected = np.zeros((SIZE, SIZE, 3), np.uint8)
     expected[40:88, 8:56, 0] = 255
     np.testing.assert_array_equal(picture, expected)
+
+
+def test_a_smaller_crop_fills_the_scene(drawing):
+    """Brightness grows by one a pixel, so the crop's pixel p lies at p * 128 / 80 of the scene."""
+    ramp = np.broadcast_to(np.arange(200, dtype=np.uint8)[None, :, None], (150, 200, 3))
+    scenes = Scenes(drawing.sprites, places.Places({"grass": [ramp]}))
+    picture = scenes.render(Scene((), "grass", 0, (20, 10, 80), False, 1.0))
+    expected = 20 + (np.arange(SIZE) + 0.5) * 80 / SIZE - 0.5
+    assert np.abs(picture - expected[None, :, None])[:, 4:-4].max() <= 1
+
+
+def test_crops_of_photographs_differ_in_size_and_drawn_grounds_keep_theirs(drawing):
+    grounds = {name: [np.zeros((150, 130, 3), np.uint8)] for name in ("rocks", "wood", "plain red")}
+    scenes, rng = Scenes(drawing.sprites, places.Places(grounds)), np.random.default_rng(0)
+    sides = {name: set() for name in grounds}
+    for name in 300 * list(grounds):
+        left, top, side = scenes.on_ground(rng, (), name).crop
+        assert left + side <= 130 and top + side <= 150
+        sides[name].add(side)
+    assert min(sides["rocks"]) < 85 and max(sides["rocks"]) == SIZE and len(sides["rocks"]) > 40
+    assert sides["wood"] == sides["plain red"] == {SIZE}
+
+
+def test_a_turned_part_lies_on_its_side(tmp_path):
+    rows = np.zeros((60, 90, 3), np.uint8)
+    rows[:30] = 255
+    Image.fromarray(rows).save(tmp_path / "wall.png")
+    upright = places.cut(places.Part("", "wall.png"), tmp_path)
+    turned = places.cut(places.Part("", "wall.png", turned=True), tmp_path)
+    np.testing.assert_array_equal(turned, np.rot90(upright))
 
 
 def test_cells_without_a_thing_show_the_bare_ground(drawing):
@@ -39,7 +70,7 @@ def test_cells_without_a_thing_show_the_bare_ground(drawing):
 
 
 def test_what_is_transparent_shows_the_ground(drawing):
-    picture = drawing.render(Scene((Thing(1, 96, 16, 16, False),), "grass", 0, (0, 0), False, 1.0))
+    picture = drawing.render(Scene((Thing(1, 96, 16, 16, False),), "grass", 0, (0, 0, SIZE), False, 1.0))
     assert (picture[16, 16] == 250).all() and (picture[64, 64] == (0, 0, 255)).all()
 
 

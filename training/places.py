@@ -18,7 +18,7 @@ from PIL import Image
 
 from . import textures
 
-DRAWN_SIZE, DRAWN_COUNT, PLAIN_COUNT = 256, 8, 4  # pixels a side of a drawn ground, how many of each place
+DRAWN_SIZE, DRAWN_COUNT, PLAIN_COUNT = 256, 24, 4  # pixels a side of a drawn ground, how many of each place
 LOMIRI = "usr/share/backgrounds"
 BLENDER = "usr/share/blender/datafiles/studiolights/world"
 MYPAINT = "usr/share/mypaint/backgrounds/ramon"
@@ -26,7 +26,7 @@ MYPAINT = "usr/share/mypaint/backgrounds/ramon"
 
 @dataclass(frozen=True)
 class Part:
-    """A rectangle of a photograph, in shares of its sides, that is then `scale` times as large."""
+    """A rectangle of a photograph, in shares of its sides, that is then `scale` times as large, and may be turned on its side."""
 
     place: str
     file: str  # below the system's root; "skimage/..." is in that package's data folder
@@ -36,16 +36,17 @@ class Part:
     bottom: float = 1.0
     scale: float = 1.0
     tint: tuple[float, float, float] | None = None  # for grey photographs: the colour of its middle grey
+    turned: bool = False
 
 
 PARTS = (
-    Part("grass", "skimage/grass.png", scale=0.8, tint=(0.42, 0.62, 0.20)),
-    Part("grass", "skimage/grass.png", scale=0.5, tint=(0.36, 0.58, 0.22)),
+    Part("grass", "skimage/grass.png", scale=1.0, tint=(0.42, 0.62, 0.20)),
+    Part("grass", "skimage/grass.png", scale=0.7, tint=(0.36, 0.58, 0.22)),
     Part("grass", f"{LOMIRI}/aitzgorri_by_Aitzol_Berasategi.jpg", top=0.66, scale=0.28),
-    Part("pebbles", "skimage/gravel.png", scale=1.0, tint=(0.56, 0.54, 0.50)),
-    Part("pebbles", "skimage/gravel.png", scale=0.6, tint=(0.60, 0.56, 0.50)),
-    Part("brick wall", "skimage/brick.png", scale=0.7, tint=(0.66, 0.33, 0.24)),
-    Part("brick wall", "skimage/brick.png", scale=0.5, tint=(0.60, 0.36, 0.28)),
+    Part("pebbles", "skimage/gravel.png", scale=1.3, tint=(0.56, 0.54, 0.50)),
+    Part("pebbles", "skimage/gravel.png", scale=0.9, tint=(0.60, 0.56, 0.50)),
+    Part("brick wall", "skimage/brick.png", scale=0.8, tint=(0.66, 0.33, 0.24), turned=True),
+    Part("brick wall", "skimage/brick.png", scale=0.6, tint=(0.60, 0.36, 0.28), turned=True),
     Part("starry sky", "skimage/hubble_deep_field.jpg", scale=0.7),
     Part("cloudy sky", f"{LOMIRI}/picosdeeuropa_by_Aitzol_Berasategi.jpg", right=0.55, bottom=0.25, scale=0.22),
     Part("forest", f"{BLENDER}/forest.exr", top=0.30, bottom=0.72, scale=0.8),
@@ -56,7 +57,7 @@ PARTS = (
     Part("sunset", f"{LOMIRI}/sunset_by_Aitzol_Berasategi.jpg", bottom=0.85, scale=0.09),
     Part("rocks", f"{LOMIRI}/life_by_Aitzol_Berasategi.jpg", top=0.40, scale=0.22),
     Part("city", f"{BLENDER}/city.exr", top=0.34, bottom=0.66, scale=0.9),
-    Part("cork", f"{MYPAINT}/HR_Cork.png", scale=0.8),
+    Part("cork", f"{MYPAINT}/HR_Cork.png", scale=1.2),
 )
 # How a caption says where the thing is.
 PHRASES = {
@@ -125,6 +126,8 @@ def cut(part: Part, root: Path) -> np.ndarray:
     )
     picture = picture.crop(box)
     picture = picture.resize([round(side * part.scale) for side in picture.size], Image.Resampling.LANCZOS)
+    if part.turned:
+        picture = picture.transpose(Image.Transpose.ROTATE_90)
     return np.asarray(tinted(picture, part.tint) if part.tint else picture)
 
 

@@ -1,8 +1,8 @@
 """Scenes of the embedded image model: things over grounds, drawn anew for every sequence, and captions that say some of it.
 
-A scene has one thing, or now and then two of different kinds, at a random size, place and mirror image over a random crop of
-one of a place's pictures. Corners of things lie on the codec's grid of 8 px, so that a thing keeps its codes wherever it is,
-and at least a code from the edges.
+A scene has one thing, or now and then two of different kinds, at a random size and place over a random crop of one of a place's
+pictures. Corners of things lie on the codec's grid of 8 px, so that a thing keeps its codes wherever it is, and at least a code
+from the edges.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ from PIL import Image
 
 from .places import PHRASES, Places
 from .sprites import Sprites
+from .textures import DRAWN
 
 SIZE, CELL = 128, 8  # pixels a side of a scene, of a code
+# Least pixels a side of a photograph's crop; SIZE is the most. Photographs are few: crops of one size would be known by heart.
+LEAST_CROP = 80
 SIZES = {"small": 48, "": 72, "large": 96}  # pixels of a thing's longer side, by the word for it
 SIZE_SHARES = (0.1, 0.6, 0.3)
 # Pixels between things and the edges: a model that is wrong by a column or a row then cuts nothing off, and nothing runs over
@@ -44,7 +47,7 @@ class Scene:
     things: tuple[Thing, ...]
     place: str
     picture: int  # which of the place's pictures
-    crop: tuple[int, int]  # left and top of the crop
+    crop: tuple[int, int, int]  # left, top and side of the square crop
     flipped: bool  # the ground
     light: float  # factor on the ground
 
@@ -109,13 +112,17 @@ class Scenes:
     def on_ground(self, rng: np.random.Generator, things: tuple[Thing, ...], place: str) -> Scene:
         picture = int(rng.integers(len(self.places.pictures[place])))
         height, width = self.places.pictures[place][picture].shape[:2]
-        crop = (int(rng.integers(width - SIZE + 1)), int(rng.integers(height - SIZE + 1)))
+        photographed = place not in DRAWN and not place.startswith("plain ")
+        side = int(rng.integers(LEAST_CROP, SIZE + 1)) if photographed else SIZE
+        crop = (int(rng.integers(width - side + 1)), int(rng.integers(height - side + 1)), side)
         return Scene(things, place, picture, crop, bool(rng.random() < 0.5), float(rng.uniform(0.85, 1.1)))
 
     def render(self, scene: Scene) -> np.ndarray:
         """uint8 [SIZE, SIZE, 3]."""
-        left, top = scene.crop
-        ground = self.places.pictures[scene.place][scene.picture][top : top + SIZE, left : left + SIZE]
+        left, top, side = scene.crop
+        ground = self.places.pictures[scene.place][scene.picture][top : top + side, left : left + side]
+        if side != SIZE:
+            ground = np.asarray(Image.fromarray(ground).resize((SIZE, SIZE), Image.Resampling.BICUBIC))
         canvas = (ground[:, ::-1] if scene.flipped else ground).astype(np.float32) * scene.light
         for thing in scene.things:
             sprite = self.scaled[thing.size][thing.sprite].astype(np.float32)
