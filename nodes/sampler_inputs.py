@@ -155,8 +155,8 @@ def given_inputs() -> list:
             "guidance leads away from what the model draws without a prompt. With cfg 1 it has no effect.",
         ),
         size_input(
-            "Width x height in pixels, such as 768x768. If empty: the size of the connected tokens, or else "
-            "the model's own. Load Model shows the sizes that a model offers."
+            "Width x height in pixels, such as 768x768. If empty: the size of the connected tokens (of "
+            "warm_tokens only if initialiser is warm), or else the model's own. Load Model shows the sizes that a model offers."
         ),
         TokensSocket.Input(
             "first_tokens",

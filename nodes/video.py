@@ -36,8 +36,8 @@ def video_inputs() -> list[io.Input]:
             min=0,
             max=4096,
             tooltip="For models that draw video: how many frames the video has in total, including the start "
-            "frames. 0 is the number of the connected picture_tokens or warm_tokens, or else the model's own. Fewer take less "
-            "time.",
+            "frames. 0 is the number of the connected picture_tokens or (if initialiser is warm) warm_tokens, or else the "
+            "model's own. Fewer take less time.",
         ),
         io.Clip.Input(
             "text_encoder",
