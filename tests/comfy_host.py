@@ -79,6 +79,8 @@ def find_host() -> None:
     path = os.environ.get("COMFYUI_PATH")
     if path and "COMFYUI_PYTHON" not in os.environ:
         sys.path.insert(0, path)  # in front of the repository: the module `nodes` has to be ComfyUI's
+        # As ComfyUI's main does: its nodes put comfy/ in front of the path later, whose `utils` is another.
+        importlib.import_module("utils.extra_config")
         from comfy.cli_args import args
 
         args.cpu = True
