@@ -260,7 +260,7 @@ Tokens are drawn from top left to bottom right: a new one takes into account wha
     ]  # fmt: skip
     values = {"prompt": REDRAWN, "seed": 300, "batch_size": 4}
     links = {"picture_tokens": (2, 0), "redraw_mask": (11, 0)}
-    return from_a_picture(15, "Redrawn", between, values, links, text, "redrawn")
+    return from_a_picture(2, "Redrawn", between, values, links, text, "redrawn")
 
 
 def batch() -> Workflow:
