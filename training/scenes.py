@@ -19,7 +19,8 @@ from .sprites import Sprites
 from .textures import DRAWN
 
 SIZE, CELL = 128, 8  # pixels a side of a scene, of a code
-# Least pixels a side of a photograph's crop; SIZE is the most. Photographs are few: crops of one size would be known by heart.
+# Least pixels a side of a crop where a place has photographs alone; SIZE is the most. Photographs are few: crops of one size
+# would be known by heart. Drawn grounds are many, and drawn at the size that they are meant to have.
 LEAST_CROP = 80
 SIZES = {"small": 48, "": 72, "large": 96}  # pixels of a thing's longer side, by the word for it
 SIZE_SHARES = (0.1, 0.6, 0.3)
@@ -74,8 +75,10 @@ class Scenes:
         for row, name in enumerate(sprites.things):
             self.rows_of[numbers[name]].append(row)
         # Plain grounds are easy and alike: together they come as often as two other places.
-        weights = np.array([0.25 if name.startswith("plain ") else 1.0 for name in self.place_names])
+        plain = [name.startswith("plain ") for name in self.place_names]
+        weights = np.where(plain, 0.25, 1.0)
         self.place_weights = weights / weights.sum()
+        self.photographed = {name for name, bare in zip(self.place_names, plain, strict=True) if not bare} - set(DRAWN)
         self.scaled = {size: premultiplied(sprites.images, size) for size in SIZES.values()}
 
     @classmethod
@@ -112,8 +115,7 @@ class Scenes:
     def on_ground(self, rng: np.random.Generator, things: tuple[Thing, ...], place: str) -> Scene:
         picture = int(rng.integers(len(self.places.pictures[place])))
         height, width = self.places.pictures[place][picture].shape[:2]
-        photographed = place not in DRAWN and not place.startswith("plain ")
-        side = int(rng.integers(LEAST_CROP, SIZE + 1)) if photographed else SIZE
+        side = int(rng.integers(LEAST_CROP, SIZE + 1)) if place in self.photographed else SIZE
         crop = (int(rng.integers(width - side + 1)), int(rng.integers(height - side + 1)), side)
         return Scene(things, place, picture, crop, bool(rng.random() < 0.5), float(rng.uniform(0.85, 1.1)))
 
