@@ -28,7 +28,7 @@ class LoadModel(io.ComfyNode):
                     options=list(folders.checkpoints()),
                     default=folders.EMBEDDED,
                     tooltip="Which model draws. The embedded ones need no download and run on a CPU; others appear "
-                    "here once their directory (with its config.json) is in models/mcsjd and you press R. Get "
+                    "here once their directory, with all files as published, is in models/mcsjd and you press R. Get "
                     "Model downloads public ones.",
                 ),
                 io.Combo.Input(

@@ -189,8 +189,8 @@ def looks_inputs() -> list:
             "record_details",
             optional=True,
             default=False,
-            tooltip="Record how likely every guess was to be kept, which most charts of Stats need. It costs "
-            "time and memory but changes no picture; leave it off to measure seconds.",
+            tooltip="Record how likely every guess was to be kept, which most charts of Speed-up Stats need. It "
+            "costs time and memory but changes no picture; leave it off to measure seconds.",
         ),
     ]
 

@@ -160,7 +160,7 @@ You like a picture and want to change a setting a little. *seed-exact* takes the
 The right picture is **the same as the middle one**, which starts from scratch: their difference is black. The report says what \
 the warm tokens saved.
 
-**Try** another **temperature** in both; another **prompt** on the right (then it helps little).
+**Try** another **temperature**, the same in the middle and right samplers.
 """
     changed = {"coupling": EXACT, "temperature": 0.95}
     ways = [
@@ -267,11 +267,11 @@ def batch() -> Workflow:
     text = """\
 ## A batch and its charts
 
-Eight pictures share their forwards; each advances at its own pace, and a finished one costs nothing more. Picture k is the one \
-that seed + k draws alone.
+Eight pictures share their forwards; each advances at its own pace, and a finished one costs nothing more. Picture k, \
+counted from 0, is the one that seed + k draws alone.
 
-The charts are of the whole batch. *NFE against token difference* is the paper's figure 2: a dot for each picture, by how many \
-guesses a forward changed and how many forwards it took.
+The charts are of the whole batch. *NFE against token difference* is the paper's figure 2: a dot for each picture, placed by how \
+many guesses each forward changed and how many forwards the picture took.
 
 **Try** **coupling** *SJD (independent)*, another **temperature**, **batch_size** 16.
 """

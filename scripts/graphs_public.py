@@ -79,8 +79,8 @@ def emu3() -> Workflow:
 
 {first_run("35.1 GB")} In bf16 the weights take 15.7 GB of memory.
 
-A picture of 720x720 is 90 rows of 90 codes, each row with a separator, and three end tokens, which all need no guess: 8193 \
-tokens. Guidance, top-k and the ending of the prompt are the authors'; the request for the negative prompt names the same size.
+A picture of 720x720 is 90 rows of 90 codes, each followed by a separator, and then three end tokens, none of which needs a \
+guess: 8193 tokens. Guidance, top-k and the ending of the prompt are the authors'; the negative prompt is sent with the same size.
 
 **Try**
 - **size** 832x624, 624x832, 880x584, 584x880, 960x544 or 544x960.
@@ -99,7 +99,8 @@ def simplear() -> Workflow:
     text = f"""\
 ## SimpleAR: 1024 px from a small model
 
-Accept NVIDIA's licence for the codec on its page at huggingface.co and log in. {first_run("about 1.5 GB and the codec")}
+Sign in at huggingface.co, accept NVIDIA's licence on the codec's page, and make your access token known on this computer with \
+`hf auth login`. {first_run("about 1.5 GB and the codec")}
 
 A picture of 1024x1024 is one frame of Cosmos' video tokenizer, 64 rows of 64 codes: 4096 tokens. Guidance is the authors'; \
 with an empty negative prompt it leads away from the list of defects in their script.

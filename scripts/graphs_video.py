@@ -60,7 +60,8 @@ def cosmos() -> Workflow:
     text = f"""\
 ## Cosmos: continue a video
 
-Accept NVIDIA's licence on the pages of *Cosmos-Predict1-4B* and *Cosmos-Tokenize1-DV8x16x16-720p* at huggingface.co and log in. \
+Sign in at huggingface.co, accept NVIDIA's licence on the pages of *Cosmos-Predict1-4B* and *Cosmos-Tokenize1-DV8x16x16-720p*, \
+and make your access token known on this computer with `hf auth login`. \
 {first_run("8.3 GB")}
 
 33 frames of 1024x640, 25 per second: 12,800 tokens, of which 10,240 are drawn after one start frame. This model reads no text.
