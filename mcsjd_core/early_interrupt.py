@@ -1,7 +1,7 @@
 """Ctrl-C while the command line still imports torch, which takes seconds: one sentence in place of a traceback.
 
 `python -m mcsjd_core` imports the package before any line of its `__main__` runs, and sys.argv says "-m" until then. For
-everyone else who imports the package, nothing here happens.
+everyone else who imports the package, other modules started by `-m` among them, nothing here happens.
 """
 
 import os
@@ -23,5 +23,14 @@ def leave() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-if sys.argv[:1] == ["-m"]:
+def _is_command() -> bool:
+    """Whether Python was started to run this package."""
+    if sys.argv[:1] != ["-m"]:
+        return False
+    words = iter(sys.orig_argv)
+    started = next(word for word in words if word.startswith("-m")).removeprefix("-m")
+    return (started or next(words)) == __package__
+
+
+if _is_command():
     signal.signal(signal.SIGINT, _end)

@@ -303,6 +303,8 @@ EXACT = ("--coupling", "gumbel_exact")
         (("generate", "x", *EXACT, "--warm-tokens", "null.json"), "does not hold tokens"),
         (("generate", "x", *EXACT, "--warm-tokens", "short.json"), f"must fill the grid of {ROWS * COLUMNS}, got 2"),
         (("generate", "x", "--warm-tokens", "short.json", "--initialiser", "left"), "warm initialiser"),
+        (("generate", "x", "--trace", "t.json", "--save-tokens", "./t.json"), "--trace and --save-tokens name the same file"),
+        (("generate", "x", *EXACT, "--warm-tokens", "short.json", "--trace", "short.json"), "name the same file"),
         (("generate", "x", "--device", "nowhere"), "nowhere"),
         (("generate", "x", "--size", "9x9"), f"its sizes are {WIDTH}x{HEIGHT}"),
         (("compare", "x", "--windows", "4,-1"), "window must be at least 1"),
@@ -353,12 +355,15 @@ def test_words_where_numbers_are_expected_are_refused(cli, capsys):
 def test_interruption_while_torch_is_imported_is_one_sentence(tmp_path):
     """A torch that presses Ctrl-C when it is imported; only the command line answers in its own way."""
     (tmp_path / "torch.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)")
+    (tmp_path / "other").mkdir()  # another program, whose package imports ours
+    (tmp_path / "other/__init__.py").write_text("import mcsjd_core")
+    (tmp_path / "other/__main__.py").touch()
     environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
     # A job in the background of a shell ignores Ctrl-C, and so would what it starts.
     options = {"env": environment, "preexec_fn": partial(signal.signal, signal.SIGINT, signal.SIG_DFL)}
-    for arguments in (["-m", "mcsjd_core"], ["-c", "import mcsjd_core"]):
+    for arguments in (["-m", "mcsjd_core"], ["-mmcsjd_core"], ["-c", "import mcsjd_core"], ["-m", "other"]):
         ended = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, **options)
-        if arguments[0] == "-m":
+        if arguments[-1].endswith("mcsjd_core") and arguments[0] != "-c":
             assert ended.returncode == INTERRUPTED
             assert ended.stderr == "Interrupted before anything was begun.\n" and not ended.stdout
         else:

@@ -28,6 +28,8 @@ UNWANTED = {
     "pytorch_model.bin": b"pickle",
     "sub/model.safetensors": b"",
     "../tokenizer.json": b"up",
+    "..\\model.safetensors": b"up, where Windows is",
+    "C:model.safetensors": b"of the drive's folder",
 }
 
 
@@ -95,6 +97,19 @@ def test_only_the_needed_files_come_and_the_model_loads(fake, tmp_path):
     # The tiny stand-in has a raster layout; under the published name it would be taken for a real Lumina-mGPT.
     (root / NAME).rename(root / "stand-in")
     assert mcsjd_core.load(root / "stand-in").sizes == ("12x8",)
+
+
+def test_a_hub_that_might_hand_on_to_hf_transfer_is_told_of_proxies(fake, tmp_path, monkeypatch):
+    """None that differ from the environment's; but where some are named, versions before 1.0 bring the file themselves."""
+    told = []
+
+    def http_get(url, temp_file, *, proxies=None, **options):
+        told.append(proxies)
+        fake.http_get(url, temp_file, **options)
+
+    monkeypatch.setattr(file_download, "http_get", http_get)
+    fetch(listing(NAME), tmp_path)
+    assert told and all(proxies == {} for proxies in told)
 
 
 def test_what_is_there_is_not_fetched_again(fake, tmp_path):

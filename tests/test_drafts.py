@@ -108,7 +108,11 @@ def test_a_law_is_recalled_by_what_surrounds_it(grid, later):
         sequence = torch.randint(9, (1, grid.num_tokens + window), generator=generator)
         start = int(torch.randint(1, grid.num_tokens - window, (1,), generator=generator))
         width = window - step % 3  # a narrower window leaves nothing of a wider one behind
-        recall.remember(sequence, torch.arange(start, start + width)[None], torch.tensor([block]), 10**6)
+        positions = torch.arange(start, start + width)[None]
+        is_drawn = (
+            torch.rand(1, width, generator=generator) < 0.9
+        )  # laws at other positions are as if they had never been
+        recall.remember(sequence, positions, torch.tensor([block]), is_drawn)
         seen |= {block * window + i: sequence[0].tolist() for i in range(window)}
         asked = torch.randint(9, (1, grid.num_tokens + window), generator=generator)
         for position in range(1, grid.num_tokens):

@@ -89,6 +89,7 @@ def test_a_class_is_a_prompt(tmp_path):
         ("[" * 100_000, "not valid JSON"),
         ('{"prompt": "x", "id": "../x"}', "file name"),
         ('{"prompt": "x", "id": ".x"}', "file name"),
+        ('{"prompt": "x", "id": "NUL.2"}', "is a device on Windows"),
         (r'{"prompt": "a \ud83d cat"}', "`prompt` holds half a character (U+D83D) at character 3"),
         (r'{"prompt": "x", "negative": "\udcff"}', "`negative` holds half a character"),
         (r'{"prompt": "x", "size": "\ud83d"}', "`size` holds half a character"),

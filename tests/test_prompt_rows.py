@@ -144,6 +144,17 @@ def test_a_negative_prompt_that_leads_away_from_nothing_is_not_recorded(cli, pro
         assert records_of(tmp_path / str(cfg))[1]["negative"] == recorded
 
 
+@pytest.mark.parametrize("name", ["records.jsonl", "records/2024-01/notes.txt"])
+def test_a_folder_with_records_of_another_program_is_left_as_it_is(draw, tmp_path, capsys, name):
+    file = tmp_path / "out" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("mine\n")
+    assert draw() == FAILED
+    assert "give another --out" in capsys.readouterr().err
+    assert file.read_text() == "mine\n"
+    assert {there.name for there in (tmp_path / "out").iterdir()} == {name.partition("/")[0], ".lock"}
+
+
 def test_a_row_of_the_same_id_is_drawn_where_the_first_one_fails(cli, tmp_path):  # noqa: F811
     rows = [{"prompt": "x" * 6001, "id": "one"}, {"prompt": "sun", "id": "one"}]
     (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")

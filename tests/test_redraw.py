@@ -56,16 +56,19 @@ def test_seed_exact_redraws_what_plain_ar_redraws(settings):
 @pytest.mark.parametrize(
     "options",
     [{"coupling": name} for name in ["autoregressive", *COUPLINGS]]
-    + [{"coupling": "maximal", "initialiser": "recall"}, {"coupling": "gumbel", "trajectories": 2}],
+    + [{"coupling": name, "initialiser": "recall"} for name in ("independent", "maximal")]
+    + [{"coupling": "gumbel", "trajectories": 2}],
     ids=str,
 )
 def test_rows_with_masks_of_their_own_are_those_of_single_runs(options):
-    """Each row begins where its own mask does: a row that began with the others would draw with other numbers."""
-    settings = {"guided": True, "law": LAW, "window": 7} | options
-    batch = redrawn(window=7, **options).tokens
-    for row in range(3):
-        single = run(MODEL, GRID, 1, seed=row, kept_tokens=kept()[row : row + 1], **settings)
-        assert single.tokens[0].equal(batch[row])
+    """Each row begins where its own mask does: a row that began with the others would draw with other numbers. And where it
+    ends, other rows go on: it must not recall laws from there."""
+    settings = {"guided": True, "law": LAW, "window": 12} | options
+    for seed in (0, 70, 80):
+        batch = run(MODEL, GRID, 3, seed=seed, kept_tokens=kept(), **settings).tokens
+        for row in range(3):
+            single = run(MODEL, GRID, 1, seed=seed + row, kept_tokens=kept()[row : row + 1], **settings)
+            assert single.tokens[0].equal(batch[row])
 
 
 def test_a_row_whose_mask_marks_nothing_stays_as_it_is():

@@ -20,7 +20,7 @@ from mcsjd_core.cli.options import add_model_arguments
 from mcsjd_core.decoding import loop, runners
 from mcsjd_core.decoding.drafts import RECALL
 from mcsjd_core.decoding.interface import Prompt
-from mcsjd_core.decoding.iteration import Shape
+from mcsjd_core.decoding.iteration import Iteration, Shape
 from mcsjd_core.decoding.ledger import Ledger
 from mcsjd_core.decoding.loop import advance, decode, drop_finished, next_shape, prepare
 from mcsjd_core.decoding.runners import Compiled, Eager
@@ -100,7 +100,8 @@ def test_seconds_of_an_unusual_call_are_not_told_to_the_schedule():
     told = []
 
     class Recording(Eager):
-        def is_usual(self, shape: Shape) -> bool:
+        def __call__(self, iteration: Iteration, shape: Shape) -> bool:
+            super().__call__(iteration, shape)
             return len(told) >= 2
 
     class Watched:
@@ -117,6 +118,18 @@ def test_seconds_of_an_unusual_call_are_not_told_to_the_schedule():
         for _ in range(4):
             advance(ledger, Watched(), iteration, Recording())
     assert told[:2] == [None, None] and all(told[2:])
+
+
+def test_a_call_that_compiles_is_told_from_later_ones(counting):
+    """Also where the window and the rows are those of a graph that is there, and a prompt's length is not."""
+    usual = []
+    for length in (4, 4, 70):
+        given = Prompt(torch.zeros(2, length, 16), torch.zeros(2, dtype=torch.long), True)
+        _, iteration, ledger = prepared(settings_of(execution="compiled"), given=given)
+        padded = loop.runner("compiled", "cpu")
+        with torch.no_grad():
+            usual += [padded(iteration, next_shape(ledger, 5, iteration, padded)) for _ in range(2)]
+    assert usual == [False, True, True, True, False, True]
 
 
 def test_what_a_compiler_raises_is_one_sentence(monkeypatch):

@@ -251,9 +251,29 @@ def test_one_process_writes(checkpoint, tmp_path):  # noqa: F811
     assert {file.name for file in tmp_path.iterdir()} == {"picture.png", "0.json"}
 
 
+def started_by_torchrun(monkeypatch, rank: int = 0) -> None:
+    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": SIZE, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 29500}
+    for name, value in told.items():
+        monkeypatch.setenv(name, str(value))
+
+
+@pytest.mark.parametrize(("device", "sentence"), [("foo", "There is no device foo"), ("mps", "not on mps")])
+def test_a_device_that_processes_cannot_share_is_one_sentence(monkeypatch, device, sentence):
+    started_by_torchrun(monkeypatch)
+    with pytest.raises(InputError, match=sentence), joined(SIZE, device):
+        pass
+
+
+def test_a_rank_without_a_place_to_meet_is_one_sentence(monkeypatch):
+    """As job schedulers leave them, and shells in which torchrun was tried by hand."""
+    started_by_torchrun(monkeypatch)
+    monkeypatch.delenv("MASTER_ADDR")
+    with pytest.raises(InputError, match="start it as `torchrun"), joined(SIZE, "cpu"):
+        pass
+
+
 def test_more_processes_than_gpus_is_one_sentence(monkeypatch):
-    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
-        monkeypatch.setenv(name, value)
+    started_by_torchrun(monkeypatch, rank=1)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     sentence = "Process 2 of this machine has no GPU of its own: torch finds 1"
     with pytest.raises(InputError, match=sentence), joined(2, "cuda"):
@@ -262,8 +282,7 @@ def test_more_processes_than_gpus_is_one_sentence(monkeypatch):
 
 def test_a_group_that_cannot_be_made_says_why(monkeypatch):
     """The port is taken, say: no other process is at fault then."""
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    started_by_torchrun(monkeypatch)
 
     def taken(*_, **__):
         raise torch.distributed.DistNetworkError("EADDRINUSE, port 29500 is taken.\nC++ stack")

@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from glob import escape
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from ..errors import InputError, first_line
@@ -191,9 +191,12 @@ def _bring(listed: Listed, name: str, root: Path, bar: type | None, is_stopped: 
     partial = listed.partial(root, name)
     with _on_disk(file.parent):
         file.parent.mkdir(parents=True, exist_ok=True)
-    options: dict[str, Any] = (
-        {"tqdm_class": bar} if bar and "tqdm_class" in inspect.signature(http_get).parameters else {}
-    )
+    known = inspect.signature(http_get).parameters
+    options: dict[str, Any] = {"tqdm_class": bar} if bar and "tqdm_class" in known else {}
+    if "proxies" in known:
+        # Versions before 1.0 may leave the file to hf_transfer, which cannot be stopped, and writes pieces out of order, so
+        # that a broken one cannot be gone on with. Not if proxies are named; those of the environment stay in force.
+        options["proxies"] = {}
     with _one_at_a_time, _no_other_process(root):
         if _is_whole(file, size):  # by another process, meanwhile
             return
@@ -212,11 +215,12 @@ def _bring(listed: Listed, name: str, root: Path, bar: type | None, is_stopped: 
 def _list(hub, source: Source) -> Listed:
     info = hub.HfApi().model_info(source.repository, files_metadata=True)
     # Names come from the net; what follows the folder that we name ourselves has to be plain, so that it leads nowhere else.
+    # Windows knows all separators, and drives.
     start = f"{source.inside}/" if source.inside else ""
     names = {
         file.rfilename.removeprefix(start): file.size for file in info.siblings if file.rfilename.startswith(start)
     }
-    plain = {name: size for name, size in names.items() if PurePosixPath(name).name == name}
+    plain = {name: size for name, size in names.items() if PureWindowsPath(name).name == name}
     files = {name: size for name, size in plain.items() if any(fnmatch(name, pattern) for pattern in source.patterns)}
     if not files:
         raise InputError(

@@ -262,6 +262,13 @@ def _check(arguments: argparse.Namespace) -> None:
         raise InputError("The warm initialiser needs the tokens of an earlier result; give them with --warm-tokens.")
     if arguments.trace_detail and arguments.trace is None:
         raise InputError("--trace-detail adds to the trace; name the trace's file with --trace.")
+    if arguments.trace is not None:
+        for option in ("save_tokens", "warm_tokens"):
+            other = getattr(arguments, option)
+            if other is not None and other.resolve() == arguments.trace.resolve():
+                raise InputError(
+                    f"--trace and --{option.replace('_', '-')} name the same file, {other}; give each one of its own."
+                )
     if arguments.frames is not None and arguments.frames < 1:
         raise InputError(f"--frames must be at least 1, got {arguments.frames}.")
     _settings(arguments, SamplingDefaults())  # refuses what no checkpoint's defaults could correct

@@ -195,7 +195,7 @@ class Iteration:
         committed = state.committed[: len(accepted)]
         counts = torch.minimum(accepted + 1, self.total - committed)
         if state.recall is not None:  # the laws were given for what still stands there
-            state.recall.remember(state.sequence[:rows], positions, state.block(rows), self.total)
+            state.recall.remember(state.sequence[:rows], positions, state.block(rows), self.is_drawn(positions))
         state.sequence[:rows].scatter_(1, positions, tokens)
         # Not `committed`, though it is the same: torch's compiler takes a mere copy after what is added to it below.
         state.law_start[:rows] = positions[:, 0]
@@ -212,6 +212,12 @@ class Iteration:
             return tokens
         forced = self.state.forced_at(positions)
         return torch.where(forced == FREE, tokens, forced)
+
+    def is_drawn(self, positions: Tensor) -> Tensor:
+        """Whether a token is drawn at positions [A, L]. A window reaches beyond what its row draws only beside rows that draw
+        more, or compiled: of laws at other positions no token may depend."""
+        is_drawn = positions < self.total
+        return is_drawn & (self.state.forced_at(positions) == FREE) if self.has_forced else is_drawn
 
     def codes(self, tokens: Tensor) -> Tensor:
         """Codes that stand for tokens in a law: a forced token beyond the codebook is certain, whichever code bears it."""

@@ -119,8 +119,8 @@ def kept_on_the_way(kept: Tensor | None, tokens: Tensor, grid: Grid, ledger: Led
 def advance(ledger: Ledger, schedule: Schedule, iteration: Iteration, run: Eager, since: float = 0.0) -> None:
     """One iteration: run it, read what it committed, and tell ledger and schedule; decoding began at time `since`."""
     shape = next_shape(ledger, schedule.next(len(ledger.active)), iteration, run)
-    is_usual, began = run.is_usual(shape), time.perf_counter()
-    run(iteration, shape)
+    began = time.perf_counter()
+    is_usual = run(iteration, shape)
     report = iteration.read(shape)
     ended, counts = time.perf_counter(), report[1:]
     ledger.add(shape.window, counts, ended - since, iteration.state.details)

@@ -47,15 +47,13 @@ class Recall:
         tokens = sequence[:, None].expand(-1, positions.shape[1], -1).gather(2, index.clamp_min(0))
         return torch.where(index >= 0, tokens, NEVER)
 
-    def remember(self, sequence: Tensor, positions: Tensor, block: Tensor, end: int) -> None:
-        """Fill each row's `block` [A] with positions [A, L], whose laws were given for what stands in sequences [A, T].
-
-        A window that reaches beyond `end` does so only beside other rows, or compiled; tokens must not depend on that.
-        """
+    def remember(self, sequence: Tensor, positions: Tensor, block: Tensor, is_drawn: Tensor) -> None:
+        """Fill each row's `block` [A] with those positions [A, L] that are drawn, a mask [A, L]; their laws were given for what
+        stands in sequences [A, T]."""
         rows, window = positions.shape
         lane = torch.arange(rows, device=positions.device)
         of_block = self.positions.unflatten(1, (WINDOWS, self.window))
-        kept_at = positions.masked_fill(positions >= end, NEVER)
+        kept_at = positions.masked_fill(~is_drawn, NEVER)
         of_block[lane, block] = torch.nn.functional.pad(kept_at, (0, self.window - window), value=NEVER)
         self.tokens.unflatten(1, (WINDOWS, self.window))[lane, block, :window] = self.surroundings(sequence, positions)
 

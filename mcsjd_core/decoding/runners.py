@@ -45,12 +45,10 @@ class Eager:
         """The prompt to run with: the same, perhaps with more padding in front, where the model does not count that."""
         return prompt
 
-    def is_usual(self, shape: Shape) -> bool:
-        """Whether the next call with this shape will take about what those after it do."""
-        return True
-
-    def __call__(self, iteration: Iteration, shape: Shape) -> None:
+    def __call__(self, iteration: Iteration, shape: Shape) -> bool:
+        """Run it; gives whether that took about what later calls with this shape will take."""
         iteration(shape)
+        return True
 
 
 class Compiled(Eager):
@@ -81,10 +79,12 @@ class Compiled(Eager):
     def extent(self, needed: int, capacity: int) -> int:
         return min(_power_of_two(max(needed, SMALLEST_EXTENT)), capacity)
 
-    def __call__(self, iteration: Iteration, shape: Shape) -> None:
+    def __call__(self, iteration: Iteration, shape: Shape) -> bool:
+        before = _graphs_compiled()
         # A shape is a new graph, not a mistake: torch gives up after eight, and would fall back to running it uncompiled.
         with torch._dynamo.config.patch(recompile_limit=1000, accumulated_recompile_limit=10_000), _compiler_errors():
             self._run(iteration, shape)
+        return _graphs_compiled() == before
 
 
 class Captured(Compiled):
@@ -107,12 +107,11 @@ class Captured(Compiled):
     def prompt(self, prompt: Prompt, counts_padding: bool) -> Prompt:
         return prompt  # every run records its own graphs
 
-    def is_usual(self, shape: Shape) -> bool:
-        return shape in self._graphs
-
-    def __call__(self, iteration: Iteration, shape: Shape) -> None:
+    def __call__(self, iteration: Iteration, shape: Shape) -> bool:
+        is_replay = shape in self._graphs
         with torch.cuda.device(self._device):  # streams and recordings are the current device's
             self._call(iteration, shape)
+        return is_replay
 
     def _call(self, iteration: Iteration, shape: Shape) -> None:
         if shape not in self._seen:
@@ -156,6 +155,11 @@ def finish(device: torch.device | str) -> None:
 def _run(iteration: Iteration, shape: Shape) -> None:
     # Torch 2.7 ties a graph to the very object that is called, and would compile anew for every run.
     type(iteration).__call__(iteration, shape)
+
+
+def _graphs_compiled() -> int:
+    """By this process so far."""
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
 def _power_of_two(number: int) -> int:

@@ -114,8 +114,9 @@ class Output:
     def taken(self, agreed: Record, again: bool = False) -> Iterator[None]:
         """The folder is this process's until the end: made, of the same run as before, all that is half done put right.
 
-        With `again`, rows that failed are not done. Raises InputError if another process has it, or if it holds a run that does
-        not agree with `agreed`. One that ends before its first row is done binds no later one.
+        With `again`, rows that failed are not done. Raises InputError if another process has it, if it holds a run that does not
+        agree with `agreed`, or files of others under a run's names. A run that ends before its first row is done binds no
+        later one.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with leading(self.folder):
@@ -138,6 +139,7 @@ class Output:
     def _agree(self, agreed: Record) -> None:
         file = self.folder / "run.json"
         if not file.exists():
+            self._check_free()
             replace_whole(file, lambda part: part.write_text(json.dumps(agreed, indent=1) + "\n", encoding="utf-8"))
             return
         before = _read(file)
@@ -150,6 +152,14 @@ class Output:
                 raise InputError(
                     f"{self.folder} holds a run with another {name} ({before.get(name)!r}, now {agreed.get(name)!r}); "
                     "give the same command to go on with it, or another --out."
+                )
+
+    def _check_free(self) -> None:
+        """Records without what they were drawn with are another program's, or were left of a run whose run.json is gone."""
+        for place in (self.records_file, self._loose):
+            if place.is_dir() if place is self._loose else place.exists() and place.stat().st_size:
+                raise InputError(
+                    f"{place} is there, but no {self.folder / 'run.json'} that tells of its run; give another --out."
                 )
 
     def gather(self, without_failed: bool = False) -> None:

@@ -19,6 +19,7 @@ FILE_NAME, LONGEST_NAME = (
     re.compile(r"\w[\w.-]*"),
     200,
 )  # of an id, in bytes; file systems allow 255, and endings follow
+DEVICE_NAME = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # on Windows, with any ending
 READ_AT_ONCE = 256  # rows of a parquet file
 LARGEST_SEED = 2**64 - 1
 WHOLE = re.compile(r"(?<=\d)\.0*$")  # what follows a whole number that was written as a float
@@ -208,4 +209,6 @@ def _id(fields: dict[str, Any]) -> str | None:
             f"`id` becomes a file name, and {text[:50]!r} cannot; use letters, digits, dots, hyphens and underscores, "
             f"at most {LONGEST_NAME} bytes."
         )
+    if text is not None and DEVICE_NAME.fullmatch(text):
+        raise InputError(f"`id` becomes a file name, and {text!r} is a device on Windows; choose another one.")
     return text

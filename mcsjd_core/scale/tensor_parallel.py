@@ -49,7 +49,7 @@ class Group:
 @contextmanager
 def joined(size: int, device: str) -> Iterator[Group]:
     """Inside, this process and the others that torchrun started are a group of `size`, on CPUs or a GPU each."""
-    rank, kind = rank_of(size), torch.device(device).type
+    rank, kind = rank_of(size), _kind_of(device)
     if kind == "cuda":
         torch.cuda.set_device(_own_gpu(rank))
     try:
@@ -68,6 +68,18 @@ def joined(size: int, device: str) -> Iterator[Group]:
             # Torch 2.7 joins gloo's threads while it holds Python's lock; one that still frees its work would wait for it.
             time.sleep(FREED)
             dist.destroy_process_group()
+
+
+def _kind_of(device: str) -> str:
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise InputError(f"There is no device {device} ({first_line(error)}); give --device cuda or cpu.") from None
+    if kind not in ("cuda", "cpu"):
+        raise InputError(
+            f"Processes share a model on CUDA devices or on CPUs, not on {kind}; give --device cuda or cpu."
+        )
+    return kind
 
 
 def _own_gpu(rank: int) -> int:
@@ -90,6 +102,7 @@ def rank_of(size: int) -> int:
     """This process's rank, as torchrun tells it; raises InputError if it is not one of `size` processes."""
     try:
         rank, started = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        _ = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])  # where torch lets them meet
     except (KeyError, ValueError):
         raise InputError(
             f"A model over {size} GPUs needs {size} processes: start it as `torchrun --nproc-per-node {size} -m mcsjd_core "
