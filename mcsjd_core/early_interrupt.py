@@ -5,10 +5,12 @@ everyone else who imports the package, other modules started by `-m` among them,
 """
 
 import os
+import re
 import signal
 import sys
 
 INTERRUPTED = 130  # exit code: the shell's 128 + SIGINT
+MODULE_OPTION = re.compile(r"-[^-cmWX]*m(.*)")  # of Python, perhaps after other letters, perhaps with the module's name
 
 
 def _end(*_) -> None:
@@ -27,9 +29,10 @@ def _is_command() -> bool:
     """Whether Python was started to run this package."""
     if sys.argv[:1] != ["-m"]:
         return False
-    words = iter(sys.orig_argv)
-    started = next(word for word in words if word.startswith("-m")).removeprefix("-m")
-    return (started or next(words)) == __package__
+    for word, following in zip(sys.orig_argv[1:], [*sys.orig_argv[2:], ""], strict=True):
+        if found := MODULE_OPTION.fullmatch(word):
+            return (found[1] or following) == __package__
+    return False
 
 
 if _is_command():

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import signal
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -350,24 +347,6 @@ def test_words_where_numbers_are_expected_are_refused(cli, capsys):
         cli("compare", "x", "--windows", "4,many")
     assert stopped.value.code == FAILED
     assert "whole numbers" in capsys.readouterr().err
-
-
-def test_interruption_while_torch_is_imported_is_one_sentence(tmp_path):
-    """A torch that presses Ctrl-C when it is imported; only the command line answers in its own way."""
-    (tmp_path / "torch.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)")
-    (tmp_path / "other").mkdir()  # another program, whose package imports ours
-    (tmp_path / "other/__init__.py").write_text("import mcsjd_core")
-    (tmp_path / "other/__main__.py").touch()
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
-    # A job in the background of a shell ignores Ctrl-C, and so would what it starts.
-    options = {"env": environment, "preexec_fn": partial(signal.signal, signal.SIGINT, signal.SIG_DFL)}
-    for arguments in (["-m", "mcsjd_core"], ["-mmcsjd_core"], ["-c", "import mcsjd_core"], ["-m", "other"]):
-        ended = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, **options)
-        if arguments[-1].endswith("mcsjd_core") and arguments[0] != "-c":
-            assert ended.returncode == INTERRUPTED
-            assert ended.stderr == "Interrupted before anything was begun.\n" and not ended.stdout
-        else:
-            assert "KeyboardInterrupt" in ended.stderr
 
 
 @pytest.mark.parametrize("command", ["generate", "compare"])

@@ -109,9 +109,8 @@ def test_a_law_is_recalled_by_what_surrounds_it(grid, later):
         start = int(torch.randint(1, grid.num_tokens - window, (1,), generator=generator))
         width = window - step % 3  # a narrower window leaves nothing of a wider one behind
         positions = torch.arange(start, start + width)[None]
-        is_drawn = (
-            torch.rand(1, width, generator=generator) < 0.9
-        )  # laws at other positions are as if they had never been
+        # Laws at other positions are as if they had never been.
+        is_drawn = torch.rand(1, width, generator=generator) < 0.9
         recall.remember(sequence, positions, torch.tensor([block]), is_drawn)
         seen |= {block * window + i: sequence[0].tolist() for i in range(window)}
         asked = torch.randint(9, (1, grid.num_tokens + window), generator=generator)

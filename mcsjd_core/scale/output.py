@@ -156,11 +156,12 @@ class Output:
 
     def _check_free(self) -> None:
         """Records without what they were drawn with are another program's, or were left of a run whose run.json is gone."""
-        for place in (self.records_file, self._loose):
-            if place.is_dir() if place is self._loose else place.exists() and place.stat().st_size:
-                raise InputError(
-                    f"{place} is there, but no {self.folder / 'run.json'} that tells of its run; give another --out."
-                )
+        # A run that ended before its first row has left an empty file.
+        has_records = self.records_file.exists() and self.records_file.stat().st_size
+        if has_records or self._loose.exists():
+            raise InputError(
+                f"{self.folder} holds records, but no run.json that says what they were drawn with; give another --out."
+            )
 
     def gather(self, without_failed: bool = False) -> None:
         """Bring all records into one file in the rows' order; without those whose picture is gone."""

@@ -15,10 +15,8 @@ from ..errors import InputError, first_line
 from ..text.prompts import check_characters
 
 COLUMNS = ("prompt", "negative", "seed", "size", "id", "class")
-FILE_NAME, LONGEST_NAME = (
-    re.compile(r"\w[\w.-]*"),
-    200,
-)  # of an id, in bytes; file systems allow 255, and endings follow
+FILE_NAME = re.compile(r"\w[\w.-]*")  # of an id
+LONGEST_NAME = 200  # bytes; file systems allow 255, and endings follow
 DEVICE_NAME = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # on Windows, with any ending
 READ_AT_ONCE = 256  # rows of a parquet file
 LARGEST_SEED = 2**64 - 1

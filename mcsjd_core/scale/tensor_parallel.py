@@ -48,7 +48,10 @@ class Group:
 
 @contextmanager
 def joined(size: int, device: str) -> Iterator[Group]:
-    """Inside, this process and the others that torchrun started are a group of `size`, on CPUs or a GPU each."""
+    """Inside, this process and the others that torchrun started are a group of `size`, on CPUs or a GPU each.
+
+    Raises InputError if they cannot be, or if another one is gone.
+    """
     rank, kind = rank_of(size), _kind_of(device)
     if kind == "cuda":
         torch.cuda.set_device(_own_gpu(rank))
@@ -101,8 +104,8 @@ def is_lost(error: RuntimeError) -> bool:
 def rank_of(size: int) -> int:
     """This process's rank, as torchrun tells it; raises InputError if it is not one of `size` processes."""
     try:
-        rank, started = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        _ = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])  # where torch lets them meet
+        told = [os.environ[name] for name in ("RANK", "WORLD_SIZE", "MASTER_PORT", "MASTER_ADDR")]
+        rank, started, _port = map(int, told[:3])
     except (KeyError, ValueError):
         raise InputError(
             f"A model over {size} GPUs needs {size} processes: start it as `torchrun --nproc-per-node {size} -m mcsjd_core "
