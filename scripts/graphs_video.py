@@ -78,7 +78,9 @@ and make your access token known on this computer with `hf auth login`. \
     load = loader(1, below(get), model=name)
     start = Node(2, "LoadImage", (0, below(load)), (340, 314), {"image": "example.png"}, title="First frame")
     graph = video_graph(load, start, {"prompt": ""}, text, before=(get,))
-    nodes = [replace(node, pos=(COLUMNS[2] + 1040, 0)) if node.id == 10 else node for node in graph.nodes]
+    nodes = [
+        replace(node, pos=(COLUMNS[2] + 1040, 0), size=(340, 500)) if node.id == 10 else node for node in graph.nodes
+    ]
     return Workflow(nodes, thumbnail=())
 
 
