@@ -131,13 +131,23 @@ def check(environment):
             sys.exit(code)
 
 
+def call(command):
+    """Exit code of a command that ends itself on Ctrl-C, which the console gives to both; subprocess.call would kill it."""
+    child = subprocess.Popen(command)
+    while True:
+        try:
+            return child.wait()
+        except KeyboardInterrupt:
+            pass
+
+
 def run(environment, arguments):
     """Go on as the command, in the caller's folder, with the clone on the module path; the exit code is the command's."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     command = [str(environment.python), *arguments]
     if os.name == "nt":  # exec would detach from the console there
-        sys.exit(subprocess.call(command))
+        sys.exit(call(command))
     os.execv(command[0], command)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 
 import comfy.model_management as mm
 import comfy.utils
@@ -83,13 +84,14 @@ class LivePreview:
 
     def _show(self, step: Step, rows: list[int], is_due: bool) -> Image.Image | None:
         """The sheet with `rows` of the batch drawn anew, if they are due or the budget allows it."""
-        part = step_of_rows(step, rows)
-        wanted = self.drafted(part, self.grid, len(rows))
+        counted = replace(step, drafted=[step.drafted[row] for row in rows])  # no tokens: these are on the device
+        wanted = self.drafted(counted, self.grid, len(rows))
         allowed = wanted if is_due else self.budget.rows(wanted)
         if not allowed:
             return None
         try:
             with self.budget.spend(allowed * len(rows)):
+                part = step_of_rows(step, rows)
                 pixels = self.draw(self.family, self.grid, part, len(rows), allowed)
                 if allowed < wanted:
                     pixels.flatten()[0].item()  # waits for the device, so that its time is counted

@@ -170,6 +170,7 @@ def sample(model: LoadedModel, drawing: Drawing, live_preview: bool) -> tuple[De
         tell(drawing.note)
     _load_transformer(model, drawing.memory_bytes)
     preview = _preview_of(model, drawing, live_preview)
+    _check_captured(model)
     progress = Progress(drawing.prompt.batch * drawing.grid.num_tokens)
 
     def on_step(step: Step) -> None:
@@ -190,6 +191,11 @@ def _load_transformer(model: LoadedModel, needed: int) -> None:
     whole = model.execution != EXECUTIONS[0] or INT8 in model.dtype
     mm.load_models_gpu([patcher], memory_required=needed, force_full_load=whole)
     follow_weights(patcher)
+
+
+def _check_captured(model: LoadedModel) -> None:
+    """Raise InputError if iterations are to be recorded and not all weights are there; called when all else is in place."""
+    patcher = model.token_patcher
     tensors = (*patcher.model.parameters(), *patcher.model.buffers())
     if model.execution == "captured" and any(tensor.device != patcher.load_device for tensor in tensors):
         smaller = "" if any(held in model.dtype for held in SMALL.values()) else ", or dtype to fp8 weights"
@@ -218,7 +224,14 @@ def _make_room_for_previews(model: LoadedModel, needed: int, count: int, grid: G
     codec = model.codec_patcher
     needed += codec_bytes(model.family, count, grid)
     reserve = max(mm.minimum_inference_memory(), needed + mm.extra_reserved_memory())
-    if free_memory(codec) < 1.1 * codec.model_size() + reserve:
+    wanted, device = 1.1 * codec.model_size() + reserve, codec.load_device
+    if free_memory(codec) < wanted:
+        return False
+    # Newer hosts count what other models can give back at once. They give it here: asked for it by the codec's loading, the
+    # host would choose whom to push out, the transformer among them.
+    ours = [loaded for loaded in mm.current_loaded_models if loaded.model is model.token_patcher]
+    mm.free_memory(wanted, device, keep_loaded=ours)
+    if mm.get_free_memory(device) < wanted:
         return False
     mm.load_models_gpu([codec], memory_required=needed, force_full_load=True)
     return True

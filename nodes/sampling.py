@@ -8,10 +8,12 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..mcsjd_core import Decoded, DecodeSettings, Drawing, InputError, LawSettings
+from ..mcsjd_core.checkpoints.checkpoint import calling
 from ..mcsjd_core.families.sizes import choose_size
 from ..mcsjd_core.reporting.report import Report
 from . import runtime
 from .long_video import continue_video_input
+from .progress import check_cancelled
 from .prompts import prompts_input, texts_of
 from .redraw import redraw_inputs, to_keep
 from .repeat import Repeats
@@ -89,6 +91,8 @@ def draw(
     asked = {"cfg_scale": cfg, "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     texts = texts_of(prompt, prompts, batch_size)
     warm_tokens = warm_tokens if initialiser == "warm" else None
+    if redraw_mask is not None and redraw_mask.ndim != 3:
+        redraw_mask = redraw_mask.reshape(-1, *redraw_mask.shape[-2:])  # as the host's own nodes take masks
     check_counts(
         len(texts),
         warm_tokens=warm_tokens,
@@ -110,18 +114,19 @@ def draw(
         warm_tokens.require_whole("the warm initialiser")
     encoded = encoded_texts(text_encoder, [*texts, negative])
     runtime.follow_weights(model.token_patcher)  # the text encoder may have pushed them out
-    drawing = Drawing.of(
-        model.family,
-        texts,
-        settings,
-        size=size,
-        frames=count,
-        negatives=[negative] * len(texts),
-        encoded=encoded,
-        first_codes=None if start.tokens is None else start.tokens.codes(),
-        earlier_tokens=None if warm_tokens is None else warm_tokens.tokens,
-        kept_tokens=to_keep(model, picture_tokens, redraw_mask),
-    )
+    with calling(check_cancelled):  # a model's own text encoder is read and run here
+        drawing = Drawing.of(
+            model.family,
+            texts,
+            settings,
+            size=size,
+            frames=count,
+            negatives=[negative] * len(texts),
+            encoded=encoded,
+            first_codes=None if start.tokens is None else start.tokens.codes(),
+            earlier_tokens=None if warm_tokens is None else warm_tokens.tokens,
+            kept_tokens=to_keep(model, picture_tokens, redraw_mask),
+        )
     decoded, preview_seconds = runtime.sample(model, drawing, live_preview)
     tokens = replace(ImageTokens.of(decoded.tokens, size, model, count, texts), before=start.before, given=start.given)
     return tokens, cost_of(model, decoded, drawing, start, preview_seconds)

@@ -101,11 +101,15 @@ def main() -> None:
     a = parser.parse_args()
     torch.set_num_threads(1)
     model = load(a.model, packed=True)
-    found = json.loads(a.json.read_text()) if a.json.exists() else {}
+    of = {"model": str(a.model.resolve()), "window": a.window, "pictures": a.pictures}
+    kept = json.loads(a.json.read_text()) if a.json.exists() else {"of": of, "found": {}}
+    if kept["of"] != of:
+        sys.exit(f"{a.json} holds figures of {kept['of']}, these are of {of}; name another file.")
+    found = kept["found"]
     for way in WAYS[: a.ways]:
         if name_of(way) not in found:
             found[name_of(way)] = compressions(model, way, a.window, a.pictures)
-            a.json.write_text(json.dumps(found))
+            a.json.write_text(json.dumps(kept))
             print(f"{name_of(way)}: {mean_and_half_width(found[name_of(way)])}", file=sys.stderr, flush=True)
     ways = list(WAYS[: a.ways])
     print(table(found, ways, clocked(model, ways, a.window)))

@@ -179,9 +179,11 @@ def main() -> None:
     parser.add_argument("--time", action="store_true", help="also print seconds: on a machine that does nothing else")
     arguments = parser.parse_args()
     rows = []
-    for name, make in ways(arguments).items():
-        if arguments.ways and name not in arguments.ways.split(";"):
-            continue
+    starts = tuple(arguments.ways.split(";"))
+    chosen = {name: make for name, make in ways(arguments).items() if name.startswith(starts)}
+    if not chosen:
+        parser.error(f"--ways: no name begins with {' or '.join(starts)}; there are {'; '.join(ways(arguments))}.")
+    for name, make in chosen.items():
         family = make()
         for title, law in LAWS.items():
             with rows_that_stay(arguments.pictures):

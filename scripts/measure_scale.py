@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
-import random
 import statistics
 import sys
 import tempfile
@@ -35,6 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from mcsjd_core import EMBEDDED_MODEL, pictures, sample, to_image  # noqa: E402
+from mcsjd_core.reporting.intervals import FEWEST, mean_interval  # noqa: E402
 from mcsjd_core.scale import ray_engine  # noqa: E402
 from mcsjd_core.scale.drawer import Drawer  # noqa: E402
 from mcsjd_core.scale.job import Job  # noqa: E402
@@ -68,15 +69,15 @@ def seconds_of(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def interval(pairs: list[tuple[float, float]]) -> str:
-    """Ratio of the sums of pairs, with a 95 % bootstrap interval over the pairs."""
-
-    def ratio(some: list[tuple[float, float]]) -> float:
-        return sum(a for a, _ in some) / sum(b for _, b in some)
-
-    draw = random.Random(0)
-    found = sorted(ratio(draw.choices(pairs, k=len(pairs))) for _ in range(2000))
-    return f"{ratio(pairs):.3f} ({found[50]:.3f} to {found[1949]:.3f})"
+def ratio_of(pairs: list[tuple[float, float]]) -> str:
+    """Ratio of the sums of pairs, with Student's 95 % interval of the pairs' own ratios, on their logarithms; of fewer than
+    FEWEST pairs the ratios themselves."""
+    whole = sum(a for a, _ in pairs) / sum(b for _, b in pairs)
+    ratios = [a / b for a, b in pairs]
+    if len(pairs) < FEWEST:
+        return f"{whole:.3f} (one by one {', '.join(f'{ratio:.3f}' for ratio in ratios)})"
+    low, high = (math.exp(bound) for bound in mean_interval([math.log(ratio) for ratio in ratios])[1:])
+    return f"{whole:.3f} (95 % interval {low:.3f} to {high:.3f})"
 
 
 # -- one worker against the bare loop ----------------------------------------------------------------------------------
@@ -104,10 +105,10 @@ def overhead(arguments: argparse.Namespace) -> None:
             took = {name: seconds_of(works[name]) for name in order}
             pairs.append((took["plain"], took["bare"]))
     print(f"bare loop: {statistics.median(b for _, b in pairs):.3f} s a picture")
-    print(f"plain engine: {interval(pairs)} of the bare loop, {len(pairs)} pictures each")
+    print(f"plain engine: {ratio_of(pairs)} of the bare loop, {len(pairs)} pictures each")
     with ray_engine.connected(None, ray_engine.Workers(1, 1)):
         pairs = dispatched(job, arguments.prompts)
-    print(f"ray, 1 worker: {interval(pairs)} of what the worker spends on drawing, {len(pairs)} pictures")
+    print(f"ray, 1 worker: {ratio_of(pairs)} of what the worker spends on drawing, {len(pairs)} pictures")
 
 
 class TimedWorker(ray_engine.DrawingWorker):
@@ -149,7 +150,7 @@ def tell(found: dict[int, list[float]]) -> None:
     """Pictures a second of one and of two workers, round by round."""
     for count, rates in found.items():
         print(f"{count} workers: {statistics.median(rates):.3f} pictures a second")
-    print(f"speed-up: {interval(list(zip(found[2], found[1], strict=True)))}, {len(found[1])} rounds")
+    print(f"speed-up: {ratio_of(list(zip(found[2], found[1], strict=True)))}, {len(found[1])} rounds")
 
 
 def processes(arguments: argparse.Namespace) -> None:

@@ -1,5 +1,6 @@
 """Downloads: only what was asked for, after size and licence were shown; every failure is one sentence. No network is used."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -38,14 +39,18 @@ class FakeHub:
 
     def __init__(self, repositories: dict[str, dict[str, bytes]]):
         self.repositories, self.asked, self.error = repositories, [], None
+        self.commit = "c0ffee"
         self.broken_off = 0  # bytes that every file lacks at its end
 
     def model_info(self, repository: str, files_metadata: bool):
         if self.error:
             raise self.error
         files = self.repositories[repository]
-        siblings = [SimpleNamespace(rfilename=name, size=len(content)) for name, content in files.items()]
-        return SimpleNamespace(sha="c0ffee", siblings=siblings)
+        siblings = [
+            SimpleNamespace(rfilename=name, size=len(content), blob_id=hashlib.sha1(content).hexdigest())
+            for name, content in files.items()
+        ]
+        return SimpleNamespace(sha=self.commit, siblings=siblings)
 
     def http_get(self, url, temp_file, *, resume_size, headers, expected_size, tqdm_class=None):
         repository, name = re.fullmatch(r"https://huggingface.co/(.+)/resolve/c0ffee/(.+)", url).groups()
@@ -127,8 +132,8 @@ def test_a_download_that_broke_off_says_so_and_goes_on(fake, tmp_path):
     with pytest.raises(InputError, match=r"the peer is gone\); go online and start .* it resumes where it stopped"):
         fetch(listing(NAME), tmp_path)
     (partial,) = tmp_path.rglob("*.part")
-    assert not partial.with_name(partial.name.split(".c0ffee")[0]).exists()
-    name = partial.name.split(".c0ffee")[0]
+    name = partial.name.rsplit(".", 2)[0]
+    assert not partial.with_name(name).exists()
     assert partial.read_bytes() == fake.repositories[f"Alpha-VLLM/{NAME}"][name][:-3]
     fake.broken_off = 0
     fetch(listing(NAME), tmp_path)
@@ -326,13 +331,27 @@ def test_a_download_of_which_a_part_is_left_does_not_seem_whole(fake, tmp_path):
     assert not transfer.seems_whole(NAME, tmp_path)
 
 
-def test_parts_of_an_earlier_commit_go_when_the_file_is_whole(fake, tmp_path):
+def test_parts_of_content_that_is_no_longer_there_go_before_room_is_asked_for(fake, tmp_path, monkeypatch):
     listed = listing(NAME)
-    part = tmp_path / NAME / "config.json.0ldc0m1t.part"
+    part = tmp_path / NAME / "config.json.0ldc0de0.part"
     part.parent.mkdir(parents=True)
     part.write_bytes(b"half")
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(
+        transfer.shutil, "disk_usage", lambda _: usage._replace(free=0 if part.exists() else usage.free)
+    )
     fetch(listed, tmp_path)
     assert transfer.seems_whole(NAME, tmp_path) and not part.exists()
+
+
+def test_a_new_commit_goes_on_with_the_parts_of_files_that_it_left_as_they_are(fake, tmp_path, monkeypatch):
+    listed = listing(NAME)[0]
+    part = listed.partial(tmp_path, "config.json")
+    monkeypatch.setattr(fake, "commit", "0ther")
+    other = listing(NAME)[0]
+    assert other.commit != listed.commit and other.partial(tmp_path, "config.json") == part
+    fake.repositories[listed.source.repository]["config.json"] += b" "
+    assert listing(NAME)[0].partial(tmp_path, "config.json") != part
 
 
 def test_stop_ends_a_download(pack, node_hub, monkeypatch):

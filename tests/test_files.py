@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -174,3 +175,37 @@ def test_shapes_of_a_file_take_one_opening(tmp_path, monkeypatch, suffix):
 def test_null_is_absent_where_there_are_defaults():
     config = Fields({"rope_theta": None, "hidden_size": 8}, "config.json").over({"rope_theta": 1e6, "hidden_size": 4})
     assert config.number("rope_theta") == 1e6 and config.count("hidden_size") == 8
+
+
+@pytest.mark.parametrize("content", [b'{"error": "expired"}', bytes(5000), b"text", b"\x80", b"P"])
+def test_what_is_no_torch_file_is_neither_called_dangerous_nor_to_be_read_unsafely(tmp_path, content):
+    file = tmp_path / "vq_ds16_c2i.pt"
+    file.write_bytes(content)
+    with pytest.raises(
+        InputError, match=r"vq_ds16_c2i\.pt is not a torch file, or a damaged one; download it again\.$"
+    ):
+        Checkpoint([file])
+
+
+def test_torch_files_of_all_ages_are_read(tmp_path):
+    for number, options in enumerate(({}, {"_use_new_zipfile_serialization": False})):
+        file = tmp_path / f"{number}.pt"
+        torch.save({"a": torch.ones(1)}, file, **options)
+        assert Checkpoint([file]).files.keys() == {"a"}
+
+
+def test_a_checkpoint_is_found_from_within_its_folder(tmp_path, monkeypatch):
+    """What lies beside it, too: `.` has no parent of another name."""
+    from mcsjd_core.families import loading
+
+    seen = []
+    family = SimpleNamespace(
+        detect=lambda path: True,
+        load=lambda path, **_: seen.append(path),
+        companions=lambda path: seen.append(path) or [],
+    )
+    monkeypatch.setattr(loading, "FAMILIES", {"any": family})
+    monkeypatch.chdir(tmp_path)
+    loading.load(".")
+    loading.checkpoint_paths(Path())
+    assert seen == [tmp_path, tmp_path]

@@ -45,9 +45,29 @@ def test_every_part_runs_and_is_ready_for_json(day):
             assert "CUDA" in found["seconds"]["captured"]["why_not"]
             assert found["bytes_read"] > 0 and found["share_of_bandwidth_limit"] > 0
     assert 0 < result["fast"]["overhead"]["share"] < 1
-    assert cli.gpu.text_of(result).count("right") == sum(
-        found["ok"] is True for found in result["right"]["checks"].values()
-    )
+    text = cli.gpu.text_of(result)
+    assert text.startswith("rehearsal") and text.count("full: eager, 2 of 3 layers, W 1 ") == len(day.shapes)
+    assert text.count("right") == sum(found["ok"] is True for found in result["right"]["checks"].values())
+
+
+@pytest.mark.parametrize("takes_guidance", [True, False])
+def test_models_without_guidance_are_checked_without(day, takes_guidance, monkeypatch):
+    clip = replace(day.model.clip, takes_guidance=takes_guidance)
+    monkeypatch.setattr(type(day.model), "clip", clip)
+    assert day.law.guided == takes_guidance and right.couplings_run(day)["ok"]
+
+
+@pytest.mark.parametrize("command", ["bench", "gpu"])
+def test_a_model_that_draws_no_pictures_of_sentences_is_refused(command, checkpoint, monkeypatch, capsys):
+    assert cli.main([command, "--quick", "--quiet", "--model", str(mcsjd_core.EMBEDDED_VIDEO_MODEL)]) == 2
+    assert "measures pictures, and the model draws videos; give another --model." in capsys.readouterr().err
+
+    def refuse(*_):
+        raise mcsjd_core.InputError("no ImageNet class")
+
+    monkeypatch.setattr("mcsjd_core.families.chameleon.Chameleon.prompt", refuse)
+    assert cli.main([command, "--quick", "--quiet", "--model", str(checkpoint)]) == 2
+    assert "of English sentences, which the model does not take (no ImageNet class)" in capsys.readouterr().err
 
 
 def test_what_there_is_no_time_for_is_named(day):
@@ -71,13 +91,16 @@ def test_a_check_that_fails_is_told(day, monkeypatch):
 @pytest.mark.parametrize(("found", "code"), [(True, 0), (None, 0), (False, 1)])
 def test_the_exit_code_tells_whether_a_check_failed(checkpoint, monkeypatch, capsys, found, code):
     checks = {"x": {"ok": True}, "y": {"ok": found}}
-    monkeypatch.setattr(gpu, "run", lambda day, names: {"right": {"checks": checks, "left_out": []}})
+    monkeypatch.setattr(
+        gpu, "run", lambda day, names: {"rehearsal": False, "right": {"checks": checks, "left_out": []}}
+    )
     assert cli.main(["gpu", "--quick", "--quiet", "--model", str(checkpoint)]) == code
     assert ("WRONG" in capsys.readouterr().out) == bool(code)
 
 
 def test_the_command_writes_json(checkpoint, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(gpu, "run", lambda day, names: {"right": {"checks": {"x": {"ok": None}}, "left_out": []}})
+    right_alone = {"rehearsal": True, "right": {"checks": {"x": {"ok": None}}, "left_out": []}}
+    monkeypatch.setattr(gpu, "run", lambda day, names: right_alone)
     file = tmp_path / "gpu.json"
     assert cli.main(["gpu", "--quick", "--quiet", "--model", str(checkpoint), "--json", str(file)]) == 0
     assert json.loads(file.read_text())["right"]["left_out"] == [] and "not here" in capsys.readouterr().out

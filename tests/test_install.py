@@ -1,7 +1,9 @@
 """What a clone and a wheel give: help that installs nothing, every package, the embedded models."""
 
 import importlib.util
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -106,3 +108,19 @@ def test_a_wheel_carries_the_embedded_models(tmp_path):
     assert here <= held
     code = "import mcsjd_core; assert 'site' in mcsjd_core.__file__; mcsjd_core.load(mcsjd_core.EMBEDDED_MODEL)"
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "site", check=True, timeout=200)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of a group are POSIX's")
+def test_a_command_ends_itself_on_ctrl_c():
+    """As under Windows, where the command is a child: it may take its time to leave things in order."""
+    child = (
+        "import time\ntry:\n print('ready', flush=True)\n time.sleep(60)\n"
+        "except KeyboardInterrupt:\n time.sleep(1)\n raise SystemExit(130)"
+    )
+    parent = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import dev; sys.exit(dev.call([sys.executable, '-c', {child!r}]))"
+    with subprocess.Popen(
+        [sys.executable, "-c", parent], stdout=subprocess.PIPE, start_new_session=True, text=True
+    ) as running:
+        assert running.stdout.readline() == "ready\n"
+        os.killpg(running.pid, signal.SIGINT)
+        assert running.wait(timeout=60) == 130

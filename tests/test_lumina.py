@@ -229,7 +229,7 @@ def test_codec_with_more_than_tensors_is_not_opened(directory, tmp_path):
     whole = (directory / "vqgan.ckpt").read_bytes()
     for content in (b"", whole[:1000], b"text"):
         (path / "vqgan.ckpt").write_bytes(content)
-        with pytest.raises(InputError, match=r"vqgan.ckpt is (empty|not (a whole torch file|opened))"):
+        with pytest.raises(InputError, match=r"vqgan.ckpt is (empty|not a (whole )?torch file)"):
             mcsjd_core.load(path)
 
 

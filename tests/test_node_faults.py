@@ -60,7 +60,7 @@ def test_captured_runs_name_what_makes_weights_fit(pack, model, monkeypatch, dty
     monkeypatch.setattr(pack.runtime, "follow_weights", lambda patcher: None)
     monkeypatch.setattr(model.token_patcher, "load_device", torch.device("cuda"))
     with pytest.raises(pack.core.InputError) as error:
-        pack.runtime._load_transformer(replace(model, execution="captured", dtype=dtype), 0)
+        draw(pack, replace(model, execution="captured", dtype=dtype))
     assert "do not all fit on cuda" in sentence(error) and sentence(error).endswith(f"set execution to {advice}")
 
 
@@ -280,6 +280,17 @@ def test_other_batches_that_do_not_fit_are_named_before_the_model_is_moved(pack,
     monkeypatch.setattr(pack.part("nodes.runtime"), "follow_weights", lambda *_: pytest.fail("the model was moved"))
     with pytest.raises(pack.core.InputError, match=f"{name} is a batch of 3"):
         draw(pack, model, batch_size=2, **given[name])
+
+
+def test_a_mask_without_a_batch_is_one_mask(pack, model):
+    """The host's own nodes take [H, W] and [B, 1, H, W], too."""
+    tokens, mask = draw(pack, model)[0], torch.zeros(1, 8, 12)
+    mask[:, 4:] = 1
+    drawn = [
+        draw(pack, model, seed=9, picture_tokens=tokens, redraw_mask=each)[0].tokens
+        for each in (mask, mask[0], mask[None])
+    ]
+    assert drawn[0].equal(drawn[1]) and drawn[0].equal(drawn[2]) and not drawn[0].equal(tokens.tokens)
 
 
 def encode_at(pack, model, size: str) -> None:

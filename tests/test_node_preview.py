@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -106,3 +108,28 @@ def test_large_previews_are_sent_smaller(pack):
     for side in (100, 512, 513):
         progress.update(1, Image.new("RGB", (side, 10)))
     assert seen == [None, None, 512]
+
+
+def test_tokens_are_not_touched_where_no_picture_is_due(pack, model):
+    """They are on the device: an index there waits for it."""
+    live = pack.part("nodes.progress").LivePreview(model.family, model.family.grid())
+    live.budget.rows = lambda wanted: 0
+    assert live.picture(pack.core.Step(1, None, [1, 1], [6, 12])) is None
+
+
+def test_room_for_previews_is_made_by_others_than_the_transformer(pack, model, monkeypatch):
+    """As on hosts whose patchers count what can be unloaded: the host itself would choose among all models."""
+    import comfy.model_management as mm
+
+    runtime, asked, free = pack.part("nodes.runtime"), [], [0]
+    ours, other = SimpleNamespace(model=model.token_patcher), SimpleNamespace(model=object())
+    monkeypatch.setattr(mm, "current_loaded_models", [other, ours])
+    monkeypatch.setattr(mm, "free_memory", lambda needed, device, keep_loaded: asked.append(keep_loaded))
+    monkeypatch.setattr(mm, "get_free_memory", lambda device: free[0])
+    monkeypatch.setattr(runtime, "free_memory", lambda patcher: 1e15)
+    loaded = []
+    monkeypatch.setattr(mm, "load_models_gpu", lambda models, **_: loaded.extend(models))
+    assert not runtime._make_room_for_previews(model, 0, 1, model.family.grid()) and not loaded
+    free[0] = 1e15
+    assert runtime._make_room_for_previews(model, 0, 1, model.family.grid()) and loaded == [model.codec_patcher]
+    assert asked == [[ours], [ours]]

@@ -188,3 +188,12 @@ def test_a_sheet_has_no_boxes(text):
 def test_signs_that_no_font_has_stand_by_name(monkeypatch):
     monkeypatch.setattr("mcsjd_core.reporting.fonts._system_fonts", lambda: ())
     assert font_for("a \U0001f34e\ufe0f", 19)[1] == "a [red apple]"
+
+
+def test_records_outlive_a_codec_for_which_there_is_no_memory(cli, tmp_path, monkeypatch):  # noqa: F811
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("mcsjd_core.cli.compare._sheet", fail)
+    assert cli("compare", "x", "--windows", 4, "--json", tmp_path / "r.json", "--out", tmp_path / "o.png") == FAILED
+    assert json.loads((tmp_path / "r.json").read_text()) and not (tmp_path / "o.png").exists()

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from mcsjd_core import InputError
+from mcsjd_core.checkpoints.checkpoint import calling
 from mcsjd_core.families.t5_captions import T5Captions, read_encoder
 from mcsjd_core.text.t5 import distance_buckets
 
@@ -127,3 +128,27 @@ def test_captions_that_are_still_asked_for_are_kept(tmp_path, monkeypatch):
         captions.encode([f"prompt {number}", "blurry"])
         assert len(captions.known) <= captions.KEPT + 2
     assert encoded.count("blurry") == 1 and len(encoded) == 11
+
+
+def test_the_caller_is_called_back_in_every_block_while_captions_are_encoded(tmp_path):
+    """So that Stop ends it: a large encoder on a CPU takes minutes for a list of prompts."""
+    from tokenizers import Tokenizer, models
+
+    written(tmp_path, "1.0, as T5-11B")
+    Tokenizer(models.WordLevel({"fox": 3, "owl": 4, "<unk>": 2}, unk_token="<unk>")).save(
+        str(tmp_path / "tokenizer.json")
+    )
+    captions, calls = T5Captions(tmp_path, 9), []
+
+    def stopped_in_the_last_block():
+        calls.append(1)
+        if len(calls) == tensors + 2 * blocks:
+            raise KeyboardInterrupt
+
+    tensors = blocks = 10**9
+    with calling(stopped_in_the_last_block):
+        blocks = len(read_encoder(tmp_path).block)
+        tensors, calls = len(calls), []
+        with pytest.raises(KeyboardInterrupt):
+            captions.encode(["fox", "owl"])
+    assert len(calls) == tensors + 2 * blocks and not captions.known

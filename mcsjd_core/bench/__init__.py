@@ -11,9 +11,10 @@ from dataclasses import asdict
 
 from ..reporting.tables import Table
 from . import automatic, breakdown, couplings, forward, machine, memory, peer, trajectories, transfers
+from .drawing import check_drawable
 from .plan import FULL, QUICK, Bench, Plan
 
-__all__ = ["FULL", "QUICK", "SECTIONS", "Bench", "Plan", "Table", "run", "tables"]
+__all__ = ["FULL", "QUICK", "SECTIONS", "Bench", "Plan", "Table", "check_drawable", "run", "tables"]
 
 # Memory comes first: the most that the process held is still that of the small model.
 SECTIONS = (memory, couplings, automatic, trajectories, transfers, breakdown, forward, peer)

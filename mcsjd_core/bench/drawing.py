@@ -10,6 +10,8 @@ from torch import Tensor
 
 from ..decoding.grid import Grid
 from ..decoding.loop import Decoded, DecodeSettings, Step, decode
+from ..errors import InputError
+from ..families.interface import Family
 from ..laws.law import LawSettings
 from ..reporting.entropy import picture_entropies
 from .plan import PROMPTS, Bench
@@ -24,6 +26,18 @@ class _WarmedUp(Exception):
 def texts(first: int, count: int) -> list[str]:
     """`count` prompts from number `first` on, beginning again after the last."""
     return [PROMPTS[number % len(PROMPTS)] for number in range(first, first + count)]
+
+
+def check_drawable(model: Family) -> None:
+    """Raise InputError if the bench's prompts are nothing that the model draws pictures of."""
+    if not model.clip.is_picture:
+        raise InputError("This command measures pictures, and the model draws videos; give another --model.")
+    try:
+        model.prompt(texts(0, 1), None, model.defaults.law.guided)
+    except InputError as error:
+        raise InputError(
+            f"This command measures pictures of English sentences, which the model does not take ({error}); give another --model."
+        ) from None
 
 
 def upper(grid: Grid, rows: int | None) -> Grid:

@@ -234,6 +234,11 @@ def calling(before_tensor: Callable[[], None]) -> Iterator[None]:
         _before_tensor.reset(token)
 
 
+def call_back() -> None:
+    """What `calling` was given; for other long work than filling."""
+    _before_tensor.get()()
+
+
 @contextmanager
 def placing(of_module: Callable[[nn.Module], Placing]) -> Iterator[None]:
     """Inside, `of_module` prepares every module that is filled, while it is on the meta device, and says with what."""

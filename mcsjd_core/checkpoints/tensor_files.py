@@ -20,6 +20,7 @@ from .quantised import seen_through
 SAFETENSORS, TORCH = (".safetensors",), (".bin", ".ckpt", ".pt", ".pth")
 SUFFIXES = SAFETENSORS + TORCH
 WRAPPERS = ("model", "module", "state_dict", "ema")  # keys of a torch file under which training code puts the weights
+ARCHIVE, PICKLE, PROTOCOLS = b"PK", b"\x80", (b"\x02", b"\x03", b"\x04", b"\x05")  # first bytes of a torch file
 PREFIXES = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put in front of every name
 SETTINGS = [argparse.Namespace]  # beside tensors: the settings that training code saves with them; a bag of values
 
@@ -81,6 +82,11 @@ def open_tensors(file: Path) -> Iterator[TensorFile]:
 
 def _read_torch(file: Path) -> dict[str, Tensor]:
     """Tensors of a torch file, of the first of WRAPPERS that it has."""
+    with file.open("rb") as stream:
+        start = stream.read(2)
+    if start != ARCHIVE and not (start[:1] == PICKLE and start[1:] in PROTOCOLS):
+        # Torch's reader would take it for a pickle, and find things in it that could run code.
+        raise InputError(f"{file} is not a torch file, or a damaged one; download it again.")
     try:
         data = _load_torch(file)
     except pickle.UnpicklingError:
@@ -115,7 +121,7 @@ def is_mapped(file: Path) -> bool:
     if file.suffix not in TORCH:
         return True
     with file.open("rb") as stream:
-        return stream.read(2) == b"PK"
+        return stream.read(2) == ARCHIVE
 
 
 def _load_torch(file: Path):

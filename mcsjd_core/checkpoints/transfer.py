@@ -32,11 +32,12 @@ _one_at_a_time = threading.Lock()
 
 @dataclass(frozen=True)
 class Listed:
-    """The needed files of a source as the hub lists them now: bytes by name, at one commit."""
+    """The needed files of a source as the hub lists them now: bytes and hashes by name, at one commit."""
 
     source: Source
     commit: str
     files: dict[str, int]
+    hashes: dict[str, str]
 
     def missing(self, root: Path) -> dict[str, int]:
         """Those that are not there whole."""
@@ -44,8 +45,8 @@ class Listed:
         return {name: size for name, size in self.files.items() if not _is_whole(folder / name, size)}
 
     def partial(self, root: Path, name: str) -> Path:
-        """Where a file is until it is whole; that of another commit has another name, since parts of two make no whole."""
-        return root / self.source.folder / f"{name}.{self.commit[:8]}{PARTIAL}"
+        """Where a file is until it is whole; that of other content has another name, since parts of two make no whole."""
+        return root / self.source.folder / f"{name}.{self.hashes[name][:8]}{PARTIAL}"
 
     def bytes_to_come(self, root: Path) -> int:
         """What is missing, less what came of it before a break."""
@@ -98,6 +99,8 @@ def fetch(listed: list[Listed], root: Path, bar: type | None = None, is_stopped:
     """
     with _on_disk(root):
         root.mkdir(parents=True, exist_ok=True)
+        for one in listed:
+            _forget_old_parts(one, root)
         needed, free = sum(one.bytes_to_come(root) for one in listed), shutil.disk_usage(root).free
     if needed > free:
         raise InputError(
@@ -112,15 +115,16 @@ def fetch(listed: list[Listed], root: Path, bar: type | None = None, is_stopped:
                 f"{', '.join(missing)} did not come whole from {one.source.repository}; start the download again, "
                 "it resumes where it stopped."
             )
-        _forget_parts(one, root)
 
 
-def _forget_parts(listed: Listed, root: Path) -> None:
-    """Of files that are whole, what came of other commits: it would count as a download that is not complete."""
+def _forget_old_parts(listed: Listed, root: Path) -> None:
+    """Remove what came of files that the hub has no longer: it takes room, and would count as a download that is not complete."""
+    missing = {listed.partial(root, name) for name in listed.missing(root)}
     for name in listed.files:
         for part in (root / listed.source.folder).glob(f"{escape(name)}.*{PARTIAL}"):
-            with suppress(OSError):
-                part.unlink()
+            if part not in missing:
+                with suppress(OSError):
+                    part.unlink()
 
 
 def _check_stopped(is_stopped: Callable[[], bool]) -> None:
@@ -226,7 +230,8 @@ def _list(hub, source: Source) -> Listed:
         raise InputError(
             f"{source.repository} holds none of {', '.join(source.patterns)} any more; look for its new name."
         )
-    return Listed(source, info.sha, files)
+    hashes = {file.rfilename.removeprefix(start): file.blob_id or info.sha for file in info.siblings}
+    return Listed(source, info.sha, files, {name: hashes[name] for name in files})
 
 
 def _ask(source: Source, request):

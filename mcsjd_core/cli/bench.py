@@ -46,6 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
     began, tell = time.perf_counter(), timed_lines(arguments.quiet)
     plan = bench.QUICK if arguments.quick else bench.FULL
     model, device = open_model(arguments), pick_device(arguments.device)
+    bench.check_drawable(model)
     result = bench.run(
         bench.Bench(model, arguments.model.name, plan, device, DTYPES[arguments.dtype], tell), arguments.sections
     )

@@ -128,10 +128,10 @@ def run(arguments: argparse.Namespace) -> None:
         if arguments.entropy:
             _measure_entropy(model, arguments, outcomes[0], methods[0])
     print(_summary(methods, rows))
-    write_whole(arguments.out, _sheet(model, arguments, methods, rows).save)
     if arguments.json:
         records = [outcome.record for outcomes in rows for outcome in outcomes]
         write_text(arguments.json, json.dumps(records, indent=1) + "\n")
+    write_whole(arguments.out, _sheet(model, arguments, methods, rows).save)  # last: its codec may yet fail
 
 
 def _check(model: Family, arguments: argparse.Namespace, methods: list[DecodeSettings]) -> None:

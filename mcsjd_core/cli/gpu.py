@@ -59,9 +59,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _day(arguments: argparse.Namespace, tell) -> gpu.Day:
-    device = pick_device(arguments.device)
+    model, device = open_model(arguments), pick_device(arguments.device)
+    bench.check_drawable(model)
     day = gpu.Day(
-        open_model(arguments), arguments.model.name, device, bench.QUICK if arguments.quick else bench.FULL,
+        model, arguments.model.name, device, bench.QUICK if arguments.quick else bench.FULL,
         seconds=60 * arguments.minutes, peak=None if arguments.bandwidth is None else 1e9 * arguments.bandwidth, tell=tell,
     )  # fmt: skip
     if not day.on_gpu:
@@ -72,7 +73,7 @@ def _day(arguments: argparse.Namespace, tell) -> gpu.Day:
 
 def text_of(result: dict) -> str:
     """What people read: the checks, then the times of a forward of one token and of the widest window."""
-    lines = []
+    lines = ["rehearsal on a CPU: the times mean nothing"] if result["rehearsal"] else []
     signs = {True: "right", False: "WRONG", None: "not here"}
     for name, found in result.get("right", {}).get("checks", {}).items():
         lines.append(f"{signs[found['ok']]:9} {name}")
@@ -88,4 +89,6 @@ def _times(found: dict) -> str:
     if "best" not in found:
         return found.get("why_not", "no execution ran")
     times = found["seconds"][found["best"]]
-    return found["best"] + "".join(f", W {window} {1000 * t['median']:.2f} ms" for window, t in times.items())
+    layers, of = found["layers"]
+    timed = found["best"] if layers == of else f"{found['best']}, {layers} of {of} layers"
+    return timed + "".join(f", W {window} {1000 * t['median']:.2f} ms" for window, t in times.items())

@@ -42,6 +42,7 @@ def draws_video(path: Path | str) -> bool | None:
 def checkpoint_paths(path: Path) -> list[Path]:
     """The files and directories that the checkpoint at `path` is read from: mostly `path` itself, and what lies outside of it,
     such as a codec for several."""
+    path = path.absolute()
     name = detect(path)
     if name is None:
         return [path]
@@ -73,7 +74,7 @@ def load(
     On a CPU, weights that are stored in `dtype` already stay memory-mapped: leave the files alone while the model lives.
     Raises InputError if the path, a file in it or a tensor is not what a supported checkpoint has.
     """
-    path = Path(path)
+    path = Path(path).absolute()  # `.` has no name, and nothing beside it; links stay, for their names count
     if not dtype.is_floating_point:
         raise InputError(
             f"Weights can be held in a floating-point dtype only, got {dtype}; use torch.float32 or torch.bfloat16."

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints.checkpoint import Checkpoint, Fields, fill
+from ..checkpoints.checkpoint import Checkpoint, Fields, call_back, fill
 from ..errors import InputError
 from ..nn.weights import mapped_layers
 from ..text.t5 import ACTIVATIONS, T5Config, T5Encoder
@@ -55,6 +55,8 @@ class T5Captions:
     def _encode(self, texts: Iterable[str]) -> list[Tensor]:
         """One caption at a time, so that none is padded; the encoder is gone when this returns."""
         encoder = read_encoder(self.directory)
+        for block in encoder.block:
+            block.register_forward_pre_hook(lambda *_: call_back())  # a large encoder takes minutes here
         rows = [self.tokenizer.encode(text).ids for text in texts]
         if max(map(max, rows)) >= encoder.config.vocab_size:
             raise InputError(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from ...families.interface import Family
+from ...laws.law import LawSettings
 from ..plan import Bench, Plan
 from ..shapes import LARGE_SHAPES, SHAPES, ModelShape
+
+LAW = LawSettings(cfg_scale=3.0, top_k=100)
 
 
 @dataclass
@@ -41,6 +44,11 @@ class Day:
     @property
     def on_gpu(self) -> bool:
         return str(self.device).startswith("cuda")
+
+    @property
+    def law(self) -> LawSettings:
+        """What the checks draw from, guided if the model can be."""
+        return LAW if self.model.clip.takes_guidance else replace(LAW, cfg_scale=1.0)
 
     @property
     def bench(self) -> Bench:

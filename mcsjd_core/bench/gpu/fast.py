@@ -14,8 +14,7 @@ from .. import peer
 from ..shapes import ShapedModel
 from ..stopwatch import seconds_of, spread
 from ..timing import overhead_share, part_seconds
-from .day import Day
-from .right import LAW
+from .day import LAW, Day
 
 # Step compression of the paper's own tables is not at hand; these stand for what a run may have.
 COMPRESSIONS = (2, 3, 4)

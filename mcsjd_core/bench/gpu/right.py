@@ -13,13 +13,12 @@ from ...decoding.loop import AUTOREGRESSIVE, Decoded, DecodeSettings, Step, next
 from ...decoding.runners import Eager
 from ...errors import InputError
 from ...laws.coupling import COUPLINGS
-from ...laws.law import LawSettings
 from ...laws.noise import Noise
 from ...pipeline.memory import decode_bytes
 from ..drawing import draw, texts
 from .day import Day
 
-WINDOW, LAW = 16, LawSettings(cfg_scale=3.0, top_k=100)
+WINDOW = 16
 NOT_HERE = "needs a CUDA device"
 
 
@@ -61,14 +60,14 @@ def couplings_run(day: Day) -> dict:
     nfe = {}
     for coupling in COUPLINGS:
         for chains in (1, 2):
-            settings = DecodeSettings(coupling, WINDOW, LAW, trajectories=chains)
+            settings = DecodeSettings(coupling, WINDOW, day.law, trajectories=chains)
             nfe[f"{coupling}, {chains}"] = _drawn(day, settings, 1).nfe
     return _found(True, nfe=nfe)
 
 
 def exact_equals_ar(day: Day) -> dict:
     """Pictures by the seed-exact coupling against plain AR's; differing ones are ties of rounding, of which there are few."""
-    exact = DecodeSettings("gumbel_exact", WINDOW, LAW)
+    exact = DecodeSettings("gumbel_exact", WINDOW, day.law)
     plain = replace(exact, coupling=AUTOREGRESSIVE, window=1)
     one, other = (_drawn(day, settings, day.seeds).tokens for settings in (exact, plain))
     same = int((one == other).all(1).sum())
@@ -77,7 +76,7 @@ def exact_equals_ar(day: Day) -> dict:
 
 def executions_agree(day: Day) -> dict:
     """Tokens under every way to run iterations, against eager ones; a way that cannot be here gives its reason."""
-    base, same = DecodeSettings("gumbel_exact", WINDOW, LAW), {}
+    base, same = DecodeSettings("gumbel_exact", WINDOW, day.law), {}
     eager = _drawn(day, base, 2).tokens
     for execution in day.executions:
         try:
@@ -93,9 +92,9 @@ def one_transfer(day: Day) -> dict:
         return _found(None, why=NOT_HERE)
     failed = {}
     for coupling in COUPLINGS:
-        prompt = day.model.prompt(texts(0, 2), None, LAW.guided)
+        prompt = day.model.prompt(texts(0, 2), None, day.law.guided)
         schedule, iteration, ledger = prepare(
-            day.model.token_model, prompt, day.model.grid(), DecodeSettings(coupling, WINDOW, LAW)
+            day.model.token_model, prompt, day.model.grid(), DecodeSettings(coupling, WINDOW, day.law)
         )
         shape = next_shape(ledger, schedule.next(2), iteration, Eager())
         iteration(shape)  # libraries allocate at their first call
@@ -121,8 +120,8 @@ def memory_estimate(day: Day) -> dict:
     """What a decode allocates at most, against what the pack asks a host for before it."""
     if not day.on_gpu:
         return _found(None, why=NOT_HERE)
-    settings = DecodeSettings("maximal", 64, LAW)
-    prompt = day.model.prompt(texts(0, 2), None, LAW.guided)
+    settings = DecodeSettings("maximal", 64, day.law)
+    prompt = day.model.prompt(texts(0, 2), None, day.law.guided)
     estimate = decode_bytes(day.model, prompt, settings, day.model.grid())
     before = torch.cuda.memory_allocated(day.device)
     torch.cuda.reset_peak_memory_stats(day.device)
@@ -144,11 +143,11 @@ def cancel_frees(day: Day) -> dict:
 
     if not day.on_gpu:
         return _found(None, why=NOT_HERE)
-    _drawn(day, DecodeSettings("maximal", WINDOW, LAW), 2)
+    _drawn(day, DecodeSettings("maximal", WINDOW, day.law), 2)
     gc.collect()
     before = torch.cuda.memory_allocated(day.device)
     with suppress(_Cancelled):
-        _drawn(day, DecodeSettings("maximal", WINDOW, LAW), 2, stop)
+        _drawn(day, DecodeSettings("maximal", WINDOW, day.law), 2, stop)
     gc.collect()
     held = torch.cuda.memory_allocated(day.device) - before
     return _found(held <= 0, held=held)
