@@ -1,4 +1,4 @@
-"""The Chameleon family: our directories are transformers' format, prompts, vocabularies, dtypes and injected layers."""
+"""The Chameleon family: our directories are transformers' format, defaults, dtypes and injected layers."""
 
 import json
 import shutil
