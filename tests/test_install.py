@@ -117,7 +117,11 @@ def test_a_command_ends_itself_on_ctrl_c():
         "import time\ntry:\n print('ready', flush=True)\n time.sleep(60)\n"
         "except KeyboardInterrupt:\n time.sleep(1)\n raise SystemExit(130)"
     )
-    parent = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import dev; sys.exit(dev.call([sys.executable, '-c', {child!r}]))"
+    parent = (
+        f"import signal, sys\nsys.path.insert(0, {str(ROOT)!r})\nimport dev\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # jobs in the background inherit that it is ignored
+        f"sys.exit(dev.call([sys.executable, '-c', {child!r}]))"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", parent], stdout=subprocess.PIPE, start_new_session=True, text=True
     ) as running:
