@@ -1,4 +1,5 @@
 """The Chameleon family's prompts and vocabularies: rows of the documented form, and no control token from a user's text."""
+# ruff: noqa: F811 (tests take imported fixtures by name)
 
 import json
 import shutil
@@ -8,27 +9,10 @@ import torch
 
 import mcsjd_core
 from mcsjd_core import InputError
-from mcsjd_core.families.chameleon import (
-    CONTROL,
-    Chameleon,
-    Vocabulary,
-    image_token_name,
-)
+from mcsjd_core.families.chameleon import CONTROL, Chameleon, Vocabulary, image_token_name
 from mcsjd_core.text.text_tokenizer import control_ids
-from tiny_checkpoint import CONTROLS, write_tiny_checkpoint
-
-BOS, BEGIN, TURN = 0, 29, 30  # with 24 codes
-
-
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory):
-    return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
-def model(directory) -> Chameleon:
-    return mcsjd_core.load(directory)
-
+from test_chameleon import BEGIN, BOS, TURN, directory, model  # noqa: F401
+from tiny_checkpoint import CONTROLS
 
 # -- prompts -------------------------------------------------------------------------------------------------------------
 

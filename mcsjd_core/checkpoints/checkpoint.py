@@ -226,7 +226,8 @@ def _check_shard_names(shards: list[str], index: Path) -> None:
 
 @contextmanager
 def calling(before_tensor: Callable[[], None]) -> Iterator[None]:
-    """Inside, `before_tensor` is called for every tensor that a module is filled with; what it raises ends the loading."""
+    """Inside, `before_tensor` is called for every tensor that a module is filled with, and wherever other long work calls back;
+    what it raises ends that."""
     token = _before_tensor.set(before_tensor)
     try:
         yield
@@ -235,7 +236,7 @@ def calling(before_tensor: Callable[[], None]) -> Iterator[None]:
 
 
 def call_back() -> None:
-    """What `calling` was given; for other long work than filling."""
+    """Call what `calling` was given, if anything: long work beside loading does so now and then, so that it can be stopped."""
     _before_tensor.get()()
 
 

@@ -82,8 +82,7 @@ def open_tensors(file: Path) -> Iterator[TensorFile]:
 
 def _read_torch(file: Path) -> dict[str, Tensor]:
     """Tensors of a torch file, of the first of WRAPPERS that it has."""
-    with file.open("rb") as stream:
-        start = stream.read(2)
+    start = _first_bytes(file)
     if start != ARCHIVE and not (start[:1] == PICKLE and start[1:] in PROTOCOLS):
         # Torch's reader would take it for a pickle, and find things in it that could run code.
         raise InputError(f"{file} is not a torch file, or a damaged one; download it again.")
@@ -118,10 +117,13 @@ def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def is_mapped(file: Path) -> bool:
     """Whether opening the file reads next to nothing of it; torch files older than torch 1.6 are no archives, so all is read."""
-    if file.suffix not in TORCH:
-        return True
+    return file.suffix not in TORCH or _first_bytes(file) == ARCHIVE
+
+
+def _first_bytes(file: Path) -> bytes:
+    """Two, or what there is: they tell an archive from a bare pickle."""
     with file.open("rb") as stream:
-        return stream.read(2) == ARCHIVE
+        return stream.read(2)
 
 
 def _load_torch(file: Path):
