@@ -78,6 +78,15 @@ def test_a_thing_has_the_same_codes_wherever_it_lies_on_the_grid(centres):
     assert torch.equal(*found)
 
 
+def test_codes_are_the_same_inside_a_rounded_training():
+    pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    rows = PatchEncoder().features(pixels).flatten(0, 2)
+    encoder = PatchEncoder(rows[::2].repeat(8, 1) + 0.02 * torch.randn(8 * len(rows[::2]), rows.shape[1]))
+    codes, features = encoder.encode(pixels), encoder.features(pixels)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(encoder.encode(pixels), codes) and torch.equal(encoder.features(pixels), features)
+
+
 def test_k_means_finds_clusters_and_leaves_no_centre_empty():
     generator = torch.Generator().manual_seed(0)
     true = torch.tensor([[0.0, 0.0], [5.0, 0.0], [0.0, 5.0]])
@@ -132,7 +141,8 @@ def test_things_that_are_drawn_badly_come_more_often():
     assert train_scene_transformer.thing_weights(drawn) == {"well": 2, "badly": 6}
 
 
-def test_figures_are_taken_on_scenes_of_all_things_alike(scenes, tokenizer, centres):
+def test_figures_are_taken_on_scenes_of_all_things_alike(scenes, tokenizer, centres, monkeypatch):
+    monkeypatch.setattr(train_scene_transformer, "HELD_OUT", train_scene_transformer.BATCH)
     first, *others = scenes.things
     weighted = Scenes(scenes.sprites, scenes.places, {first: 1.0} | dict.fromkeys(others, 0.01))
     alike, mostly_one = (
@@ -173,6 +183,17 @@ def test_unfinished_trainings_make_a_checkpoint_that_draws(scenes, tokenizer, co
     assert json.loads((tmp_path / "out/config.json").read_text())["vq_config"]["num_embeddings"] == CODES
 
 
+def test_an_export_names_all_parts_of_a_training_and_of_a_mean_no_figures():
+    first = export_scenes.joined({"steps": 5, "seconds": 2.0, "fresh": 1.5, "run": {"seed": 0}}, [], 1)
+    second = {"steps": 3, "seconds": 1.0, "fresh": 1.25, "run": {"seed": 1}}
+    whole, mean = (export_scenes.joined(second, first["parts"], share) for share in (1, 0.5))
+    assert (whole["steps"], whole["seconds"], whole["fresh"]) == (8, 3.0, 1.25) and mean["steps"] == 8
+    assert [part["steps"] for part in whole["parts"]] == [5, 3]
+    assert "fresh" not in mean and mean["parts"][1]["averaged_with_it"] == 0.5
+    longer = export_scenes.joined(second | {"steps": 9}, whole["parts"], 1)  # the same training, gone on with
+    assert [part["steps"] for part in longer["parts"]] == [5, 9]
+
+
 def test_a_recipe_that_starts_from_a_checkpoint_and_has_no_time_gives_it_back(scenes, tmp_path, monkeypatch):
     monkeypatch.setattr(build_tokenizer, "CAPTIONS", 200)  # of which the list of words is made
     monkeypatch.setattr(train_scene_codec, "HELD_OUT", 8)
@@ -182,6 +203,8 @@ def test_a_recipe_that_starts_from_a_checkpoint_and_has_no_time_gives_it_back(sc
     )
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (tmp_path / "out", EMBEDDED_MODEL))
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    reports = [json.loads((folder / export_scenes.REPORT).read_text()) for folder in (tmp_path / "out", EMBEDDED_MODEL)]
+    assert reports[0]["steps"] == reports[1]["steps"]
     codes = torch.randint(CODES, (1, 256), generator=torch.Generator().manual_seed(0))
     assert torch.equal(*(pictures(load(folder), codes) for folder in (tmp_path / "out", EMBEDDED_MODEL)))
 

@@ -8,7 +8,10 @@ import pytest
 from PIL import Image
 
 from training import places, sprites, stage, textures
+from training.motion_data import Stage
+from training.places import Places
 from training.scenes import SIZE, SIZES, Scene, Scenes, Thing, held_out
+from training.sprites import Sprites
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +52,24 @@ def test_crops_of_photographs_differ_in_size_and_drawn_grounds_keep_theirs(drawi
         sides[name].add(side)
     assert min(sides["rocks"]) < 85 and max(sides["rocks"]) == SIZE and len(sides["rocks"]) > 40
     assert sides["wood"] == sides["plain red"] == {SIZE}
+
+
+@pytest.mark.parametrize("kind", [Sprites, Places, Stage])
+def test_pictures_whose_writing_is_cut_short_are_not_there(kind, tmp_path, monkeypatch):
+    def cut_short(path, **arrays):
+        path.write_bytes(b"half a file")
+        raise KeyboardInterrupt
+
+    empty = np.zeros((0, 8, 8, 4), np.uint8)
+    made = {
+        Sprites: lambda: Sprites(empty, [], [], []),
+        Places: lambda: Places({}),
+        Stage: lambda: Stage([], empty, [], []),
+    }
+    monkeypatch.setattr(np, "savez_compressed", cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        made[kind]().save(tmp_path / "pictures.npz")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_turned_part_lies_on_its_side(tmp_path):

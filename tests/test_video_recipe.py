@@ -86,6 +86,14 @@ def test_the_decoders_training_leaves_the_encoder_alone(tiny):
     assert moved <= learned and {name for name in learned if ".block" in name and "conv3d.weight" in name} <= moved
 
 
+def test_codes_are_the_same_inside_a_rounded_training():
+    codec = mcsjd_core.load(mcsjd_core.EMBEDDED_VIDEO_MODEL).codec
+    pixels = torch.rand(1, 3, 5, 64, 64, generator=torch.Generator().manual_seed(0))
+    codes = codec.encode(pixels)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(train_video_encoder.codes_of(codec, pixels), codes)
+
+
 def test_pieces_for_the_decoder_show_the_thing(tiny):
     """The window follows it, wherever the camera is."""
     window, rng = train_video_codec.Settings().window, np.random.default_rng(0)

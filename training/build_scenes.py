@@ -7,7 +7,7 @@
 
 A step whose result is there is skipped, and an interrupted training continues: run the same command again. More minutes than
 before train a finished part further. `--start-from embedded/scenes` begins with the shipped weights, their codebook and their
-tokenizer; another `--seed` then draws scenes that they have not seen.
+tokenizer, at half the transformer's learning rates; another `--seed` then draws scenes that they have not seen.
 """
 
 from __future__ import annotations
@@ -48,14 +48,17 @@ def pictures(npm: Path, root: Path, work: Path, seed: int) -> Scenes:
 
 
 def build(scenes: Scenes, work: Path, out: Path, minutes: dict[str, float], settings: loop.RunSettings,
-          checkpoint: Path | None = None) -> None:  # fmt: skip
-    """Train codec and transformer for their minutes, from zero or from a checkpoint directory's weights, and export."""
+          checkpoint: Path | None = None, rate_scale: float = 1.0) -> None:  # fmt: skip
+    """Train codec and transformer for their minutes, from zero or from a checkpoint directory's weights, and export.
+
+    rate_scale: factor on the transformer's learning rates.
+    """
     codec, transformer, tokenizer = work / "codec", work / "transformer", work / "tokenizer.json"
     centres = train_scene_codec.codebook_in(codec, scenes, settings.seed, checkpoint)
     if not tokenizer.exists():
         words = Tokenizer.from_file(str(checkpoint / "tokenizer.json")) if checkpoint else None
         (words or build_tokenizer.build(scenes, settings.seed)).save(str(tokenizer))
-    if checkpoint and not (transformer / "training.pt").exists():
+    if checkpoint and not (transformer / loop.CHECKPOINT).exists():
         check_codes(centres, tokenizer, checkpoint, work)
     decoding = train_scene_codec.Training(
         scenes, train_scene_codec.build_model(centres, settings.seed), settings.seed, settings.device
@@ -63,13 +66,13 @@ def build(scenes: Scenes, work: Path, out: Path, minutes: dict[str, float], sett
     sequences = train_scene_transformer.Sequences(
         scenes, load_encoder(codec), Tokenizer.from_file(str(tokenizer)), settings.device
     )
-    drawing = train_scene_transformer.Training(sequences, settings.seed)
+    drawing = train_scene_transformer.Training(sequences, settings.seed, rate_scale=rate_scale)
     if checkpoint:  # what the work folder holds of an earlier run counts more
         train_scene_codec.start_from(decoding.model, checkpoint)
         train_scene_transformer.start_from(drawing.model, checkpoint)
     loop.train(decoding, codec, replace(settings, minutes=minutes["codec"]))
     loop.train(drawing, transformer, replace(settings, minutes=minutes["transformer"]))
-    export_scenes.export(transformer, codec, tokenizer, out)
+    export_scenes.export(transformer, codec, tokenizer, out, checkpoint)
     write_words.write(scenes, out / LIST, settings.seed)
 
 
@@ -90,9 +93,12 @@ if __name__ == "__main__":
     parser.add_argument("--work", type=Path, default=Path("build"), help="folder for everything in between")
     parser.add_argument("--out", type=Path, default=Path("build/scenes"))
     parser.add_argument("--start-from", type=Path, help="checkpoint directory whose weights to begin with")
+    parser.add_argument("--rate-scale", type=float, help="factor on the transformer's learning rates (default: 1; 0.5 with "
+                        "--start-from)")  # fmt: skip
     parser.add_argument("--codec-minutes", type=float, default=60.0)
     loop.add_options(parser, minutes=240)
     a = parser.parse_args()
     run = loop.settings_from(a)
     budgets = {"codec": a.codec_minutes, "transformer": run.minutes}
-    build(pictures(a.npm, a.root, a.work, a.seed), a.work, a.out, budgets, run, a.start_from)
+    scale = a.rate_scale or (0.5 if a.start_from else 1.0)
+    build(pictures(a.npm, a.root, a.work, a.seed), a.work, a.out, budgets, run, a.start_from, scale)

@@ -3,13 +3,15 @@
     python -m training.export_scenes --transformer build/transformer --codec build/codec --tokenizer build/tokenizer.json \
         --out build/scenes
 
-`--average-with embedded/scenes --share 0.65` exports a mean of the weights: of the training's by that share, and of the
-checkpoint's that it began with by the rest.
+`--start-from embedded/scenes` names the checkpoint that the training began with: `transformer_report.json` then lists the parts
+that led there, too. With `--share 0.65`, a mean of the weights is exported: of the training's by that share, and of the
+checkpoint's by the rest.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from torch import Tensor
 from . import loop, train_scene_codec, train_scene_transformer
 from .chameleon_files import write_checkpoint
 
+REPORT = "transformer_report.json"
 # Guidance and top-k were chosen on `prompts.TUNING` by eye; min-p by `whole_things --prompts things`: at temperature 1, what it
 # cuts is a stray code now and then in a thing that is otherwise sure.
 GENERATION = {
@@ -41,16 +44,35 @@ def averaged(ours: dict[str, Tensor], tokens: Tokenizer, checkpoint: Path, share
 def export(
     transformer: Path, codec: Path, tokenizer: Path, out: Path, checkpoint: Path | None = None, share: float = 1.0
 ) -> None:
-    """Write `out` from the folders of the two trainings, with their reports beside the weights."""
+    """Write `out` from the folders of the two trainings, with their reports beside the weights.
+
+    checkpoint: directory that the transformer's training began with; share: of the training's weights, next to its own.
+    """
     tokens, weights = Tokenizer.from_file(str(tokenizer)), loop.weights(transformer)
     if checkpoint:
         weights = averaged(weights, tokens, checkpoint, share)
     states = weights, train_scene_codec.whole(loop.weights(codec)).state_dict()
     write_checkpoint(out, train_scene_transformer.CONFIG, train_scene_codec.CONFIG, tokens, *states, GENERATION)
-    for name, part in (("transformer", transformer), ("codec", codec)):
-        report = loop.report_of(part)
-        if report and not (checkpoint and name == "transformer"):  # of a mean there is none
-            shutil.copyfile(report, out / f"{name}_report.json")
+    if report := loop.report_of(codec):
+        shutil.copyfile(report, out / "codec_report.json")
+    before = checkpoint / REPORT if checkpoint else None
+    parts = json.loads(before.read_text())["parts"] if before and before.exists() else []
+    (out / REPORT).unlink(missing_ok=True)  # an older one says nothing of these weights
+    if report := loop.report_of(transformer):
+        whole = joined(json.loads(report.read_text()), parts, share)
+        (out / REPORT).write_text(json.dumps(whole, indent=1) + "\n")
+
+
+def joined(report: dict, before: list[dict], share: float) -> dict:
+    """A training's report with those of the parts before it; of a mean there are no figures.
+
+    A last part of the same seed is the same training, exported before it went on.
+    """
+    again = bool(before) and before[-1]["run"]["seed"] == report["run"]["seed"]
+    last = report if share == 1 else report | {"averaged_with_it": share}
+    parts = [*(before[:-1] if again else before), last]
+    sums = {name: sum(part[name] for part in parts) for name in ("steps", "seconds")}
+    return (report if share == 1 else {}) | sums | {"parts": parts}
 
 
 if __name__ == "__main__":
@@ -58,10 +80,9 @@ if __name__ == "__main__":
     for name in ("transformer", "codec", "tokenizer", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument(
-        "--average-with", type=Path, metavar="DIR", help="checkpoint directory to average the weights with"
+        "--start-from", type=Path, metavar="DIR", help="checkpoint directory that the training began with"
     )
-    parser.add_argument(
-        "--share", type=float, default=0.5, help="of the training's weights in the mean (default: %(default)s)"
-    )
+    parser.add_argument("--share", type=float, default=1.0, help="of the training's weights in a mean with those that it "
+                        "began with (default: %(default)s)")  # fmt: skip
     a = parser.parse_args()
-    export(a.transformer, a.codec, a.tokenizer, a.out, a.average_with, a.share)
+    export(a.transformer, a.codec, a.tokenizer, a.out, a.start_from, a.share)

@@ -17,7 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mcsjd_core.whole_files import replace_whole
+
 from .muon import Muon
+
+CHECKPOINT = "training.pt"
 
 
 class Task(Protocol):
@@ -83,7 +87,7 @@ def train(task: Task, out: Path, settings: RunSettings) -> dict:
     out.mkdir(parents=True, exist_ok=True)
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    budget, log = restored(task, out / "training.pt", settings), Log(out / "log.jsonl")
+    budget, log = restored(task, out / CHECKPOINT, settings), Log(out / "log.jsonl")
     losses: list[Tensor] = []
     while budget.progress < 1:
         losses.append(one_step(task, settings, budget))
@@ -95,10 +99,10 @@ def train(task: Task, out: Path, settings: RunSettings) -> dict:
             log(step=budget.step, seconds=budget.seconds, loss=mean, **figures)
             check_loss(mean, budget.step)
         if budget.step % settings.save_every == 0:
-            save(out / "training.pt", state_of(task, budget))
+            save(task, budget, out)
     if losses:
         check_loss(torch.stack(losses).mean().item(), budget.step)
-    save(out / "training.pt", state_of(task, budget))
+    save(task, budget, out)
     report = {"steps": budget.step, "seconds": budget.seconds, **task.evaluate(), "run": asdict(settings)}
     (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     log(**report)
@@ -147,13 +151,15 @@ def muon_and_adamw(
     ]
 
 
-def state_of(task: Task, budget: Budget) -> dict:
-    return {
+def save(task: Task, budget: Budget, out: Path) -> None:
+    """Write what `restored` reads; an interruption leaves the older checkpoint whole."""
+    state = {
         "modules": {name: module.state_dict() for name, module in task.modules.items()},
         "optimizers": [optimizer.state_dict() for optimizer in task.optimizers],
         "step": budget.step,
         "seconds": budget.seconds,
     }
+    replace_whole(out / CHECKPOINT, lambda part: torch.save(state, part))
 
 
 def restored(task: Task, checkpoint: Path, settings: RunSettings) -> Budget:
@@ -178,20 +184,13 @@ def report_of(folder: Path) -> Path | None:
     report = folder / "report.json"
     if not report.exists():
         return None
-    steps = torch.load(folder / "training.pt", weights_only=True, map_location="cpu")["step"]
+    steps = torch.load(folder / CHECKPOINT, weights_only=True, map_location="cpu")["step"]
     return report if json.loads(report.read_text())["steps"] == steps else None
 
 
 def weights(folder: Path, module: str = "model") -> dict[str, Tensor]:
     """Weights of a task's module in a training's folder, finished or not."""
-    return torch.load(folder / "training.pt", weights_only=True, map_location="cpu")["modules"][module]
-
-
-def save(path: Path, state: dict) -> None:
-    """Write beside and rename: an interruption leaves the older checkpoint whole."""
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    partial.replace(path)
+    return torch.load(folder / CHECKPOINT, weights_only=True, map_location="cpu")["modules"][module]
 
 
 class Log:

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from mcsjd_core.whole_files import replace_whole
+
 SIZE, FRAMES = 64, 17
 CELL = 8  # pixels along a side of a code's cell
 CHUNK = 4  # frames of a code, but for the first frame, which stands alone
@@ -71,8 +73,9 @@ class Stage:
     held_out: list[bool]
 
     def save(self, path: Path) -> None:
-        parts = {f"photo_{number:03}": photo for number, photo in enumerate(self.photos)}
-        np.savez_compressed(path, names=np.array(self.names), art=self.art, held_out=np.array(self.held_out), **parts)
+        parts = {"names": np.array(self.names), "art": self.art, "held_out": np.array(self.held_out)}
+        parts |= {f"photo_{number:03}": photo for number, photo in enumerate(self.photos)}
+        replace_whole(path, lambda part: np.savez_compressed(part, **parts))
 
     @classmethod
     def load(cls, path: Path) -> Stage:

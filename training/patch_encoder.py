@@ -17,6 +17,8 @@ from torch.nn import functional as F
 
 from mcsjd_core.codecs.vqgan import VQGAN, VQGANConfig
 
+from .precision import full_precision
+
 PATCH = 8
 CODES = 2048
 CODEBOOK = "codebook.safetensors"
@@ -151,12 +153,14 @@ class PatchEncoder:
 
     def features(self, pixels: Tensor) -> Tensor:
         """[B, h, w, FEATURES] of pixels [B, 3, H, W] in 0..1."""
-        return F.conv2d(pixels * 2 - 1, self.weight.to(pixels.device), stride=PATCH).movedim(1, -1)
+        with full_precision(pixels.device):
+            return F.conv2d(pixels * 2 - 1, self.weight.to(pixels.device), stride=PATCH).movedim(1, -1)
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Codes [B, h, w]."""
         features = self.features(pixels)
-        return nearest_row(features.flatten(0, 2), self.centres.to(pixels.device)).view(features.shape[:3])
+        with full_precision(pixels.device):
+            return nearest_row(features.flatten(0, 2), self.centres.to(pixels.device)).view(features.shape[:3])
 
 
 def load_encoder(folder: Path) -> PatchEncoder:

@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mcsjd_core.whole_files import replace_whole
+
 from . import textures
 
 DRAWN_SIZE, DRAWN_COUNT, PLAIN_COUNT = 256, 24, 4  # pixels a side of a drawn ground, how many of each place
@@ -84,7 +86,7 @@ class Places:
 
     def save(self, path: Path) -> None:
         numbered = {f"{place}/{i}": p for place, all_ in self.pictures.items() for i, p in enumerate(all_)}
-        np.savez_compressed(path, **numbered)
+        replace_whole(path, lambda part: np.savez_compressed(part, **numbered))
 
     @property
     def names(self) -> list[str]:

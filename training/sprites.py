@@ -19,6 +19,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mcsjd_core.whole_files import replace_whole
+
 from .recolour import dominant_colour, nearest_colour, recolour
 
 SIZE = 128  # pixels of a stored sprite: a square that its longer side fills
@@ -47,7 +49,8 @@ class Sprites:
         return cls(data["images"], *(data[name].tolist() for name in ("things", "colours", "styles")))
 
     def save(self, path: Path) -> None:
-        np.savez_compressed(path, images=self.images, things=self.things, colours=self.colours, styles=self.styles)
+        parts = vars(self)
+        replace_whole(path, lambda part: np.savez_compressed(part, **parts))
 
     def of_scenes(self) -> Sprites:
         """Those that the image model learns; the others are the video model's alone."""

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mcsjd_core.codecs.vqgan import VQGAN
+from mcsjd_core.whole_files import replace_whole
 
 from . import loop, patch_encoder
 from .figures import feature_distance, psnr
@@ -168,7 +169,7 @@ def codebook_in(folder: Path, scenes: Scenes, seed: int, checkpoint: Path | None
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
         centres = codebook_of(checkpoint) if checkpoint else build_codebook(scenes, seed)
-        save_file({"centres": centres}, file)
+        replace_whole(file, lambda part: save_file({"centres": centres}, part))
     return load_file(file)["centres"]
 
 

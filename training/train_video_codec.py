@@ -24,7 +24,7 @@ from mcsjd_core.codecs.fsq_video import FSQVideoCodec
 from . import loop, motion_data
 from .motion_data import CELL, CHUNK, SIZE, STEPS, Clip, Stage
 from .muon import Muon
-from .train_video_encoder import CONFIG, read_encoder
+from .train_video_encoder import CONFIG, codes_of, read_encoder
 
 
 @dataclass
@@ -56,7 +56,7 @@ def sample(stage: Stage, clip: Clip, chunks: int, window: int, rng: np.random.Ge
 
 
 def decoder_loss(model: FSQVideoCodec, pixels: Tensor) -> Tensor:
-    error = model.reconstruct(model.quantizer.vectors(model.encode(pixels))) - pixels
+    error = model.reconstruct(model.quantizer.vectors(codes_of(model, pixels))) - pixels
     # Squared error alone blurs edges, L1 alone lets flat areas drift; 4 brings the two to one size on this data.
     return error.abs().mean() + 4 * error.square().mean()
 
@@ -103,7 +103,7 @@ class DecoderTask:
                 clip = motion_data.draw_clip(self.stage, rng, motion, held_out=True)
                 pixels = pixels_of([motion_data.render(self.stage, clip)]).to(self.device)
                 shown = torch.from_numpy(motion_data.silhouette(self.stage, clip)).to(self.device)
-                codes = self.model.encode(pixels)
+                codes = codes_of(self.model, pixels)
                 error = (self.model.decode(codes) - pixels).square().mean(1)[0]
                 psnr.append(-10 * error.mean().log10().item())
                 thing_psnr.append(-10 * error[shown].mean().log10().item())

@@ -21,6 +21,7 @@ from mcsjd_core.codecs.fsq_video import FSQVideoCodec, FSQVideoConfig
 
 from . import loop, motion_data
 from .motion_data import CELL, CHUNK, Stage
+from .precision import full_precision
 
 CONFIG = FSQVideoConfig(
     channels=64,
@@ -176,6 +177,12 @@ def read_encoder(folder: Path) -> FSQVideoCodec:
     for parameter in codec.decoder.conv_out[-1].conv3d.parameters():
         nn.init.zeros_(parameter)
     return codec.half().float()
+
+
+def codes_of(codec: FSQVideoCodec, pixels: Tensor) -> Tensor:
+    """The codec's codes, [B, t, h, w] of pixels [B, 3, T, H, W] in 0..1, in full precision whatever the training has."""
+    with full_precision(pixels.device):
+        return codec.encode(pixels)
 
 
 if __name__ == "__main__":

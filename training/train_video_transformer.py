@@ -33,7 +33,7 @@ from .motion_data import CELL, CHUNK, SIZE, STEPS, Clip, Stage
 from .muon import Muon
 from .train_video_codec import pixels_of
 from .train_video_encoder import CONFIG as CODEC
-from .train_video_encoder import read_encoder
+from .train_video_encoder import codes_of, read_encoder
 
 ROPE_THETA = 100.0  # the grid is 5 x 8 x 8: the slowest turn of an axis has to tell its ends apart
 CONFIG = TransformerConfig(
@@ -68,7 +68,7 @@ class Sequences:
         """Codes [clips, frames SIDE SIDE] of their first frames of codes."""
         shown = 1 + CHUNK * (frames - 1)
         pixels = pixels_of([motion_data.render(self.stage, clip)[:shown] for clip in clips])
-        return self.codec.encode(pixels.to(self.codec.input_device)).flatten(1)
+        return codes_of(self.codec, pixels.to(self.codec.input_device)).flatten(1)
 
     def batch(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, list[str]]:
         """Codes as the model sees them [B, N], as they are, and captions."""
