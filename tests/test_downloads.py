@@ -95,7 +95,9 @@ def test_only_the_needed_files_come_and_the_model_loads(fake, tmp_path):
     found = {file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file()}
     shards = {f"{NAME}/model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)}
     texts = {f"{NAME}/{name}" for name in ("config.json", "generation_config.json", "tokenizer.json")}
-    assert found == shards | texts | {f"{NAME}/model.safetensors.index.json", "chameleon-vqgan/model.safetensors"}
+    hashes = {f"{folder}/{transfer.HASHES}" for folder in (NAME, "chameleon-vqgan")}
+    weights = {f"{NAME}/model.safetensors.index.json", "chameleon-vqgan/model.safetensors"}
+    assert found == shards | texts | weights | hashes
     # The tiny stand-in has a raster layout; under the published name it would be taken for a real Lumina-mGPT.
     (root / NAME).rename(root / "stand-in")
     assert mcsjd_core.load(root / "stand-in").sizes == ("12x8",)
@@ -122,6 +124,21 @@ def test_what_is_there_is_not_fetched_again(fake, tmp_path):
     fetch(listing(NAME), tmp_path)
     repository = f"Alpha-VLLM/{NAME}"
     assert sorted(fake.asked) == [(repository, "config.json"), (repository, "model-00002-of-00003.safetensors")]
+
+
+def test_a_file_of_which_the_hub_has_another_by_now_is_fetched_again(fake, tmp_path):
+    """Also if both have one size, as weights of one shape do."""
+    fetch(listing(NAME), tmp_path)
+    repository = f"Alpha-VLLM/{NAME}"
+    new = b"#" * len(fake.repositories[repository]["config.json"])
+    fake.repositories[repository]["config.json"] = new
+    fake.asked.clear()
+    fetch(listing(NAME), tmp_path)
+    assert fake.asked == [(repository, "config.json")] and (tmp_path / NAME / "config.json").read_bytes() == new
+    (tmp_path / NAME / transfer.HASHES).write_text("[1")  # damaged: then what is there is as good as its size
+    fake.repositories[repository]["config.json"] = new.upper()
+    fetch(listing(NAME), tmp_path)
+    assert len(fake.asked) == 1
 
 
 def test_a_download_that_broke_off_says_so_and_goes_on(fake, tmp_path):

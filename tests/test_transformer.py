@@ -119,6 +119,27 @@ def test_far_positions_survive_half_precision(dtype):
     assert relative(ours.double(), rotated_by_formula(x, positions, 1e4, False)) < 2 * torch.finfo(dtype).eps
 
 
+def test_a_rotation_in_float32_is_rounded_once():
+    """As LlamaGen's own: exact to half a step of bfloat16, which factors that are rounded themselves are not."""
+    x = torch.randn(1, 2, 64, 64, generator=torch.Generator().manual_seed(3)).bfloat16()
+    angles = rotary_angles(torch.arange(64)[None], head_dim=64, theta=1e4)
+    turned = {dtype: rotate(x, rotation(angles, dtype, True), True) for dtype in (torch.float32, torch.bfloat16)}
+    exact = rotated_by_formula(x, torch.arange(64)[None], 1e4, True)
+    steps = {dtype: ((y.double() - exact).abs() / exact.abs().clamp_min(1e-3)).max() for dtype, y in turned.items()}
+    assert turned[torch.float32].dtype == torch.bfloat16
+    assert steps[torch.float32] < 0.51 * torch.finfo(torch.bfloat16).eps < steps[torch.bfloat16]
+
+
+def test_a_body_turns_in_float32_if_it_is_asked_to():
+    plain = randomise(Transformer(replace(CHAMELEON, qk_norm=None, rope_interleaved=True)))
+    exact = Transformer(replace(plain.config, rope_float32=True))
+    exact.load_state_dict(plain.state_dict())
+    x = embeddings(plain.config)
+    assert torch.equal(run(plain, x), run(exact, x))
+    halves = [run(body.bfloat16(), x.bfloat16()) for body in (plain, exact)]
+    assert not torch.equal(*halves) and halves[1].dtype == torch.bfloat16
+
+
 def test_interleaved_layout_is_half_split_with_regrouped_rows():
     """Raw Meta weights pair channels (2i, 2i+1); regrouping rows of q, k and their norms gives the Hugging Face layout."""
     half_split = replace(CHAMELEON, qk_norm_groups=4)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import io
+import json
 import os
 import shutil
 import tempfile
@@ -23,9 +24,11 @@ from typing import Any
 
 from ..errors import InputError, first_line
 from ..file_lock import locked
+from ..whole_files import replace_whole
 from .catalogue import Source, choose_download
 
 PARTIAL = ".part"  # suffix of a file that has not arrived whole
+HASHES = ".mcsjd-hashes"  # beside the files that came: JSON, the hub's hash of each by name
 # A thread that was stopped may be in the middle of a write to the very file that the next one goes on with.
 _one_at_a_time = threading.Lock()
 
@@ -40,9 +43,14 @@ class Listed:
     hashes: dict[str, str]
 
     def missing(self, root: Path) -> dict[str, int]:
-        """Those that are not there whole."""
+        """Those that are not there whole, or came when the hub had others. Nothing is known of files that came without us."""
         folder = root / self.source.folder
-        return {name: size for name, size in self.files.items() if not _is_whole(folder / name, size)}
+        came = self.hashes | _hashes_in(folder)
+        return {
+            name: size
+            for name, size in self.files.items()
+            if not _has_size(folder / name, size) or came[name] != self.hashes[name]
+        }
 
     def partial(self, root: Path, name: str) -> Path:
         """Where a file is until it is whole; that of other content has another name, since parts of two make no whole."""
@@ -60,8 +68,15 @@ def _usable_bytes(partial: Path, size: int) -> int:
     return there if there <= size else 0
 
 
-def _is_whole(file: Path, size: int) -> bool:
+def _has_size(file: Path, size: int) -> bool:
     return file.is_file() and file.stat().st_size == size
+
+
+def _hashes_in(folder: Path) -> dict[str, str]:
+    try:
+        return dict(json.loads((folder / HASHES).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):  # none yet, or damaged: then sizes have to do
+        return {}
 
 
 def listing(name: str) -> list[Listed]:
@@ -202,7 +217,7 @@ def _bring(listed: Listed, name: str, root: Path, bar: type | None, is_stopped: 
         # that a broken one cannot be gone on with. Not if proxies are named; those of the environment stay in force.
         options["proxies"] = {}
     with _one_at_a_time, _no_other_process(root):
-        if _is_whole(file, size):  # by another process, meanwhile
+        if name not in listed.missing(root):  # another process brought it meanwhile
             return
         with _on_disk(partial):
             if partial.exists() and partial.stat().st_size > size:
@@ -214,6 +229,8 @@ def _bring(listed: Listed, name: str, root: Path, bar: type | None, is_stopped: 
                 http_get(url, target, resume_size=there, headers=build_hf_headers(), expected_size=size, **options)
         with _on_disk(file):
             partial.replace(file)
+            came = json.dumps(_hashes_in(file.parent) | {name: listed.hashes[name]}, indent=1)
+            replace_whole(file.with_name(HASHES), lambda part: part.write_text(came, encoding="utf-8"))
 
 
 def _list(hub, source: Source) -> Listed:

@@ -78,6 +78,7 @@ def transformer_config(checkpoint: Checkpoint) -> TransformerConfig:
         head_dim=dim // heads,
         ffn_dim=checkpoint.shape("layers.0.feed_forward.w1.weight")[0],
         rope_interleaved=True,
+        rope_float32=True,
         count_padding=True,
     )
 

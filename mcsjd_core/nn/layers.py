@@ -56,10 +56,13 @@ def rotation(angles: tuple[Tensor, Tensor], dtype: torch.dtype, interleaved: boo
 
 
 def rotate(x: Tensor, factors: tuple[Tensor, Tensor], interleaved: bool) -> Tensor:
-    """Turn the pairs of x [rows, heads, L, head_dim]: (i, i + head_dim / 2), or (2i, 2i + 1) when interleaved."""
+    """Turn the pairs of x [rows, heads, L, head_dim]: (i, i + head_dim / 2), or (2i, 2i + 1) when interleaved.
+
+    Computed in the factors' dtype if that is wider; the result has x's.
+    """
     own, partners = factors
     partner = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2) if interleaved else x.roll(x.shape[-1] // 2, -1)
-    return torch.addcmul(x * own, partner, partners)
+    return torch.addcmul(x * own, partner, partners).to(x.dtype)
 
 
 class HeadNorm(nn.Module):

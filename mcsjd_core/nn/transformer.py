@@ -31,6 +31,7 @@ class TransformerConfig:
     norm_eps: float = 1e-5
     rope_theta: float = 10000.0
     rope_interleaved: bool = False
+    rope_float32: bool = False  # turn queries and keys in float32 and round the result, not the factors (LlamaGen)
     qk_norm: str | None = None  # "layer" (Chameleon) or "rms", over the channels of each head, before the rotation
     qk_norm_groups: int = 1  # rows of weights that the queries have; keys have as many, but no more than kv_heads
     qk_norm_eps: float = 1e-5
@@ -271,7 +272,8 @@ class Transformer(nn.Module):
         return self._run(embeddings, positions, mask, store, cache.context_of)
 
     def _run(self, x: Tensor, positions: Tensor, mask: Tensor | None, store, context) -> Tensor:
-        rotary = rotation(self.angles(positions), x.dtype, self.config.rope_interleaved)
+        dtype = torch.float32 if self.config.rope_float32 else x.dtype
+        rotary = rotation(self.angles(positions), dtype, self.config.rope_interleaved)
         offsets = None if self.offsets is None else self.offsets(positions).to(x.dtype)
         for i, layer in enumerate(self.layers):
             x = x if offsets is None else x + offsets
