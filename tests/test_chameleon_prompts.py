@@ -63,6 +63,13 @@ def test_negative_prompts_take_the_place_of_the_empty_one(model):
     assert rows[3] == [BOS, BEGIN]
 
 
+def test_a_prompt_that_leaves_no_room_for_the_picture_is_refused(model):
+    """A context of 4096 tokens, and a picture of 4 x 6 codes."""
+    assert model.prompt(["x" * (4096 - 24 - 4)], None, True).embeddings.shape[1] == 4096 - 24
+    with pytest.raises(InputError, match=r"takes 4073 tokens, and .* this size the model reads 4072; shorten it"):
+        model.prompt(["x" * (4096 - 24 - 3)], None, True)
+
+
 @pytest.mark.parametrize("control", ["<s>", "</s>", "<pad>", "<unk>", *CONTROLS])
 def test_control_tokens_in_a_prompt_are_stripped(model, control):
     clean = text(model, "red") + text(model, "apple")

@@ -320,6 +320,25 @@ def test_negative_prompts_take_the_place_of_the_pads(model):
     assert rows[3] == unconditional(model.tokenizer, rows[2])
 
 
+def test_a_prompt_that_leaves_no_room_for_the_picture_is_refused(model):
+    """A context of 1024 tokens in config.json, and a picture of 576."""
+    around = len(prompt_ids(model.tokenizer, ""))
+    assert model.prompt(["x" * (448 - around)], None, True).embeddings.shape[1] == 448
+    with pytest.raises(InputError, match=r"takes 449 tokens, and .* this size the model reads 448; shorten it"):
+        model.prompt(["x" * (449 - around)], None, True)
+
+
+@pytest.mark.parametrize(("written", "room"), [(700, 124), (None, 1472)])
+def test_the_original_layout_has_its_context_in_language_config(original, tmp_path, written, room):
+    """Where it leaves it out, it is that of LlamaConfig, 2048, like all that it leaves out."""
+    path = shutil.copytree(original, tmp_path / "original")
+    config = json.loads((path / "config.json").read_text())
+    config["language_config"] |= {} if written is None else {"max_position_embeddings": written}
+    (path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=f"the model reads {room}; shorten it"):
+        mcsjd_core.load(path).prompt(["x" * 2000], None, True)
+
+
 @pytest.mark.parametrize("control", [BOS, EOS, PAD, BEGIN, END, PLACEHOLDER, USER, ASSISTANT, "<|ref|>"])
 def test_control_tokens_in_a_prompt_are_cut_out(model, control):
     assert CONTROL.fullmatch(control)

@@ -196,6 +196,18 @@ def test_codec_may_lie_among_the_transformers_tensors(plain, directory, model, t
         mcsjd_core.load(path)
 
 
+def test_long_prompts_have_room_beside_pictures_that_exceed_the_context_of_config_json(tmp_path):
+    """4096 there, as in the published one, and a picture of 1024 px alone has more tokens."""
+    names = ("<eoss>", "<racm3:break>", "<reserved08706>", *(f"<reserved{8799 + n:05d}>" for n in range(66)))
+    path = write_tiny_checkpoint(tmp_path / "Lumina-mGPT-7B-1024", codec=CODEC, controls=names)
+    model = mcsjd_core.load(path)
+    assert max(model.grid(size).num_tokens for size in model.sizes) == 128 * 33 + 1 > 4096
+    for size in model.sizes:
+        assert model.prompt(["x" * 3800], None, True, size).embeddings.shape[1] > 3800
+    with pytest.raises(InputError, match="beside a picture of this size the model reads 4031; shorten it"):
+        model.prompt(["x" * 4031], None, True)
+
+
 @pytest.mark.parametrize(
     ("name", "side"),
     [

@@ -165,6 +165,14 @@ def test_special_tokens_in_a_text_are_dropped_and_no_text_is_caption_dropout(mod
     assert torch.equal(empty.embeddings[0], expected)
 
 
+def test_a_prompt_that_leaves_no_room_for_the_picture_is_refused(model):
+    """A context of 1024 tokens in config.json, and a picture of 4 x 4 codes; the negative prompt counts, too."""
+    for texts, negatives in ((["x" * 1008], ["red"]), (["red"], ["x" * 1008])):
+        with pytest.raises(InputError, match=r"takes 10\d\d tokens, and .* this size the model reads 1008; shorten it"):
+            model.prompt(texts, negatives, True)
+    assert model.prompt(["x" * 900], None, True).embeddings.shape[1] < 1008
+
+
 def test_the_older_form_of_the_tokenizer_gives_the_same_ids(directory, model, tmp_path):
     path = shutil.copytree(directory, tmp_path / "SimpleAR-old")
     (path / "tokenizer.json").unlink()

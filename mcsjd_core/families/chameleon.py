@@ -37,12 +37,15 @@ from .chameleon_parts import (
 )
 from .hf_config import codec_config as common_codec_config
 from .hf_config import generation_fields, sampling_defaults
-from .interface import PictureFamily, SamplingDefaults, alternating
+from .interface import PictureFamily, SamplingDefaults, alternating, check_prompt_lengths
 from .sizes import size_name
 from .token_model import TransformerTokenModel
 
 IMAGE_PREFIX, DIGITS = "IMGIMG", "ABCDEFGHIJ"
 BOS = "<s>"
+CONTEXT = 4096  # tokens, of Chameleon and Anole
+# Lumina-mGPT's config.json has Chameleon's 4096, which a picture of 1024 px exceeds; its authors draw up to this many tokens.
+LUMINA_CONTEXT = 8192
 LUMINA_DEFAULTS = SamplingDefaults(LawSettings(cfg_scale=4.0, top_k=2000), window=32)
 ANOLE_DEFAULTS = SamplingDefaults(LawSettings(cfg_scale=3.0, temperature=0.7, top_p=0.9))
 # Names that steer the model. Tokenizers of the family differ in which of them they list as added tokens.
@@ -125,8 +128,9 @@ class Chameleon(PictureFamily):
     name = "chameleon"
 
     def __init__(self, token_model: ChameleonTransformer, codec: VQGAN, tokenizer, layout, defaults: SamplingDefaults,
-                 words: Words):  # fmt: skip
+                 words: Words, context: int):  # fmt: skip
         self.token_model, self.codec, self.tokenizer, self.words = token_model, codec, tokenizer, words
+        self.context = context
         self.layout, self.sizes, self.defaults = layout, layout.sizes, defaults
         self.control_ids = control_ids(tokenizer, CONTROL)
 
@@ -138,6 +142,7 @@ class Chameleon(PictureFamily):
 
     def picture_prompt(self, texts: list[str], negatives: list[str], guided: bool, size: str) -> Prompt:
         rows = [self._row(text, size) for text in alternating(texts, negatives, guided)]
+        check_prompt_lengths(rows, self.context - self.picture_grid(size).num_tokens)
         return Prompt.of_ids(rows, self.token_model.embed_ids, guided, self.token_model.prompt_device)
 
     def _row(self, text: str | None, size: str) -> list[int]:
@@ -172,7 +177,8 @@ def load(path: Path, *, dtype: torch.dtype, device, operations) -> Chameleon:
     codec = VQGAN(codec_shape, device="meta", operations=operations)
     codec_tensors = codec_checkpoint.renamed(lambda name: _codec_name(name, codec_prefix))
     fill(codec, codec_tensors, dtype=torch.float32, device=device, source=next(iter(codec_checkpoint.files.values())))
-    return Chameleon(token_model, codec, tokenizer, layout, defaults, Words(tokenizer, path))
+    context = _context(config, layout)
+    return Chameleon(token_model, codec, tokenizer, layout, defaults, Words(tokenizer, path), context)
 
 
 def companions(path: Path) -> list[Path]:
@@ -223,6 +229,12 @@ def _drawing(path: Path, config: Fields, vocabulary: Vocabulary, ids: dict[str, 
         raise InputError(f"`image_grid` in {settings.where} has to be [rows, columns], got {list(grid)}.")
     own = "image_grid" in settings.data
     return RasterLayout(vocabulary, Grid(*grid), codec.downsampling, own), sampling_defaults(settings, ANOLE_DEFAULTS)
+
+
+def _context(config: Fields, layout: RasterLayout | LuminaLayout) -> int:
+    """Tokens of prompt and picture that the model reads."""
+    context = config.count("max_position_embeddings", CONTEXT)
+    return max(context, LUMINA_CONTEXT) if isinstance(layout, LuminaLayout) else context
 
 
 def trained_side(path: Path, settings: Fields) -> int:

@@ -26,7 +26,7 @@ from ..nn.kv_cache import KVCache
 from ..nn.transformer import Transformer, TransformerConfig
 from ..text.text_tokenizer import control_ids, read_tokenizer, without_controls
 from .hf_config import codec_config, generation_fields, sampling_defaults, transformer_config
-from .interface import PictureFamily, SamplingDefaults, alternating
+from .interface import PictureFamily, SamplingDefaults, alternating, check_prompt_lengths
 from .sizes import size_name
 
 BOS, PAD, BEGIN_OF_IMAGE = "<｜begin▁of▁sentence｜>", "<｜▁pad▁｜>", "<begin_of_image>"
@@ -36,7 +36,8 @@ PRO_ROLES, ROLES = ("<|User|>", "<|Assistant|>"), ("User", "Assistant")
 DEFAULTS = SamplingDefaults(LawSettings(cfg_scale=5.0), window=16)
 GRID = Grid(24, 24)  # the only one that the models were trained for
 # What a language_config leaves out is what LlamaConfig of transformers has.
-LLAMA = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
+LLAMA = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
+         "max_position_embeddings": 2048}  # fmt: skip
 LLAMA_NORM_EPS = 1e-6
 
 NATIVE_CODEC, ORIGINAL_CODEC = "model.vqmodel.", "gen_vision_model."
@@ -145,8 +146,8 @@ class Janus(PictureFamily):
     name = "janus"
 
     def __init__(self, token_model: JanusTransformer, codec: VQGAN, tokenizer, roles: tuple[str, str],
-                 defaults: SamplingDefaults):  # fmt: skip
-        self.token_model, self.codec, self.tokenizer = token_model, codec, tokenizer
+                 defaults: SamplingDefaults, context: int):  # fmt: skip
+        self.token_model, self.codec, self.tokenizer, self.context = token_model, codec, tokenizer, context
         self.vocabulary, self.roles, self.defaults = Vocabulary.from_names(tokenizer.get_vocab()), roles, defaults
         cell = codec.config.downsampling
         self.sizes = (size_name(GRID.columns * cell, GRID.rows * cell),)
@@ -165,6 +166,7 @@ class Janus(PictureFamily):
         rows: list[list[int]] = []
         for text in alternating(texts, negatives, guided):
             rows.append(self._empty(len(rows[-1])) if text is None else self._row(text))
+        check_prompt_lengths(rows, self.context - self.picture_grid(size).num_tokens)
         return Prompt.of_ids(rows, self.token_model.embed_ids, guided, self.token_model.prompt_device)
 
     def _row(self, text: str) -> list[int]:
@@ -205,7 +207,8 @@ def load(path: Path, *, dtype: torch.dtype, device, operations) -> Janus:
     )
     codec = VQGAN(codec_shape, device="meta", operations=operations)
     defaults = sampling_defaults(generation_fields(path), DEFAULTS)
-    model = Janus(token_model, codec, tokenizer, _roles(path, tokenizer), defaults)
+    context = text.count("max_position_embeddings")
+    model = Janus(token_model, codec, tokenizer, _roles(path, tokenizer), defaults, context)
     _check_ids(model, vocab_size)
     names = NATIVE if native else ORIGINAL
     tensors = checkpoint.renamed(lambda name: _token_name(name, names))

@@ -25,7 +25,7 @@ from ..text.qwen_tokenizer import ADDED, read_qwen_tokenizer
 from ..text.text_tokenizer import control_ids, text_ids
 from .cosmos_codec import FIRST_CODEC, open_cosmos_codec
 from .hf_config import generation_fields, transformer_config
-from .interface import PictureFamily, SamplingDefaults
+from .interface import PictureFamily, SamplingDefaults, check_prompt_lengths
 from .sizes import size_name
 from .token_model import TransformerTokenModel
 
@@ -39,6 +39,7 @@ NEGATIVE = (
     "distortion"
 )
 SIDE = 1024  # pixels; what the published weights were tuned for, last of all
+CONTEXT = 32768  # tokens, where config.json leaves them out: those of Qwen2Config
 DEFAULTS = SamplingDefaults(LawSettings(cfg_scale=6.0))
 
 
@@ -66,8 +67,8 @@ class SimpleAR(PictureFamily):
     name = NAME
     defaults = DEFAULTS
 
-    def __init__(self, token_model: TransformerTokenModel, codec: StillCodec, tokenizer, side: int):
-        self.token_model, self.codec, self.tokenizer = token_model, codec, tokenizer
+    def __init__(self, token_model: TransformerTokenModel, codec: StillCodec, tokenizer, side: int, context: int):
+        self.token_model, self.codec, self.tokenizer, self.context = token_model, codec, tokenizer, context
         self.vocabulary, self.control_ids = Vocabulary.of(tokenizer), control_ids(tokenizer, CONTROL)
         cells = side // codec.config.spatial_compression
         self.sizes, self._grid = (size_name(side, side),), Grid(cells, cells)
@@ -81,6 +82,7 @@ class SimpleAR(PictureFamily):
             rows.append(self._row(PREFIX + text if text.strip() else ""))
             if guided:
                 rows.append(self._row(NEGATIVE_PREFIX + (negative if negative.strip() else NEGATIVE)))
+        check_prompt_lengths(rows, self.context - self.picture_grid(size).num_tokens)
         return Prompt.of_ids(rows, self.token_model.embed_ids, guided, self.token_model.prompt_device)
 
     def _row(self, request: str) -> list[int]:
@@ -124,4 +126,5 @@ def load(path: Path, *, dtype: torch.dtype, device, operations) -> SimpleAR:
     tensors = checkpoint.tensors(lambda name: "rotary_emb" not in name)
     tensors = token_model.own_tensors(tensors, tied="lm_head.weight" not in checkpoint)
     fill(token_model, tensors, dtype=dtype, device=device, source=path)
-    return SimpleAR(token_model, codec, tokenizer, generation_fields(path).count("image_side", SIDE))
+    side, context = generation_fields(path).count("image_side", SIDE), config.count("max_position_embeddings", CONTEXT)
+    return SimpleAR(token_model, codec, tokenizer, side, context)
