@@ -197,6 +197,19 @@ def test_prompt_rows_have_the_published_form(model):
         assert torch.equal(prompt.embeddings[row, padding:], expected)
 
 
+def test_a_text_that_rows_have_in_common_is_encoded_once(model, monkeypatch):
+    asked, encode = [], model.encode
+    monkeypatch.setattr(model, "encode", lambda text: asked.append(text) or encode(text))
+    prompt = model.prompt(["the cat", "cat"] * 3, ["", "the"] * 3, True)
+    assert {text: asked.count(text) for text in ("the cat", "cat", "the")} == dict.fromkeys(
+        ("the cat", "cat", "the"), 1
+    )
+    single = [model.prompt([text], [negative], True) for text, negative in (("the cat", ""), ("cat", "the"))]
+    for row, ids in enumerate(prompt.embeddings):
+        theirs = single[row // 2 % 2]
+        assert torch.equal(ids[prompt.padding[row] :], theirs.embeddings[row % 2, theirs.padding[row % 2] :])
+
+
 def test_a_prompt_that_leaves_no_room_for_the_picture_is_refused(model):
     with pytest.raises(InputError, match="beside a picture of this size the model reads 41; shorten it"):
         model.prompt(["the cat " * 40], None, True)

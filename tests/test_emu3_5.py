@@ -181,6 +181,17 @@ def test_a_picture_is_drawn_exactly_and_read_back(model):
         model.prompt(TEXTS, None, False)
 
 
+def test_a_request_that_rows_have_in_common_is_encoded_once(model, monkeypatch):
+    asked, encode = [], model.encode
+    monkeypatch.setattr(model, "encode", lambda text: asked.append(text) or encode(text))
+    monkeypatch.setattr(model, "context", 10**6)
+    prompt = model.prompt(TEXTS * 3, NEGATIVES * 3, True)
+    requests = [text for text in asked if "USER" in text]
+    assert len(requests) == len(set(requests)) == 4
+    for row in range(12):
+        assert torch.equal(prompt.embeddings[row], prompt.embeddings[row % 4])
+
+
 def test_pictures_and_codes_equal_emu3_s_decoder_with_neutral_guides(model):
     """transformers' Emu3 decoder is this one where its norms multiply by 1 and add 0; codes are found by the largest product."""
     from transformers.models.emu3.modeling_emu3 import Emu3VQVAEDecoder

@@ -2,6 +2,7 @@
 
 import base64
 import random
+from itertools import pairwise
 
 import pytest
 
@@ -70,6 +71,49 @@ def test_texts_are_cut_before_they_are_merged(tokenizer):
     assert tokens("cat's") == [b"cat", b"'s"]
     assert tokens("e\u0301") == ["é".encode()]  # composed first
     assert tokens("") == []
+
+
+def naive_ids(ranks: dict[bytes, int], piece: bytes) -> list[int]:
+    """The rule as it is stated: over and over, the pair of lowest rank becomes one, the leftmost of equal ones."""
+    parts = [bytes([byte]) for byte in piece]
+    while True:
+        pairs = [(ranks[a + b], place) for place, (a, b) in enumerate(pairwise(parts)) if a + b in ranks]
+        if not pairs:
+            return [ranks[part] for part in parts]
+        _, place = min(pairs)
+        parts[place : place + 2] = [parts[place] + parts[place + 1]]
+
+
+def test_ids_are_those_of_the_naive_rule_whatever_the_ranks():
+    generator = random.Random(1)
+    for _ in range(400):
+        letters = "ab" if generator.random() < 0.5 else "abc"
+        tokens = {
+            "".join(generator.choices(letters, k=generator.randint(2, 6))) for _ in range(generator.randint(1, 25))
+        }
+        # Few ranks for many tokens, so that several unions are equally good.
+        ranks = {token.encode(): generator.randrange(8) for token in sorted(tokens)}
+        ranks |= {bytes([byte]): 100 + byte for byte in range(256)}
+        for length in (0, 1, 2, generator.randint(3, 12), generator.randint(20, 60)):
+            text = "".join(generator.choices(letters, k=length))
+            assert RankTokenizer(ranks).encode(text) == naive_ids(ranks, text.encode()), (ranks, text)
+
+
+def test_a_long_run_of_letters_takes_few_looks_at_the_ranks():
+    """Chinese without punctuation is one piece: looked at pair by pair after every merge, 2000 signs take seconds."""
+
+    class Counted(dict):
+        looks = 0
+
+        def get(self, *arguments):
+            self.looks += 1
+            return super().get(*arguments)
+
+    ranks = Counted({bytes([byte]): byte for byte in range(256)})
+    ranks |= {sign.encode()[:length]: 256 + 2 * n + length for n, sign in enumerate("山水") for length in (2, 3)}
+    text = "".join(random.Random(2).choices("山水", k=500))
+    ids = RankTokenizer(ranks).encode(text)
+    assert len(ids) == 500 and ranks.looks <= 3 * len(text.encode())
 
 
 def test_names_of_special_tokens_are_ordinary_text(tokenizer):

@@ -25,7 +25,7 @@ from ..nn.transformer import Transformer
 from ..text.text_tokenizer import control_ids, read_tokenizer, text_ids
 from .emu_vocabulary import named_ids, read_vocabulary
 from .hf_config import transformer_config
-from .interface import PictureFamily, SamplingDefaults, alternating, check_prompt_lengths
+from .interface import PictureFamily, SamplingDefaults, alternating, check_prompt_lengths, each_once
 from .sizes import side_lengths, size_name
 from .token_model import TransformerTokenModel
 
@@ -95,7 +95,7 @@ class Emu3(PictureFamily):
 
     def picture_prompt(self, texts: list[str], negatives: list[str], guided: bool, size: str) -> Prompt:
         grid = self.picture_grid(size)
-        rows = [self._row(text or "", grid) for text in alternating(texts, negatives, guided)]
+        rows = each_once(lambda text: self._row(text or "", grid), alternating(texts, negatives, guided))
         check_prompt_lengths(rows, self.context - grid.num_tokens)
         return Prompt.of_ids(rows, self.token_model.embed_ids, guided, self.token_model.prompt_device)
 

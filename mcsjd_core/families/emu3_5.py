@@ -24,7 +24,7 @@ from ..laws.law import LawSettings
 from ..nn.transformer import Transformer, TransformerConfig
 from .emu_vocabulary import named_ids, read_vocabulary
 from .hf_config import transformer_config
-from .interface import PictureFamily, SamplingDefaults, check_prompt_lengths
+from .interface import PictureFamily, SamplingDefaults, check_prompt_lengths, each_once
 from .sizes import side_lengths, size_name
 from .token_model import TransformerTokenModel
 
@@ -83,10 +83,10 @@ class Emu35(PictureFamily):
         return Grid(height // CELL, width // CELL, row_end=forced(v.row_end), last_end=forced(v.end_of_image))
 
     def picture_prompt(self, texts: list[str], negatives: list[str], guided: bool, size: str) -> Prompt:
-        grid, rows = self.picture_grid(size), []
+        grid, requests = self.picture_grid(size), []
         for text, negative in zip(texts, negatives, strict=True):
-            requests = (REQUEST.format(text), UNCONDITIONAL.format(negative))
-            rows += [self._row(request, grid) for request in requests[: 1 + guided]]
+            requests += (REQUEST.format(text), UNCONDITIONAL.format(negative))[: 1 + guided]
+        rows = each_once(lambda request: self._row(request, grid), requests)
         check_prompt_lengths(rows, self.context - grid.num_tokens)
         return Prompt.of_ids(rows, self.token_model.embed_ids, guided, self.token_model.prompt_device)
 

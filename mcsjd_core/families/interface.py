@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from ..errors import InputError
 from ..laws.law import LawSettings
 from ..text.words import Words
 from .sizes import choose_size
+
+Key = TypeVar("Key", bound=Hashable)
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -250,6 +253,12 @@ def alternating(texts: Sequence[str], negatives: Sequence[str], guided: bool) ->
     """
     pairs = zip(texts, (negative if negative.strip() else None for negative in negatives), strict=True)
     return [text for pair in pairs for text in pair[: 1 + guided]]
+
+
+def each_once(make: Callable[[Key], Made], items: Sequence[Key]) -> list[Made]:
+    """`make` of every item, which is called once for equal ones: the rows of a batch often have a text in common."""
+    made = {item: make(item) for item in dict.fromkeys(items)}
+    return [made[item] for item in items]
 
 
 def check_prompt_lengths(rows: Sequence[Sequence[int]], room: int) -> None:

@@ -1,6 +1,6 @@
 """Text to ids by a rank file, the vocabulary format of tiktoken: one token a line, in base64, with its id.
 
-A token's id is its merge rank, too. Prompts are short, so the merging is written out plainly instead of asking for a package.
+A token's id is its merge rank, too. Prompts are short, so the merging is written out here instead of asking for a package.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import unicodedata
-from itertools import pairwise
+from heapq import heappop, heappush
 from pathlib import Path
 
 from ..errors import InputError
@@ -51,12 +51,32 @@ class RankTokenizer:
         return [id for piece, _ in pieces for id in self._merge(piece.encode())]
 
     def _merge(self, piece: bytes) -> list[int]:
-        """Ids of a piece: the neighbours whose union has the lowest rank become one, until none has a rank."""
-        parts = [bytes([byte]) for byte in piece]
-        while len(parts) > 1:
-            unions = [self.ranks.get(a + b, len(self.ranks)) for a, b in pairwise(parts)]
-            index = min(range(len(unions)), key=unions.__getitem__)
-            if unions[index] == len(self.ranks):
-                break
-            parts[index : index + 2] = [parts[index] + parts[index + 1]]
-        return [self.ranks[part] for part in parts]
+        """Ids of a piece: the neighbours whose union has the lowest rank become one, the first of several, until none has one.
+
+        In n log n for n bytes, by a heap of unions: Chinese without punctuation is a single long piece.
+        """
+        count, unions = len(piece), []
+        # Of a part, by where it begins: where it ends, 0 if none begins there; and where the one in front of it begins.
+        stops, before = list(range(1, count + 1)), list(range(-1, count))
+
+        def stop_of_union(start: int) -> int:
+            """Where the part at `start` and the next one end together; 0 if there are not both."""
+            return stops[stops[start]] if 0 < stops[start] < count else 0
+
+        def offer(start: int) -> None:
+            stop = stop_of_union(start)
+            if stop and (rank := self.ranks.get(piece[start:stop])) is not None:
+                heappush(unions, (rank, start, stop))
+
+        for start in range(count):
+            offer(start)
+        while unions:
+            _, start, stop = heappop(unions)
+            if stop_of_union(start) != stop:
+                continue  # one of the two has become part of another union
+            stops[stops[start]] = 0
+            stops[start], before[stop] = stop, start
+            offer(start)
+            if start > 0:
+                offer(before[start])
+        return [self.ranks[piece[start:stop]] for start, stop in enumerate(stops) if stop]
