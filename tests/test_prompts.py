@@ -7,6 +7,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 import mcsjd_core
 from mcsjd_core import DecodeSettings, InputError
 from mcsjd_core.pipeline.sampling import Drawing
+from mcsjd_core.text.text_tokenizer import read_tokenizer
 from mcsjd_core.text.words import Words
 
 
@@ -38,13 +39,23 @@ def test_texts_that_a_host_encoded_are_found_by_what_they_say():
     assert (drawing.prompt.context[0, :2] == 1).all()
 
 
-# -- words that a model does not know ------------------------------------------------------------------------------------
+# -- tokenizers, and words that a model does not know --------------------------------------------------------------------
 
 
 def tokenizer() -> Tokenizer:
     made = Tokenizer(models.WordLevel({"<unk>": 0, "red": 1, "apple": 2, "o": 3}, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.Whitespace()
     return made
+
+
+def test_what_a_tokenizer_s_file_cuts_and_pads_is_not_obeyed(tmp_path):
+    """Whoever saved it after an encoding with `truncation=True, padding="max_length"` has both in the file."""
+    made = tokenizer()
+    made.enable_truncation(2)
+    made.enable_padding(length=8, pad_id=3)
+    made.save(str(tmp_path / "tokenizer.json"))
+    for text, ids in (("red apple red apple apple", [1, 2, 1, 2, 2]), ("red", [1])):
+        assert read_tokenizer(tmp_path / "tokenizer.json").encode(text, add_special_tokens=False).ids == ids
 
 
 def test_unknown_words_are_those_that_the_tokenizer_cannot_spell(tmp_path):

@@ -130,6 +130,19 @@ def test_captions_that_are_still_asked_for_are_kept(tmp_path, monkeypatch):
     assert encoded.count("blurry") == 1 and len(encoded) == 11
 
 
+def test_the_encoder_s_own_length_counts_not_that_of_the_file(tmp_path):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    written(tmp_path, "1.0, as T5-11B")
+    tokenizer = Tokenizer(models.WordLevel({"fox": 3, "<unk>": 2}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.enable_truncation(3)
+    tokenizer.enable_padding(length=16, pad_id=0)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    states = T5Captions(tmp_path, 9).encode(["fox", "fox " * 5, "fox " * 12])
+    assert [len(each) for each in states] == [1, 5, 9]
+
+
 def test_the_caller_is_called_back_in_every_block_while_captions_are_encoded(tmp_path):
     """So that Stop ends it: a large encoder on a CPU takes minutes for a list of prompts."""
     from tokenizers import Tokenizer, models

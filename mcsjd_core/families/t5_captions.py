@@ -35,7 +35,6 @@ class T5Captions:
                 f"{directory} is missing: the T5 encoder that this model reads its prompts with; put it there."
             )
         self.tokenizer = read_tokenizer(directory / "tokenizer.json")
-        self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(tokens)
 
     @property

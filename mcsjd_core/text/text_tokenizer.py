@@ -10,7 +10,7 @@ from ..file_contents import check_contents
 
 
 def read_tokenizer(path: Path):
-    """The `tokenizers.Tokenizer` of a tokenizer.json.
+    """The `tokenizers.Tokenizer` of a tokenizer.json; it cuts nothing and pads nothing, whatever the file says.
 
     Read directly: the Llama class of transformers rebuilds a byte-level file as another kind, and drops spaces.
     """
@@ -19,10 +19,14 @@ def read_tokenizer(path: Path):
     if not path.is_file():
         raise InputError(f"{path} is missing; the text tokenizer is part of the checkpoint directory.")
     try:
-        return Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises bare Exception
         check_contents(path)
         raise InputError(f"{path} is not a tokenizer file ({error}); download it again.") from None
+    # A file that was saved after an encoding with either has both in it: prompts would lose their ends, or gain pads.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def control_ids(tokenizer, names: re.Pattern) -> frozenset[int]:
