@@ -117,7 +117,7 @@ def test_captions_that_are_still_asked_for_are_kept(tmp_path, monkeypatch):
     written(tmp_path, "1.0, as T5-11B")
     Tokenizer(models.WordLevel({"fox": 3, "<unk>": 2}, unk_token="<unk>")).save(str(tmp_path / "tokenizer.json"))
     captions, encoded = T5Captions(tmp_path, 9), []
-    monkeypatch.setattr(captions, "KEPT", 3)
+    monkeypatch.setattr(captions, "KEPT_BYTES", 3 * 4)
 
     def encode(texts):
         encoded.extend(texts)
@@ -126,8 +126,22 @@ def test_captions_that_are_still_asked_for_are_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(captions, "_encode", encode)
     for number in range(10):
         captions.encode([f"prompt {number}", "blurry"])
-        assert len(captions.known) <= captions.KEPT + 2
+        assert len(captions.known) <= 3
     assert encoded.count("blurry") == 1 and len(encoded) == 11
+
+
+@pytest.mark.parametrize("calls", [[["a"], ["b"], ["c", "d"]], [["a", "b", "c", "d"]]], ids=["one by one", "at once"])
+def test_kept_captions_are_bounded_in_bytes_and_the_oldest_go_first(tmp_path, monkeypatch, calls):
+    from tokenizers import Tokenizer, models
+
+    written(tmp_path, "1.0, as T5-11B")
+    Tokenizer(models.WordLevel({"fox": 3, "<unk>": 2}, unk_token="<unk>")).save(str(tmp_path / "tokenizer.json"))
+    captions, sizes = T5Captions(tmp_path, 9), {"a": 1, "b": 6, "c": 2, "d": 3}
+    monkeypatch.setattr(captions, "KEPT_BYTES", 6 * 4)
+    monkeypatch.setattr(captions, "_encode", lambda texts: [torch.zeros(sizes[text], 1) for text in texts])
+    for texts in calls:
+        assert [len(states) for states in captions.encode(texts)] == [sizes[text] for text in texts]
+    assert list(captions.known) == ["c", "d"]
 
 
 def test_the_encoder_s_own_length_counts_not_that_of_the_file(tmp_path):
