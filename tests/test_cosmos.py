@@ -14,6 +14,7 @@ from mcsjd_core.families import cosmos_codec
 from mcsjd_core.families.cosmos import Cosmos
 from mcsjd_core.families.interface import Clip
 from mcsjd_core.pipeline.preview import BLANK, DRAFT_OPACITY, unfinished_frames
+from mcsjd_core.pipeline.sampling import Drawing
 from oracle import cached_logits, relative
 from tiny_cosmos import (
     CODEC,
@@ -231,6 +232,23 @@ def test_a_host_may_encode_the_text_itself(families, directories):
 def test_long_texts_are_cut_to_the_context(families):
     context = families["text, model.pt"].prompt(["ball " * 40], None, False).context
     assert context.shape == (1, CONTEXT_TOKENS, CONTEXT_DIM) and (context != 0).any(-1).all()
+
+
+def test_a_text_is_told_whose_end_is_cut_off(families):
+    family, first = families["text, model.pt"], some_tokens(1)[:, :FRAME].view(1, 1, ROWS, COLUMNS)
+
+    def note(text: str, encoded=None) -> str | None:
+        return Drawing.of(family, [text], DecodeSettings(), encoded=encoded, first_codes=first).note
+
+    room = CONTEXT_TOKENS - 1  # the end token is read, too
+    cut, whole = " ".join(["ball"] * (room + 1)), " ".join(["ball"] * room)
+    told = f'This model reads {CONTEXT_TOKENS} tokens of a prompt at the most: the end of "{cut}" is left out.'
+    assert (note(cut), note(whole)) == (told, None)
+    states = torch.zeros(3 * CONTEXT_TOKENS, CONTEXT_DIM)  # padded with zeros, as hosts do
+    states[:CONTEXT_TOKENS] = 1
+    assert note(whole, {whole: states}) is None
+    states[CONTEXT_TOKENS] = 1
+    assert note(cut, {cut: states}) == told
 
 
 def test_models_that_read_no_text_say_so(families):

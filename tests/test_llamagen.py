@@ -13,6 +13,7 @@ from mcsjd_core.codecs.vqgan import VQGAN, VQGANConfig
 from mcsjd_core.families import llamagen, t5_captions
 from mcsjd_core.families.llamagen import LlamaGen
 from mcsjd_core.families.llamagen_model import raster_angles
+from mcsjd_core.pipeline.sampling import Drawing
 from mcsjd_core.text.t5 import T5Encoder
 from oracle import cached_logits, relative
 from tiny_checkpoint import randomise
@@ -337,6 +338,21 @@ def test_long_captions_are_cut_with_their_end(folder):
     (states,) = model_of(folder, "t2i").captions.encode(["fox " * 300])
     assert states.shape == (120, 2048)
     assert model_of(folder, "t2i").prompt(["fox " * 300], None, True).padding.tolist() == [0, 0]
+
+
+def test_captions_are_told_whose_end_is_cut_off(folder):
+    """By the encoder's 120 tokens, of which the last is the end's, or because cleaning stops at 2000 characters."""
+    model = model_of(folder, "t2i")
+
+    def note(text: str) -> str | None:
+        return Drawing.of(model, [text], DecodeSettings(law=LawSettings(cfg_scale=2.0)), negatives=["the snow"]).note
+
+    told = "This model reads 120 tokens and 2000 characters of a prompt at the most: the end of "
+    assert note(" ".join(["fox"] * 119)) is None
+    assert note(" ".join(["fox"] * 120)) == f'{told}"{("fox " * 10)[:40]}..." is left out.'
+    dots = "." * 1995
+    assert note(f"{dots} fox") is None
+    assert note(f"{dots} a fox") == f'{told}"{dots[:40]}..." is left out.'
 
 
 @pytest.mark.parametrize("missing", ["tokenizer.json", "model.safetensors"])

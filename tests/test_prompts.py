@@ -80,3 +80,27 @@ def test_a_list_of_words_as_editors_write_it_is_read(tmp_path, content):
 
 def test_a_tokenizer_of_bytes_spells_every_word(model):
     assert Words(model.tokenizer, model.words.directory / "none").unknown(["zzyzx 中文"]) == []
+
+
+def test_prompts_are_told_whose_end_the_tokenizer_cuts_off(tmp_path):
+    cutting = tokenizer()
+    cutting.enable_truncation(3)
+    words = Words(cutting, tmp_path)
+    assert words.note(["red apple red", "", "red apple"]) is None
+    sentence = "This model reads 3 tokens of a prompt at the most: the end of {} is left out."
+    assert words.note(["red red red apple", "red"]) == sentence.format('"red red red apple"')
+    long = "apple " * 9
+    assert words.note([long, "red o red o", long]) == sentence.format(f'"{long[:40]}...", "red o red o"')
+    unknown, cut = words.note(["a red red red"]).split(". ")
+    assert unknown.startswith("This model does not know a:") and cut == sentence.format('"a red red red"')
+
+
+def test_cleaning_shortens_a_prompt_before_it_is_cut(tmp_path):
+    """One that is short enough after cleaning is read whole, unless the cleaning itself stops before its end."""
+    cutting = tokenizer()
+    cutting.enable_truncation(3)
+    words = Words(cutting, tmp_path, cleaned=lambda text: text[:20].replace("o", ""), longest=20)
+    assert words.note(["red o o o apple"]) is None
+    limit = "This model reads 3 tokens and 20 characters of a prompt at the most: the end of "
+    for text in ("red red o o red red", "red o o o o o o o apple"):
+        assert words.note([text]).startswith(limit + f'"{text}" is')

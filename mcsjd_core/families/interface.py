@@ -166,7 +166,7 @@ class Family(Protocol):
 
     @property
     def words(self) -> Words | None:
-        """What it knows of a prompt's words; None where its tokenizer spells every text."""
+        """What it knows of a prompt's words, and reads of a long one; None where its tokenizer spells every text."""
         ...
 
     def grid(self, size: str | None = None, frames: int | None = None) -> Grid:

@@ -25,7 +25,7 @@ from ..decoding.interface import Prompt
 from ..errors import InputError
 from ..laws.law import LawSettings
 from ..nn.transformer import TransformerConfig
-from ..text.captions import clean_caption
+from ..text.captions import LONGEST, clean_caption
 from ..text.imagenet import class_names, find_class, numbered_class
 from ..text.words import Words
 from .interface import PictureFamily, SamplingDefaults, alternating
@@ -148,7 +148,7 @@ class LlamaGen(PictureFamily):
 
     @property
     def words(self) -> Words | None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return None if self.captions is None else self.captions.words
+        return None if self.captions is None else replace(self.captions.words, cleaned=clean_caption, longest=LONGEST)
 
     def empty_prompt(self, guided: bool) -> Prompt:
         if self.captions is None:

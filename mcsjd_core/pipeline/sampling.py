@@ -16,6 +16,7 @@ from ..errors import InputError
 from ..families.interface import Family
 from ..families.sizes import choose_size, side_lengths
 from ..text.prompts import clean_prompt
+from ..text.words import cut_note
 from .memory import decode_bytes
 from .pixels import fit
 from .video import check_start, clips
@@ -37,7 +38,9 @@ class Drawing:
     first_tokens: Tensor | None
     earlier_tokens: Tensor | None
     kept_tokens: Tensor | None = None
-    note: str | None = None  # what a person should know of the prompts: unknown words, a negative one without effect
+    note: str | None = (
+        None  # what a person should know of the prompts: unknown words, cut ends, a negative without effect
+    )
 
     @classmethod
     def of(
@@ -68,9 +71,7 @@ class Drawing:
         negatives = None if negatives is None else [read_text(text) for text in negatives]
         encoded = None if encoded is None else {clean_prompt(text): states for text, states in encoded.items()}
         prompt = model.prompt(texts, negatives if guided else None, guided, size, encoded)
-        # A host's own encoder has words of its own.
-        words = model.words if encoded is None else None
-        note = None if words is None else words.note([*texts, *(negatives or ()) * guided])
+        note = _note_of(model, prompt, [*texts, *(negatives or ()) * guided], encoded)
         if any(negatives or ()) and not guided:
             note = " ".join(filter(None, (note, NO_GUIDANCE)))
         return cls(model, prompt, grid, settings, first, earlier_tokens, kept_tokens, note)
@@ -101,6 +102,15 @@ class Drawing:
             kept_tokens=self.kept_tokens,
             on_step=on_step,
         )
+
+
+def _note_of(model: Family, prompt: Prompt, texts: list[str], encoded: Mapping[str, Tensor] | None) -> str | None:
+    """What of the texts the model does not take in. A host's own encoder has words of its own, and zeros behind a text."""
+    if encoded is None:
+        return None if model.words is None else model.words.note(texts)
+    room = 0 if prompt.context is None else prompt.context.shape[1]
+    cut = (text for text in dict.fromkeys(texts) if text in encoded and encoded[text][room:].any())
+    return cut_note(cut, f"{room} tokens")
 
 
 def check_run(model: Family, grid: Grid, settings: DecodeSettings, known: Tensor | None = None) -> None:

@@ -155,7 +155,7 @@ class Drawer:
             "seconds": finished.seconds,
             "tokens_sha256": hashlib.sha256(tokens.cpu().numpy().tobytes()).hexdigest(),
             "size": size,
-            "note": None if self.model.words is None else self.model.words.note([row.prompt, negative]),
+            "note": None if self.model.words is None else self.model.words.note(map(read_text, (row.prompt, negative))),
         }
         record = self._record(row) | drawn
         self.output.commit(record, self._writer(tokens, size))
