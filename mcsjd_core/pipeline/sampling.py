@@ -38,9 +38,8 @@ class Drawing:
     first_tokens: Tensor | None
     earlier_tokens: Tensor | None
     kept_tokens: Tensor | None = None
-    note: str | None = (
-        None  # what a person should know of the prompts: unknown words, cut ends, a negative without effect
-    )
+    # What a person should know of the prompts: unknown words, ends that are not read, a negative one without effect.
+    note: str | None = None
 
     @classmethod
     def of(
