@@ -31,7 +31,7 @@ def tables(result: dict) -> str:
     for measured in bench.SECTIONS:
         data = result["sections"].get(measured.NAME)
         if data is not None:
-            text = "\n\n".join(table.markdown() for table in measured.tables(data))
+            text = "\n\n".join(table.markdown() for table in bench.tables_of(measured, data))
             parts.append(_folded(measured.TITLE, text) if measured.NAME in FOLDED else text)
     return "\n\n".join(parts)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import re
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, median
@@ -32,6 +34,7 @@ from mcsjd_core.bench.timing import PARTS
 from mcsjd_core.nn.transformer import TransformerConfig
 from test_transfers import Watch
 from tiny_checkpoint import write_tiny_checkpoint
+from tiny_failure import raising
 
 ROOT = Path(__file__).resolve().parent.parent
 KEYS = {
@@ -270,6 +273,24 @@ def test_without_transformers_the_section_says_so(tiny, monkeypatch):
     assert "not installed" in peer.tables(data)[0].text()
 
 
+@pytest.mark.parametrize("found", ["4.51.0", "4.55.4"])
+def test_a_transformers_that_is_too_old_is_told_before_anything_is_written(found, tiny, monkeypatch):
+    """4.51.0 was seen to have no Janus, 4.55.4 no `dtype=`."""
+    monkeypatch.setattr(peer, "version", lambda name: found)
+    monkeypatch.setattr(peer.janus_checkpoint, "write", raising(AssertionError("too late")))
+    data = peer.measure(tiny)
+    assert f"transformers {found} is too old, 4.56 or newer" in peer.tables(data)[0].text() and not data["batches"]
+
+
+@pytest.mark.parametrize("found", ["4.56.0", "5.0.0rc1", "10.0.dev0"])
+def test_a_newer_transformers_is_compared_with(found, tiny, monkeypatch):
+    monkeypatch.setattr(peer, "version", lambda name: found)
+    monkeypatch.setattr(peer, "_silent_transformers", nullcontext)
+    monkeypatch.setattr(peer.janus_checkpoint, "write", raising(LookupError("this far")))
+    with pytest.raises(LookupError, match="this far"):
+        peer.measure(tiny)
+
+
 # -- timing, tables, command ---------------------------------------------------------------------------------------------
 
 
@@ -316,13 +337,39 @@ def test_an_unknown_section_is_named(command, capsys):
     assert "no section 'speed'" in capsys.readouterr().err
 
 
-def test_ctrl_c_ends_with_one_sentence_and_no_file(command, tmp_path, capsys, monkeypatch):
-    def interrupted(tiny):
-        raise KeyboardInterrupt
+def test_ctrl_c_ends_with_one_sentence_and_keeps_what_was_measured(command, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(couplings, "measure", raising(KeyboardInterrupt()))
+    file = tmp_path / "out.json"
+    assert command("--sections", "couplings", "--json", "out.json") == cli.INTERRUPTED
+    assert capsys.readouterr().err.count("\n") == 1 and not file.exists()
+    assert command("--sections", "memory,couplings", "--json", "out.json") == cli.INTERRUPTED
+    assert capsys.readouterr().err.count("\n") == 1
+    assert set(json.loads(file.read_text())["sections"]) == {"memory"}
 
-    monkeypatch.setattr(couplings, "measure", interrupted)
-    assert command("--json", "out.json") == cli.INTERRUPTED
-    assert capsys.readouterr().err.count("\n") == 1 and not (tmp_path / "out.json").exists()
+
+def test_an_interrupted_run_does_not_replace_the_file_of_an_earlier_one(command, tmp_path, monkeypatch):
+    (tmp_path / "out.json").write_text("hours of work")
+    monkeypatch.setattr(couplings, "measure", raising(KeyboardInterrupt()))
+    assert command("--sections", "memory,couplings", "--json", "out.json") == cli.INTERRUPTED
+    assert (tmp_path / "out.json").read_text() == "hours of work"
+
+
+@pytest.mark.parametrize("function", ["measure", "headline"])
+def test_a_section_that_fails_is_told_and_the_others_are_measured(function, command, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(transfers, "COUPLINGS", ["maximal"])  # one is enough
+    monkeypatch.setattr(memory, function, raising(RuntimeError("out of luck\nand a long story")))
+    assert command("--sections", "memory,transfers", "--json", "out.json") == 1
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert written["transfers_per_iteration"] == 1 and "memory" not in written
+    reason = written["sections"]["memory"]["why_not"]
+    assert re.fullmatch(r"RuntimeError in \w+\.py, line \d+: out of luck", reason)
+    for shown in (capsys.readouterr().out, pages().tables(written)):
+        assert "not measured" in shown and reason in shown and "reads by the CPU" in shown
+
+
+def test_a_section_that_bad_input_ends_gives_its_sentence_alone(tiny, monkeypatch):
+    monkeypatch.setattr(memory, "measure", raising(mcsjd_core.InputError("No such thing; take another.")))
+    assert bench.run(tiny, ("memory",))["sections"]["memory"]["why_not"] == "No such thing; take another"
 
 
 def test_the_upper_rows_of_a_grid_are_drawn_where_nothing_is_forced(model):

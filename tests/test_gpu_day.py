@@ -11,10 +11,11 @@ import torch
 import mcsjd_core
 from mcsjd_core import bench, cli
 from mcsjd_core.bench import gpu, peer, shapes
-from mcsjd_core.bench.gpu import right
+from mcsjd_core.bench.gpu import fast, right
 from mcsjd_core.laws.noise import Noise
 from mcsjd_core.nn.transformer import TransformerConfig
 from tiny_checkpoint import write_tiny_checkpoint
+from tiny_failure import raising
 
 SMALL = TransformerConfig(dim=16, layers=3, heads=2, kv_heads=2, head_dim=8, ffn_dim=24)
 PLAN = replace(bench.QUICK, forward_repeats=2, iterations=2, rows=2)
@@ -88,19 +89,85 @@ def test_a_check_that_fails_is_told(day, monkeypatch):
     assert right.noise_bits(day)["ok"] is False
 
 
+@pytest.fixture
+def small(day):
+    """A day of a single forward."""
+    shapes = dict(list(day.shapes.items())[:1])
+    return replace(day, shapes=shapes, windows=(1,), weights=("full",), executions=("eager",), layers=1)
+
+
+@pytest.fixture
+def command(small, checkpoint, monkeypatch, tmp_path, capsys):
+    """`gpu` on a small day: gives its exit code, its JSON and what it prints."""
+    monkeypatch.setattr(cli.gpu, "_day", lambda *_: small)
+    monkeypatch.setattr(right, "CHECKS", {"first": lambda _: {"ok": True}, "second": lambda _: {"ok": True}})
+    file = tmp_path / "gpu.json"
+
+    def run():
+        code = cli.main(["gpu", "--quiet", "--model", str(checkpoint), "--json", str(file)])
+        return code, json.loads(file.read_text()), capsys.readouterr().out
+
+    return run
+
+
+def test_a_check_that_raises_is_wrong_and_the_others_are_made(command, monkeypatch):
+    monkeypatch.setitem(right.CHECKS, "first", raising(RuntimeError("CUDA error: illegal address\nlong story")))
+    code, written, shown = command()
+    assert code == cli.gpu.WRONG
+    checks = written["right"]["checks"]
+    assert checks["first"]["ok"] is written["right"]["ok"] is False and checks["second"] == {"ok": True}
+    assert checks["first"]["why_not"].endswith("CUDA error: illegal address")
+    assert (
+        "WRONG     first" in shown and "right     second" in shown and "failed in right: first: RuntimeError" in shown
+    )
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "error", "what"),
+    [
+        (fast, "bytes_read", KeyError("bias"), "Janus-Pro-1B, full"),
+        (fast, "part_seconds", torch.cuda.OutOfMemoryError("CUDA out of memory"), "overhead of the loop"),
+        (peer, "measure", TypeError("dtype"), "plain AR against transformers"),
+    ],
+)
+def test_what_fails_is_told_and_the_rest_is_timed(module, name, error, what, command, monkeypatch):
+    monkeypatch.setattr(module, name, raising(error))
+    code, written, shown = command()
+    assert code == cli.gpu.WRONG and list(written["fast"]["failed"]) == [what]
+    assert f"failed in fast: {what}: {type(error).__name__}" in shown
+    found = written["fast"]
+    parts = [found["shapes"]["Janus-Pro-1B"]["full"], found["overhead"], found["peer"]]
+    assert sum("why_not" in part for part in parts) == 1
+
+
+def test_a_way_to_run_that_raises_anything_leaves_the_times_of_the_others(small, monkeypatch):
+    prepared = fast.prepared
+    refuse = raising(FileNotFoundError("ptxas"))
+    monkeypatch.setattr(fast, "prepared", lambda *given: (refuse if given[2] == "captured" else prepared)(*given))
+    result = gpu.run(replace(small, executions=("captured", "eager")), ("fast",))
+    found = result["fast"]["shapes"]["Janus-Pro-1B"]["full"]
+    assert found["best"] == "eager" and "ptxas" in found["seconds"]["captured"]["why_not"]
+    assert list(result["fast"]["failed"]) == ["Janus-Pro-1B, full, captured"]
+
+
+def test_ctrl_c_keeps_the_parts_that_were_complete(command, monkeypatch):
+    monkeypatch.setitem(gpu.PARTS, "fast", raising(KeyboardInterrupt()))
+    code, written, _ = command()
+    assert code == cli.INTERRUPTED and written["right"]["ok"] and "fast" not in written
+
+
 @pytest.mark.parametrize(("found", "code"), [(True, 0), (None, 0), (False, 1)])
 def test_the_exit_code_tells_whether_a_check_failed(checkpoint, monkeypatch, capsys, found, code):
     checks = {"x": {"ok": True}, "y": {"ok": found}}
-    monkeypatch.setattr(
-        gpu, "run", lambda day, names: {"rehearsal": False, "right": {"checks": checks, "left_out": []}}
-    )
+    result = {"rehearsal": False, "right": {"checks": checks, "left_out": []}}
+    monkeypatch.setattr(gpu, "run", lambda day, names, keep: result)
     assert cli.main(["gpu", "--quick", "--quiet", "--model", str(checkpoint)]) == code
     assert ("WRONG" in capsys.readouterr().out) == bool(code)
 
 
 def test_the_command_writes_json(checkpoint, tmp_path, monkeypatch, capsys):
     right_alone = {"rehearsal": True, "right": {"checks": {"x": {"ok": None}}, "left_out": []}}
-    monkeypatch.setattr(gpu, "run", lambda day, names: right_alone)
+    monkeypatch.setattr(gpu, "run", lambda day, names, keep: keep(right_alone) or right_alone)
     file = tmp_path / "gpu.json"
     assert cli.main(["gpu", "--quick", "--quiet", "--model", str(checkpoint), "--json", str(file)]) == 0
     assert json.loads(file.read_text())["right"]["left_out"] == [] and "not here" in capsys.readouterr().out

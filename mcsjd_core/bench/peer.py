@@ -22,12 +22,14 @@ from ..families.loading import load
 from ..laws.law import LawSettings
 from ..reporting.tables import Table
 from . import janus_checkpoint
+from .failures import not_measured
 from .janus_checkpoint import JanusSize
 from .plan import Bench
 from .stopwatch import interleaved, spread
 
 NAME, TITLE = "peer", "plain AR against transformers"
 GUIDANCE, PROMPT_WORDS, BATCHES = 5.0, 14, (1, 4)
+OLDEST = (4, 56)  # of transformers that takes `dtype=`; Janus came a few versions before
 
 
 @dataclass(frozen=True)
@@ -41,24 +43,34 @@ class Contest:
 
 
 def measure(bench: Bench) -> dict:
-    """None of the figures where transformers is not installed; the reason instead."""
-    try:
-        found = version("transformers")
-    except PackageNotFoundError:
-        return {"missing": "transformers is not installed: python -m pip install transformers", "batches": {}}
+    """None of the figures where transformers is not installed, or too old; the reason instead."""
+    if missing := _missing():
+        return {"missing": missing, "batches": {}}
     size = JanusSize(side=bench.plan.peer_side)
     with _silent_transformers(), _folder() as folder:
         bench.tell("writing a random Janus checkpoint")
         contest = prepare(janus_checkpoint.write(Path(folder), size), size, bench)
         batches = {str(batch): _compare(bench, contest, batch) for batch in BATCHES}
     return {
-        "transformers": found,
+        "transformers": version("transformers"),
         "parameters": contest.parameters,
         "tokens": contest.tokens,
         "guidance": GUIDANCE,
         "repeats": bench.plan.repeats,
         "batches": batches,
     }
+
+
+def _missing() -> str | None:
+    """Why there is nothing to compare with."""
+    try:
+        found = version("transformers")
+    except PackageNotFoundError:
+        return "transformers is not installed: python -m pip install transformers"
+    if tuple(map(int, found.split(".")[:2])) < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        return f"transformers {found} is too old, {oldest} or newer is needed: python -m pip install -U transformers"
+    return None
 
 
 def _folder() -> tempfile.TemporaryDirectory:
@@ -142,7 +154,7 @@ def headline(data: dict) -> dict:
 
 def tables(data: dict) -> list[Table]:
     if "missing" in data:
-        return [Table("Plain AR against transformers", ["not measured"], [[data["missing"]]])]
+        return [not_measured(TITLE, data["missing"])]
     header = ["batch", "transformers, tokens/s", "ours, tokens/s", "ratio", "same greedy tokens"]
     rows = [_row(data, batch, found) for batch, found in data["batches"].items()]
     note = (

@@ -37,8 +37,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code is 0, 1 if some rows of a prompt file failed or `gpu` found something wrong, 2
-    after bad input (argparse exits by itself), 130 after Ctrl-C."""
+    """Run one command; the exit code is 0, 1 if some rows of a prompt file or sections of `bench` failed or `gpu` found
+    something wrong, 2 after bad input (argparse exits by itself), 130 after Ctrl-C."""
     accept_every_character()
     arguments = build_parser().parse_args(argv)
     try:

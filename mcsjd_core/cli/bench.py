@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 
@@ -11,8 +10,10 @@ from .. import bench
 from ..bench.machine import sentence
 from ..errors import InputError
 from .options import DTYPES, add_checkpoint_arguments, open_model, output_file, pick_device
-from .outputs import write_text
+from .outputs import kept_as_json
 from .progress import timed_lines
+
+NOT_MEASURED = 1  # exit code where a section could not be measured
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -39,7 +40,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     return parser
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> int:
+    """The exit code: 0, or NOT_MEASURED."""
     if arguments.json:
         output_file(arguments.json, ".json")
     _check_sections(arguments.sections)
@@ -47,13 +49,12 @@ def run(arguments: argparse.Namespace) -> None:
     plan = bench.QUICK if arguments.quick else bench.FULL
     model, device = open_model(arguments), pick_device(arguments.device)
     bench.check_drawable(model)
-    result = bench.run(
-        bench.Bench(model, arguments.model.name, plan, device, DTYPES[arguments.dtype], tell), arguments.sections
-    )
+    given = bench.Bench(model, arguments.model.name, plan, device, DTYPES[arguments.dtype], tell)
+    with kept_as_json(arguments.json) as keep:
+        result = bench.run(given, arguments.sections, keep)
     print("\n\n".join([sentence(result["machine"]), *(table.text() for table in bench.tables(result))]))
     print(f"\n{plan.name} bench, {time.perf_counter() - began:.0f} s")
-    if arguments.json:
-        write_text(arguments.json, json.dumps(result, indent=1) + "\n")
+    return NOT_MEASURED if bench.failed(result) else 0
 
 
 def _check_sections(names: tuple[str, ...] | None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +10,10 @@ from .. import bench
 from ..bench import gpu
 from ..errors import InputError
 from .options import DTYPES, add_checkpoint_arguments, open_model, output_file, pick_device
-from .outputs import write_text
+from .outputs import kept_as_json
 from .progress import timed_lines
 
-WRONG = 1  # exit code where a check found something wrong
+WRONG = 1  # exit code where a check found something wrong, or something failed
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -50,12 +49,13 @@ def run(arguments: argparse.Namespace) -> int:
     for name in arguments.parts:
         if name not in gpu.PARTS:
             raise InputError(f"There is no part {name!r}; there are {', '.join(gpu.PARTS)}.")
-    result = gpu.run(_day(arguments, timed_lines(arguments.quiet)), arguments.parts)
-    if arguments.json:
-        write_text(arguments.json, json.dumps(result, indent=1) + "\n")
+    day = _day(arguments, timed_lines(arguments.quiet))
+    with kept_as_json(arguments.json) as keep:
+        result = gpu.run(day, arguments.parts, keep)
     print(text_of(result))
     checks = result.get("right", {}).get("checks", {})
-    return WRONG if any(found["ok"] is False for found in checks.values()) else 0
+    failed = [what for part in gpu.PARTS for what in result.get(part, {}).get("failed", ())]
+    return WRONG if failed or any(found["ok"] is False for found in checks.values()) else 0
 
 
 def _day(arguments: argparse.Namespace, tell) -> gpu.Day:
@@ -81,6 +81,7 @@ def text_of(result: dict) -> str:
         for held, found in weights.items():
             lines += [f"{name}, {held}: {_times(found)}"]
     for part in gpu.PARTS:
+        lines += [f"failed in {part}: {what}: {why}" for what, why in result.get(part, {}).get("failed", {}).items()]
         lines += [f"left out of {part}: {what}" for what in result.get(part, {}).get("left_out", ())]
     return "\n".join(lines)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -33,3 +35,19 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 def write_text(path: Path, text: str) -> None:
     """A text file in UTF-8, see `write_whole`."""
     write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+@contextmanager
+def kept_as_json(path: Path | None) -> Iterator[Callable[[dict], None]]:
+    """Gives a function that keeps a result; the last one kept is written to `path` (None: nowhere) at the end.
+
+    That is also done where Ctrl-C or an error is the end, unless the file of a run that was complete would be replaced.
+    """
+    kept: list[dict] = []
+    complete = False
+    try:
+        yield kept.append
+        complete = True
+    finally:
+        if path and kept and (complete or not path.exists()):
+            write_text(path, json.dumps(kept[-1], indent=1) + "\n")

@@ -10,6 +10,7 @@ import torch
 
 from ...families.interface import Family
 from ...laws.law import LawSettings
+from ..failures import why
 from ..plan import Bench, Plan
 from ..shapes import LARGE_SHAPES, SHAPES, ModelShape
 
@@ -39,6 +40,7 @@ class Day:
     peak: float | None = None
     tell: Callable[[str], None] = lambda text: None
     left_out: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
     ends: float = 0.0
 
     @property
@@ -56,12 +58,21 @@ class Day:
         return Bench(self.model, self.model_name, self.plan, self.device, self.dtype, self.tell)
 
     def begin(self) -> None:
-        self.left_out, self.ends = [], time.perf_counter() + self.seconds
+        self.left_out, self.failed, self.ends = [], {}, time.perf_counter() + self.seconds
 
-    def has_time_for(self, what: str) -> bool:
-        """Whether there is time left; `what` is noted as left out if not."""
-        if time.perf_counter() < self.ends:
-            self.tell(what)
-            return True
-        self.left_out.append(what)
-        return False
+    def attempt(self, what: str, work: Callable[..., dict], *arguments) -> dict | None:
+        """What `work` gives, or `why_not` if it fails; None if no time is left. Both are noted under the name `what`."""
+        if time.perf_counter() >= self.ends:
+            self.left_out.append(what)
+            return None
+        self.tell(what)
+        try:
+            return work(*arguments)
+        except Exception as error:
+            return self.note_failure(what, error)
+
+    def note_failure(self, what: str, error: Exception) -> dict:
+        """Note and tell it; gives what stands in place of figures."""
+        self.failed[what] = why(error)
+        self.tell(f"failed: {self.failed[what]}")
+        return {"why_not": self.failed[what]}

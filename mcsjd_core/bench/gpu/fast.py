@@ -25,10 +25,11 @@ def measure(day: Day) -> dict:
     shapes: dict = {}
     for name in day.shapes:
         for weights in day.weights:
-            if day.has_time_for(f"{name}, {weights}"):
-                shapes.setdefault(name, {})[weights] = _measure_shape(day, name, weights)
-    overhead = _overhead(day) if day.has_time_for("overhead of the loop") else None
-    against = peer.measure(day.bench) if day.has_time_for("plain AR against transformers") else None
+            found = day.attempt(f"{name}, {weights}", _measure_shape, day, name, weights)
+            if found is not None:
+                shapes.setdefault(name, {})[weights] = found
+    overhead = day.attempt("overhead of the loop", _overhead, day)
+    against = day.attempt("plain AR against transformers", peer.measure, day.bench)
     return {"shapes": shapes, "overhead": overhead, "peer": against}
 
 
@@ -44,8 +45,10 @@ def _measure_shape(day: Day, name: str, weights: str) -> dict:
     for execution in day.executions:
         try:
             found["seconds"][execution] = _seconds(day, model, execution)
-        except (RuntimeError, InputError) as error:
+        except (RuntimeError, InputError) as error:  # it cannot be here
             found["seconds"][execution] = {"why_not": first_line(error)}
+        except Exception as error:
+            found["seconds"][execution] = day.note_failure(f"{name}, {weights}, {execution}", error)
     return found | _limits(day, found)
 
 
