@@ -156,6 +156,37 @@ def test_ctrl_c_keeps_the_parts_that_were_complete(command, monkeypatch):
     assert code == cli.INTERRUPTED and written["right"]["ok"] and "fast" not in written
 
 
+# -- compiled forwards ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def counting(monkeypatch):
+    """Counts the graphs that torch.compile makes, and runs them as they are."""
+    from torch._dynamo.testing import CompileCounterWithBackend  # seconds, and for tests that compile alone
+
+    backend, compile = CompileCounterWithBackend("eager"), torch.compile
+    monkeypatch.setattr(torch, "compile", lambda work, **how: compile(work, **how | {"backend": backend}))
+    torch._dynamo.reset()
+    yield backend
+    torch._dynamo.reset()
+
+
+def test_every_window_is_compiled_however_many_there_are(small, counting):
+    """Of one function torch makes eight graphs; after that it runs it as it is, in silence."""
+    windows = tuple(range(1, 11))
+    result = gpu.run(replace(small, windows=windows, executions=("compiled",)), ("fast",))
+    seconds = result["fast"]["shapes"]["Janus-Pro-1B"]["full"]["seconds"]["compiled"]
+    assert set(seconds) == {str(window) for window in windows} and counting.frame_count == len(windows)
+
+
+def test_forwards_that_torch_did_not_compile_are_not_told_as_compiled(small, counting):
+    with torch.compiler.set_stance("force_eager"):
+        result = gpu.run(replace(small, executions=("eager", "compiled")), ("fast",))
+    found = result["fast"]["shapes"]["Janus-Pro-1B"]["full"]
+    assert counting.frame_count == 0 and found["best"] == "eager"
+    assert "compiled nothing" in found["seconds"]["compiled"]["why_not"]
+
+
 @pytest.mark.parametrize(("found", "code"), [(True, 0), (None, 0), (False, 1)])
 def test_the_exit_code_tells_whether_a_check_failed(checkpoint, monkeypatch, capsys, found, code):
     checks = {"x": {"ok": True}, "y": {"ok": found}}

@@ -7,7 +7,7 @@ until their number halves. A row that is complete commits nothing more, and no p
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -60,7 +60,7 @@ class Compiled(Eager):
     """
 
     def __init__(self, backend="inductor"):
-        self._run = torch.compile(_run, fullgraph=True, dynamic=False, backend=backend)
+        self._run = compiled_by_shape(_run, backend)
 
     def rows(self, at_work: int) -> int:
         return _power_of_two(at_work)
@@ -80,11 +80,9 @@ class Compiled(Eager):
         return min(_power_of_two(max(needed, SMALLEST_EXTENT)), capacity)
 
     def __call__(self, iteration: Iteration, shape: Shape) -> bool:
-        before = _graphs_compiled()
-        # A shape is a new graph, not a mistake: torch gives up after eight, and would fall back to running it uncompiled.
-        with torch._dynamo.config.patch(recompile_limit=1000, accumulated_recompile_limit=10_000), _compiler_errors():
-            self._run(iteration, shape)
-        return _graphs_compiled() == before
+        before = graphs_compiled()
+        self._run(iteration, shape)
+        return graphs_compiled() == before
 
 
 class Captured(Compiled):
@@ -132,6 +130,18 @@ class Captured(Compiled):
         self._graphs[shape].replay()
 
 
+def compiled_by_shape(work: Callable, backend="inductor") -> Callable:
+    """`work` by torch.compile, as one graph for every shape that it meets; a call raises CompilationError where that fails."""
+    run = torch.compile(work, fullgraph=True, dynamic=False, backend=backend)
+
+    def call(*arguments):
+        # A shape is a new graph, not a mistake: torch gives up after eight, and would fall back to running it uncompiled.
+        with torch._dynamo.config.patch(recompile_limit=1000, accumulated_recompile_limit=10_000), _compiler_errors():
+            return run(*arguments)
+
+    return call
+
+
 @contextmanager
 def _compiler_errors() -> Iterator[None]:
     """What torch's compiler raises, such as for want of a C++ compiler, as one sentence."""
@@ -157,7 +167,7 @@ def _run(iteration: Iteration, shape: Shape) -> None:
     type(iteration).__call__(iteration, shape)
 
 
-def _graphs_compiled() -> int:
+def graphs_compiled() -> int:
     """By this process so far."""
     return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 

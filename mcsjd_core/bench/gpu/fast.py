@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 from ...decoding.grid import Grid
+from ...decoding.runners import CompilationError, compiled_by_shape, graphs_compiled
 from ...decoding.settings import DecodeSettings
 from ...errors import InputError, first_line
 from ...nn.weights import tensor_bytes
@@ -64,10 +65,10 @@ def _seconds(day: Day, model: ShapedModel, execution: str) -> dict[str, dict]:
 
 @torch.no_grad()
 def prepared(model: ShapedModel, window: int, execution: str) -> Callable[[], object]:
-    """A forward of the whole model over a window, ready to be timed."""
-    forward = torch.no_grad()(model.whole(window))
+    """A forward of the whole model over a window, ready to be timed. Raises InputError where that `execution` cannot be."""
     if execution == "compiled":
-        return torch.compile(forward, dynamic=False)
+        return torch.no_grad()(_compiled(model.whole(window)))
+    forward = torch.no_grad()(model.whole(window))
     if execution == "eager":
         return forward
     if not str(model.device).startswith("cuda"):
@@ -84,6 +85,16 @@ def prepared(model: ShapedModel, window: int, execution: str) -> Callable[[], ob
         ):  # torch's own stream for this is that of the first device that recorded
             forward()
     return graph.replay
+
+
+def _compiled(forward: Callable[[], object]) -> Callable[[], object]:
+    """By torch.compile, which can be told to run all as it is, in silence: then this raises CompilationError."""
+    torch._dynamo.reset()  # drops the graphs of other windows and models, one of which might serve here and count as none
+    run, before = compiled_by_shape(forward), graphs_compiled()
+    run()
+    if graphs_compiled() == before:
+        raise CompilationError("torch.compile compiled nothing and ran the forward as it is")
+    return run
 
 
 def bytes_read(model: ShapedModel) -> int:
