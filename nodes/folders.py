@@ -11,11 +11,18 @@ import folder_paths
 
 from .. import mcsjd_core
 from ..mcsjd_core import InputError
+from ..mcsjd_core.families.emu_vocabulary import VISION_TOKENS
 from ..mcsjd_core.pipeline.diffusion import INDEX, is_diffusion_directory
+from ..mcsjd_core.text.qwen_tokenizer import MERGES
+from ..mcsjd_core.text.words import LIST as WORDS
 
 MODEL_FOLDER = "mcsjd"
 SEARCH_DEPTH = 3  # folders below a model folder: organisation/model, and one to spare
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt")  # a family may keep a whole checkpoint in one such file
+# What a checkpoint is read from; people and their systems leave other files beside it. Texts are read by name, since notes may
+# lie there, too.
+READ = (*SUFFIXES, ".bin", ".jit", ".json", ".model", ".tiktoken")
+READ_TEXTS = (WORDS, MERGES, VISION_TOKENS)
 EMBEDDED = f"embedded: {mcsjd_core.EMBEDDED_MODEL.name}"
 EMBEDDED_VIDEO = f"embedded: {mcsjd_core.EMBEDDED_VIDEO_MODEL.name}"
 # Names that saved graphs hold of embedded models, as they were called when the graphs were saved.
@@ -125,8 +132,8 @@ def identity_of(paths: list[Path]) -> str:
 
 
 def _files_below(path: Path) -> list[Path]:
-    """A file itself; of a directory what is not hidden, folders in it included, which may hold a codec or a tokenizer."""
+    """A file itself; of a directory what may be read and is not hidden, that in its folders included: a codec, a tokenizer."""
     if path.is_file():
         return [path]
-    patterns = ("[!.]*", "[!.]*/[!.]*")
-    return [file for pattern in patterns for file in path.glob(pattern) if file.is_file()]
+    found = (file for pattern in ("[!.]*", "[!.]*/[!.]*") for file in path.glob(pattern))
+    return [file for file in found if (file.suffix in READ or file.name in READ_TEXTS) and file.is_file()]

@@ -167,6 +167,32 @@ def test_fingerprint_changes_with_the_files(pack, model_folder, tiny_checkpoint)
     assert fingerprint(model="gone", dtype="auto") == ""
 
 
+def test_files_that_no_loader_reads_change_nothing(pack, model_folder, tiny_checkpoint):
+    """Systems and people leave files of their own beside a model, which would be read and drawn with anew."""
+    copy = model_folder / "copy"
+    shutil.copytree(tiny_checkpoint, copy)
+    (copy / "tokenizer").mkdir()
+    seen = [pack.folders.identity(copy)]
+    for name in ("desktop.ini", "Thumbs.db", "preview.png", "notes.txt", "README.md", "tokenizer/Thumbs.db"):
+        (copy / name).write_bytes(b"stray")
+        assert pack.folders.identity(copy) == seen[0], name
+    for name in ("words.txt", "tokenizer/vocab.json", "more.safetensors"):
+        (copy / name).write_bytes(b"read")
+        seen.append(pack.folders.identity(copy))
+    assert len(set(seen)) == 4
+
+
+def test_all_files_of_the_download_list_count(pack, tmp_path):
+    downloads = pack.part("mcsjd_core.checkpoints.catalogue").DOWNLOADS.values()
+    patterns = {pattern for download in downloads for source in download.sources for pattern in source.patterns}
+    for number, pattern in enumerate(sorted(patterns)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        empty = pack.folders.identity_of([folder])
+        (folder / pattern.replace("*", "some")).touch()
+        assert pack.folders.identity_of([folder]) != empty, pattern
+
+
 def test_a_codec_that_models_share_belongs_to_those_that_use_it(pack, model_folder, tiny_checkpoint):
     own, sharing, shared = (model_folder / name for name in ("own", "sharing", "chameleon-vqgan"))
     for directory in (own, sharing):
