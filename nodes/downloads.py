@@ -24,6 +24,8 @@ NOT_COMPARED = (
     "Files of this model are there; they were not compared with the published ones. Press R, then choose it in {loader}, which "
     "says if one is missing."
 )
+NOTHING = "Nothing was downloaded yet. Switch accept_licence on and run again to download it."
+A_PART = "Only a part of this model is there. Switch accept_licence on and run again to download the rest."
 LOADER, OTHER_LOADERS = "Load Model", {"GLM-Image-decoder": "Load GLM-Image Decoder"}
 
 
@@ -60,17 +62,16 @@ class GetModel(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, model: str, accept_licence: bool) -> str:
-        """Files that were removed since the last run are fetched again."""
-        return str(files_there(model, download_folder())) if accept_licence else ""
+        """The report says what is there, and what was removed since the last run is fetched again."""
+        try:
+            return str(files_there(model, download_folder()))
+        except InputError:  # of a linked name nothing is known before it runs
+            return ""
 
     @classmethod
     def execute(cls, model: str, accept_licence: bool) -> io.NodeOutput:
         root = download_folder()
-        text = describe(model, root)
-        if accept_licence:
-            text += f"\n{bring(model, root)}"
-        else:
-            text += "\nNothing was downloaded yet. Switch accept_licence on and run again to download it."
+        text = f"{describe(model, root)}\n{bring(model, root) if accept_licence else state_of(model, root)}"
         return io.NodeOutput(text, ui=in_node(text))
 
 
@@ -78,17 +79,28 @@ def download_folder() -> Path:
     return Path(folder_paths.get_folder_paths(MODEL_FOLDER)[0])
 
 
+def state_of(model: str, root: Path) -> str:
+    """What is there of a model, without asking the net, and what to do next."""
+    if seems_whole(model, root):
+        return NOT_COMPARED.format(loader=loader_of(model))
+    return A_PART if any(files_there(model, root)) else NOTHING
+
+
+def loader_of(model: str) -> str:
+    """Name of the node that loads it."""
+    return OTHER_LOADERS.get(model, LOADER)
+
+
 def bring(model: str, root: Path) -> str:
     """Download what is missing; says how the model came to be there. A graph that drew once draws offline, too."""
-    loader = OTHER_LOADERS.get(model, LOADER)
     try:
         listed = listing(model)
     except InputError as error:
         if not seems_whole(model, root):
             raise
-        return f"{error}\n{NOT_COMPARED.format(loader=loader)}"
+        return f"{error}\n{NOT_COMPARED.format(loader=loader_of(model))}"
     download(listed, root)
-    return DOWNLOADED.format(loader=loader)
+    return DOWNLOADED.format(loader=loader_of(model))
 
 
 def download(listed: list[Listed], root: Path) -> None:

@@ -25,6 +25,26 @@ def test_the_node_fetches_nothing_before_the_licence_is_accepted(pack, node_hub,
     assert not node_hub.asked
 
 
+def test_without_the_licence_the_node_says_what_is_there_already(pack, node_hub, model_folder):
+    """Whoever has the files need not accept anything to hear so, and hears of every change."""
+    node, off = pack.nodes["MCSJD_GetModel"], {"model": NAME, "accept_licence": False}
+    prints = [node.fingerprint_inputs(**off)]
+    pack.run("MCSJD_GetModel", model=NAME, accept_licence=True)
+    prints.append(node.fingerprint_inputs(**off))
+    asked = len(node_hub.asked)
+    (report,) = pack.run("MCSJD_GetModel", **off)
+    assert "Nothing was downloaded" not in report and "choose it in Load Model" in report
+    shutil.rmtree(model_folder / NAME)  # of two sources, the codec is left
+    prints.append(node.fingerprint_inputs(**off))
+    (report,) = pack.run("MCSJD_GetModel", **off)
+    assert "Only a part of this model" in report and "choose it" not in report
+    assert len(set(prints)) == 3 and len(node_hub.asked) == asked
+
+
+def test_a_linked_name_has_no_files_yet(pack, model_folder):
+    assert pack.nodes["MCSJD_GetModel"].fingerprint_inputs(model=None, accept_licence=False) == ""
+
+
 def test_the_node_downloads_and_the_menu_has_the_model(pack, node_hub, model_folder, monkeypatch):
     import comfy.utils
 
