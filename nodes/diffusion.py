@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..mcsjd_core.errors import InputError
-from ..mcsjd_core.pipeline.diffusion import DiffusionSettings
+from ..mcsjd_core.pipeline.diffusion import DiffusionSettings, check_packages
 from . import diffusion_models, folders
 from .diffusion_models import LoadedDiffusion
 from .schema import schema
@@ -46,8 +46,16 @@ class LoadDiffusion(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, model: str) -> bool | str:
-        """In place of ComfyUI's own check of the menu: a saved graph may name a directory that is not there yet."""
+    def validate_inputs(cls, model: str | None) -> bool | str:
+        """In place of ComfyUI's own check of the menu, whose sentence would not say where decoders come from. A linked name is
+        None. What is missing is told now: this node runs after the tokens are drawn.
+        """
+        try:
+            if model is not None:
+                folders.find_diffusion(model)
+            check_packages()
+        except InputError as error:
+            return str(error)
         return True
 
     @classmethod

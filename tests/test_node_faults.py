@@ -329,6 +329,28 @@ def test_a_batch_of_none_is_one_sentence(pack, model):
     assert "batch_size" in sentence(error)
 
 
+@pytest.mark.parametrize(("name", "is_there", "installed", "said"), [
+    ("GLM-Image", True, True, None),
+    (None, False, True, None),  # linked: known when it runs
+    ("GLM-Image", False, True, "There is no diffusion model 'GLM-Image'"),
+    ("GLM-Image", True, False, "No module named 'accelerate'"),
+])  # fmt: skip
+def test_a_decoder_that_cannot_be_loaded_is_told_before_anything_is_drawn(
+    pack, model_folder, monkeypatch, name, is_there, installed, said
+):
+    diffusion = pack.part("mcsjd_core.pipeline.diffusion")
+    for part in diffusion.PARTS if is_there else ():
+        (model_folder / "GLM-Image" / part).mkdir(parents=True)
+        (model_folder / "GLM-Image" / diffusion.INDEX).touch()
+    absent = set() if installed else {"accelerate"}
+    monkeypatch.setattr(diffusion, "find_spec", lambda name: None if name in absent else name, raising=False)
+    answer = pack.nodes["MCSJD_LoadDiffusion"].validate_inputs(name)
+    if said is None:
+        assert answer is True
+    else:
+        assert said in answer and answer.endswith(".") and "\n" not in answer
+
+
 # -- what goes on all the same -----------------------------------------------------------------------------------------
 
 

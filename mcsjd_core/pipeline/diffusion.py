@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ PARTS = (*WITH_WEIGHTS, "tokenizer", "scheduler")
 PRIOR = "prior_token_ids"
 # Numbers at once for each pixel while the VAE makes it: ComfyUI's own count for VAEs of this shape.
 VAE_NUMBERS_PER_PIXEL = 2178
+PACKAGES = ("diffusers", "transformers", "accelerate")
 INSTALL = 'pip install "diffusers>=0.42" "transformers>=5" accelerate'
 
 
@@ -106,6 +108,17 @@ def is_diffusion_directory(path: Path) -> bool:
     return (path / INDEX).is_file() and all((path / part).is_dir() for part in PARTS)
 
 
+def check_packages() -> None:
+    """Raise InputError if a package that pictures need is not there; looks for them without importing any."""
+    for name in PACKAGES:
+        if find_spec(name) is None:
+            raise _lacking(f"No module named {name!r}")
+
+
+def _lacking(reason: str) -> InputError:
+    return InputError(f"GLM-Image's pictures need further packages ({reason}): install them with `{INSTALL}`.")
+
+
 def load_diffusion(path: Path, *, dtype: torch.dtype, fp8: bool = False) -> DiffusionDecoder:
     """Read a pipeline's directory to the CPU; with `fp8` the transformer's matrices are held in float8 and cast as they are used.
 
@@ -144,9 +157,7 @@ def _pipeline_class() -> Any:
         import accelerate  # noqa: F401 - without it, weights would be read twice
         from diffusers import GlmImagePipeline
     except (ImportError, RuntimeError) as error:  # RuntimeError: diffusers' own, of an import that failed inside of it
-        raise InputError(
-            f"GLM-Image's pictures need further packages ({first_line(error)}): install them with `{INSTALL}`."
-        ) from None
+        raise _lacking(first_line(error)) from None
     if PRIOR not in signature(GlmImagePipeline.__call__).parameters:
         raise InputError(f"This version of diffusers takes no {PRIOR}; update it to 0.42 or newer.")
     return GlmImagePipeline
