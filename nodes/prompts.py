@@ -35,10 +35,15 @@ class PromptList(io.ComfyNode):
 
     @classmethod
     def execute(cls, prompts: str) -> io.NodeOutput:
-        lines = [line.strip() for line in prompts.splitlines() if line.strip()]
-        if not lines:
-            raise InputError("The list of prompts is empty; write one prompt on each line.")
-        return io.NodeOutput(lines)
+        return io.NodeOutput(lines_of(prompts))
+
+
+def lines_of(text: str) -> list[str]:
+    """The prompts of a text, one on each line; InputError if there is none."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise InputError("The list of prompts is empty; write one prompt on each line.")
+    return lines
 
 
 def prompts_input() -> io.Input:
@@ -50,14 +55,24 @@ def prompts_input() -> io.Input:
     )
 
 
-def texts_of(prompt: str, prompts: list[str] | None, batch_size: int) -> list[str]:
+def texts_of(prompt: str, prompts: list[str] | str | None, batch_size: int) -> list[str]:
     """The prompt of every picture of the batch."""
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}.")
-    texts = [text for text in (prompts or [prompt]) for _ in range(batch_size)]
+    given = [prompt] if prompts is None else checked_texts(prompts) or [prompt]
+    texts = [text for text in given for _ in range(batch_size)]
     if len(texts) > MOST_PICTURES:
         raise InputError(
-            f"{len(prompts or [prompt])} prompts with {batch_size} pictures each make {len(texts)}; one run draws at most "
+            f"{len(given)} prompts with {batch_size} pictures each make {len(texts)}; one run draws at most "
             f"{MOST_PICTURES} pictures."
         )
     return texts
+
+
+def checked_texts(prompts: list[str] | str) -> list[str]:
+    """What is connected as prompts; a node of another pack may give one text, which is read as Prompt List reads it."""
+    if isinstance(prompts, str):
+        return lines_of(prompts)
+    if not isinstance(prompts, list | tuple) or not all(isinstance(text, str) for text in prompts):
+        raise InputError("prompts must be texts: connect MC-SJD Prompt List, or a text with one prompt on each line.")
+    return list(prompts)

@@ -351,6 +351,13 @@ def test_a_decoder_that_cannot_be_loaded_is_told_before_anything_is_drawn(
         assert said in answer and answer.endswith(".") and "\n" not in answer
 
 
+@pytest.mark.parametrize("prompts", [7, ["owl", None], torch.zeros(2)])
+def test_prompts_that_are_no_texts_are_refused(pack, model, prompts):
+    with pytest.raises(pack.core.InputError) as error:
+        draw(pack, model, prompts=prompts)
+    assert "Prompt List" in sentence(error)
+
+
 # -- what goes on all the same -----------------------------------------------------------------------------------------
 
 

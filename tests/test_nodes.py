@@ -258,6 +258,14 @@ def test_exported_tokens_are_what_other_packs_take(pack, model):
     assert name == "prior_token_ids" and torch.equal(tensor, tokens.tokens + 1)
 
 
+def test_a_text_on_prompts_is_one_prompt_a_line(pack, model):
+    """As a node of another pack may give it; each letter would be a prompt otherwise."""
+    (lines,) = pack.run("MCSJD_PromptList", prompts="red apple\n\n  blue car ")
+    tokens, _ = draw(pack, model, prompts="red apple\n\n  blue car ")
+    assert tokens.texts == tuple(lines) == ("red apple", "blue car")
+    assert tokens.tokens.equal(draw(pack, model, prompts=lines)[0].tokens)
+
+
 def test_min_p_reaches_the_law(pack, model):
     settings = draw(pack, model, window=4, min_p=0.2)[1].settings
     assert settings.law.min_p == 0.2
