@@ -75,8 +75,8 @@ def law_inputs() -> list:
             max=30.0,
             step=0.1,
             round=0.01,
-            tooltip="How strictly the prompt is followed (classifier-free guidance); -1 is the model's own "
-            "setting, which Load Model shows. Higher: closer to the prompt, less variety. 1 is off "
+            tooltip="How strictly the prompt is followed (classifier-free guidance); any negative value, such as -1, is "
+            "the model's own setting, which Load Model shows. Higher: closer to the prompt, less variety. 1 is off "
             "and halves the work of every forward.",
         ),
         io.Float.Input(
@@ -86,8 +86,8 @@ def law_inputs() -> list:
             max=5.0,
             step=0.05,
             round=0.001,
-            tooltip="-1 is the model's own setting. Lower: safer, plainer pictures, usually in fewer forwards. Higher: "
-            "wilder ones. 0 always takes the most likely token, so the seed no longer matters.",
+            tooltip="Any negative value, such as -1, is the model's own setting. Lower: safer, plainer pictures, usually in "
+            "fewer forwards. Higher: wilder ones. 0 always takes the most likely token, so the seed no longer matters.",
         ),
         *truncation_inputs(),
     ]
@@ -111,8 +111,8 @@ def truncation_inputs() -> list:
             max=1.0,
             step=0.01,
             round=0.001,
-            tooltip="Only the most likely tokens that together reach this probability can be drawn; -1 is the "
-            "model's own setting. Lower: cleaner, less varied pictures. 1 is off.",
+            tooltip="Only the most likely tokens that together reach this probability can be drawn; any negative "
+            "value, such as -1, is the model's own setting. Lower: cleaner, less varied pictures. 1 is off.",
         ),
     ]
 
@@ -205,6 +205,6 @@ def min_p_input() -> io.Float.Input:
         max=1.0,
         step=0.01,
         round=0.001,
-        tooltip="Tokens whose probability is below this share of the likeliest token's cannot be drawn; -1 is the "
-        "model's own setting. Higher: cleaner, less varied pictures. 0 is off.",
+        tooltip="Tokens whose probability is below this share of the likeliest token's cannot be drawn; any negative value, "
+        "such as -1, is the model's own setting. Higher: cleaner, less varied pictures. 0 is off.",
     )

@@ -51,6 +51,24 @@ def test_a_translation_is_one(language):
                 assert ours.strip() and ours != theirs, (node_id, *path)
 
 
+def test_all_values_that_mean_the_model_s_own_are_named(pack):
+    """A decimal number below 0 need not be -1, and a saved graph may hold another one."""
+    inputs = pack.nodes["MCSJD_Sampler"].GET_SCHEMA().inputs
+    names = [entry.id for entry in inputs if entry.get_io_type() == "FLOAT" and entry.min == -1]
+    assert names == ["cfg", "temperature", "top_p", "min_p"]
+    for language, words in {"en": "any negative value", "zh": "任何负值"}.items():
+        texts = read(language, "nodeDefs")["MCSJD_Sampler"]["inputs"]
+        assert [name for name in names if words not in texts[name]["tooltip"].lower()] == []
+
+
+def test_help_says_that_a_loader_runs_even_if_nothing_is_connected(pack):
+    """It shows a text, so it is an output node, and ComfyUI runs all of these."""
+    pages = ROOT / pack.module.WEB_DIRECTORY / "docs"
+    assert pack.nodes["MCSJD_LoadModel"].GET_SCHEMA().is_output_node
+    assert "mute" in (pages / "MCSJD_LoadModel.md").read_text(encoding="utf-8")
+    assert "静音" in (pages / "MCSJD_LoadModel" / "zh.md").read_text(encoding="utf-8")
+
+
 def test_every_node_has_a_help_page_in_every_language(pack):
     folder = ROOT / pack.module.WEB_DIRECTORY / "docs"
     for node_id, node in pack.nodes.items():
