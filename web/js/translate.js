@@ -1,8 +1,10 @@
 // Translates what nodes show and what stands in the example graphs, line by line; names and tooltips are in locales/.
 import { app } from "../../../scripts/app.js";
+import { graphsOf, isOurs } from "./graphs.js";
 
 const LANGUAGES = ["zh"];
-const PREFIX = "MCSJD_";
+const PACK = "mc-sjd";
+const CORE = "comfy-core"; // whose nodes are, says their property cnr_id
 const NOTE = "MarkdownNote";
 const TRADITIONAL = /^zh-(tw|hk|mo|hant)/i; // another script than that of texts/zh.json
 const PLACE = /\{(\d+)\}/;
@@ -59,6 +61,12 @@ function title(text) {
   return tables[language()]?.plain.get(text) ?? text;
 }
 
+// A person may call a node of another pack "Prompt". In the example graphs, the titles of ComfyUI's own nodes are ours, too.
+function isOurTitle(node, isExample) {
+  const source = node.properties?.cnr_id;
+  return isOurs(node) || isOurNote(node) || source === PACK || (isExample && source === CORE);
+}
+
 function isOurNote({ type, properties }) {
   return type === NOTE && properties?.mcsjd_font_size;
 }
@@ -66,17 +74,20 @@ function isOurNote({ type, properties }) {
 app.registerExtension({
   name: "mcsjd.translate",
   setup: load,
-  async beforeConfigureGraph(graph) {
-    const nodes = graph?.nodes ?? [];
-    if (!nodes.some(({ type }) => type?.startsWith?.(PREFIX))) return;
+  async beforeConfigureGraph(workflow) {
+    const graphs = graphsOf(workflow);
+    const nodes = graphs.flatMap((graph) => graph.nodes);
+    if (!nodes.some(isOurs)) return;
     await load();
-    // A person may call a node of another pack "Prompt", and write notes; in the example graphs titles and notes are ours.
     const isExample = nodes.some(isOurNote);
     for (const node of nodes) {
-      if (node.title && (isExample || node.type?.startsWith?.(PREFIX))) node.title = title(node.title);
+      if (node.title && isOurTitle(node, isExample)) node.title = title(node.title);
       if (isOurNote(node) && Array.isArray(node.widgets_values)) {
         node.widgets_values = node.widgets_values.map((text) => (typeof text === "string" ? translate(text) : text));
       }
+    }
+    for (const subgraph of graphs.slice(1)) {
+      if (subgraph.nodes.some(isOurs)) subgraph.name = title(subgraph.name);
     }
   },
 });
