@@ -1,43 +1,24 @@
-// Shows the text that a node sends with its result inside the node: the model's facts, the report.
+// Shows the text that a node sends inside the node: the model's facts, the report, what is to be said of a run.
+import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
+import { nodesOf } from "./graphs.js";
+import { recall, remember, rootGraph } from "./memory.js";
 import { language, translate } from "./translate.js";
 
 const WIDGET = "mcsjd_text";
-const ID = "mcsjd_text_id"; // property by which a node finds its text again after undo, a change of tab and a reload
-const STORE = "mcsjd.texts";
-const MOST_TEXTS = 200;
-// Least height in pixels, and what stands there until the first run.
+const EARLY = "mcsjd.text"; // the server's message of a text that cannot wait until the node is done
+// Least height in pixels, and what stands there until the first run. Without the latter a text comes and goes.
 const NODES = {
   MCSJD_LoadModel: [150, { en: "Sizes, settings and memory are shown here after a run.", zh: "运行后在此显示尺寸、设置与内存。" }],
   MCSJD_Stats: [220, { en: "The report is shown here after a run.", zh: "运行后在此显示报告。" }],
   MCSJD_GetModel: [150, { en: "Run this node by itself: it shows size and licence.", zh: "单独运行此节点：显示大小与许可证。" }],
+  MCSJD_Sampler: [70],
 };
-
-const texts = read();
-
-function read() {
-  try {
-    return new Map(JSON.parse(sessionStorage.getItem(STORE) ?? "[]"));
-  } catch {
-    return new Map(); // a browser that stores nothing
-  }
-}
-
-function remember(node, text) {
-  texts.delete(node.properties[ID]); // the newest stand last
-  texts.set(node.properties[ID], text);
-  while (texts.size > MOST_TEXTS) texts.delete(texts.keys().next().value);
-  try {
-    sessionStorage.setItem(STORE, JSON.stringify([...texts]));
-  } catch {
-    // No room: texts still come back until the page is loaded again.
-  }
-}
 
 function addText(node, [height, hints]) {
   const element = document.createElement("textarea");
   element.readOnly = true;
-  element.placeholder = hints[language() ?? "en"];
+  element.placeholder = hints?.[language() ?? "en"] ?? "";
   element.className = "comfy-multiline-input";
   element.style.cssText = "resize: none; font-size: 13px; line-height: 1.35;";
   element.style.minHeight = `${height}px`; // Nodes 2.0 asks the element, the classic renderer getMinHeight
@@ -52,50 +33,47 @@ function addText(node, [height, hints]) {
     },
   });
   widget.serialize = false;
+  return widget;
 }
 
 function show(node, text) {
+  const look = NODES[node?.type];
+  if (!look) return; // another graph is open by now
   const widget = node.widgets?.find(({ name }) => name === WIDGET);
-  if (widget) widget.value = translate(text); // what is stored stays in English, the language of the node's output
+  const isWanted = text || look[1];
+  if (isWanted) (widget ?? addText(node, look)).value = translate(text); // what is kept stays in English, as the node sends it
+  else if (widget) node.removeWidget(widget);
+  node.setDirtyCanvas?.(true, true);
 }
 
-// A copy of a node starts with the text of the original and then has its own.
-function ownId(node) {
-  const id = node.properties[ID];
-  const others = node.graph?.nodes ?? node.graph?._nodes ?? [];
-  if (!id || others.some((other) => other !== node && other.properties?.[ID] === id)) {
-    node.properties[ID] = Math.random().toString(36).slice(2);
-  }
+function openNodes() {
+  return new Map(nodesOf(rootGraph(), ({ subgraph }) => subgraph));
 }
+
+function onText({ detail: { node, display_node: shown, output, prompt_id: prompt } }) {
+  const text = output?.mcsjd_text?.join("\n");
+  if (text === undefined) return;
+  const id = String(shown ?? node);
+  if (prompt) remember(prompt, id, text);
+  show(openNodes().get(id), text);
+}
+
+api.addEventListener("executed", onText);
+api.addEventListener(EARLY, onText);
 
 app.registerExtension({
   name: "mcsjd.text",
   beforeRegisterNodeDef(nodeType, nodeData) {
     const look = NODES[nodeData.name];
-    if (!look) return;
-    const { onNodeCreated, onConfigure, onAdded, onExecuted } = nodeType.prototype;
+    if (!look?.[1]) return;
+    const { onNodeCreated } = nodeType.prototype;
     nodeType.prototype.onNodeCreated = function (...args) {
       onNodeCreated?.apply(this, args);
       addText(this, look);
-      ownId(this);
     };
-    nodeType.prototype.onConfigure = function (...args) {
-      onConfigure?.apply(this, args);
-      const text = texts.get(this.properties[ID]);
-      if (text !== undefined) show(this, text);
-      ownId(this);
-    };
-    // Old frontends configure a pasted node before it belongs to a graph, in which the original can be seen.
-    nodeType.prototype.onAdded = function (...args) {
-      onAdded?.apply(this, args);
-      ownId(this);
-    };
-    nodeType.prototype.onExecuted = function (message) {
-      onExecuted?.call(this, message);
-      if (!message?.mcsjd_text) return;
-      const text = message.mcsjd_text.join("\n");
-      show(this, text);
-      remember(this, text);
-    };
+  },
+  afterConfigureGraph() {
+    const nodes = openNodes();
+    for (const [id, text] of recall()) show(nodes.get(id), text);
   },
 });
