@@ -27,7 +27,6 @@ from ..mcsjd_core.pipeline.memory import codec_bytes, decode_bytes
 from ..mcsjd_core.reporting.report import law_name
 from .devices import DEFAULT, at_work_on, device_of, free_memory
 from .folders import find_checkpoint, identity
-from .notes import tell
 from .progress import PREVIEWED, LivePreview, Progress, check_cancelled
 from .speed import EXECUTIONS, check_execution
 from .types import ImageTokens, LoadedModel
@@ -166,8 +165,6 @@ def sample(model: LoadedModel, drawing: Drawing, live_preview: bool) -> tuple[De
 
     Also gives the seconds that live previews took.
     """
-    if drawing.note:
-        tell(drawing.note)
     _load_transformer(model, drawing.memory_bytes)
     preview = _preview_of(model, drawing, live_preview)
     _check_captured(model)

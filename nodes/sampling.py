@@ -13,6 +13,7 @@ from ..mcsjd_core.families.sizes import choose_size
 from ..mcsjd_core.reporting.report import Report
 from . import runtime
 from .long_video import continue_video_input
+from .notes import tell
 from .progress import check_cancelled
 from .prompts import prompts_input, texts_of
 from .redraw import redraw_inputs, to_keep
@@ -31,7 +32,7 @@ from .sampler_inputs import (
 from .schema import schema
 from .seeds import COUNTED_LABEL, batch_seeds_input, row_seeds_of
 from .speed import check_trajectories, trajectories_input
-from .types import CATEGORY, ImageTokens, LoadedModel, StatsSocket, TokensSocket
+from .types import CATEGORY, ImageTokens, LoadedModel, StatsSocket, TokensSocket, in_node
 from .video import Start, encoded_texts, start_of, video_inputs
 
 DRAWN = Repeats()
@@ -75,7 +76,8 @@ class Sampler(io.ComfyNode):
         if result is None:
             result = draw(model, live_preview=live_preview, **inputs)
             DRAWN.keep({"model": model, **inputs}, looks, result)
-        return io.NodeOutput(*result)
+        *outputs, note = result
+        return io.NodeOutput(*outputs, ui=in_node(note))
 
 
 def draw(
@@ -84,10 +86,10 @@ def draw(
     first_tokens: ImageTokens | None = None, warm_tokens: ImageTokens | None = None, live_preview: bool = True,
     record_details: bool = False, start_frames: Tensor | None = None, frames: int = 0, text_encoder=None,
     trajectories: int = 1, picture_tokens: ImageTokens | None = None, redraw_mask: Tensor | None = None,
-    prompts: list[str] | None = None, batch_seeds: str = COUNTED_LABEL, min_p: float = OWN,
+    prompts: list[str] | str | None = None, batch_seeds: str = COUNTED_LABEL, min_p: float = OWN,
     continue_video: ImageTokens | None = None,
-) -> tuple[ImageTokens, Report]:  # fmt: skip
-    """The tokens that the sampler's inputs ask for, and what they cost."""
+) -> tuple[ImageTokens, Report, str]:  # fmt: skip
+    """The tokens that the sampler's inputs ask for, what they cost, and what is to be said of the run, if anything."""
     asked = {"cfg_scale": cfg, "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     texts = texts_of(prompt, prompts, batch_size)
     warm_tokens = warm_tokens if initialiser == "warm" else None
@@ -127,9 +129,11 @@ def draw(
             earlier_tokens=None if warm_tokens is None else warm_tokens.tokens,
             kept_tokens=to_keep(model, picture_tokens, redraw_mask),
         )
+    note = drawing.note or ""
+    tell(note)
     decoded, preview_seconds = runtime.sample(model, drawing, live_preview)
     tokens = replace(ImageTokens.of(decoded.tokens, size, model, count, texts), before=start.before, given=start.given)
-    return tokens, cost_of(model, decoded, drawing, start, preview_seconds)
+    return tokens, cost_of(model, decoded, drawing, start, preview_seconds), note
 
 
 def cost_of(model: LoadedModel, decoded: Decoded, drawing: Drawing, start: Start, preview_seconds: float) -> Report:

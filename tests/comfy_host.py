@@ -151,9 +151,14 @@ def model(tiny_loaded, model_folder):
 
 def draw(pack: Pack, model, **changes) -> tuple:
     """Tokens and stats of the sampler with its defaults, a small window, and `changes`."""
+    return draw_result(pack, model, **changes).args
+
+
+def draw_result(pack: Pack, model, **changes):
+    """The same with all that the sampler hands to the browser."""
     schema = pack.nodes["MCSJD_Sampler"].GET_SCHEMA()
     inputs = {entry.id: entry.default for entry in schema.inputs if hasattr(entry, "default")}
-    return pack.run("MCSJD_Sampler", model=model, **inputs | {"window": 8, "top_k": 0} | changes)
+    return pack.result("MCSJD_Sampler", model=model, **inputs | {"window": 8, "top_k": 0} | changes)
 
 
 def sentence(error: pytest.ExceptionInfo) -> str:
