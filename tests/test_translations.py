@@ -112,14 +112,24 @@ def node_texts(pack, model_folder, tiny_video, model) -> list[str]:
 
 
 def sampler_texts(pack, model, folder) -> list[str]:
-    """Of the sampler for unknown words, with and without a list of the known ones, and for a negative prompt without effect."""
+    """Of the sampler for unknown words, with and without a list of the known ones, for prompts whose end is not read, and for a
+    negative prompt without effect."""
     (folder / "words.txt").write_text("red apple")
-    spells_nothing = SimpleNamespace(token_to_id=lambda _: 0, encode=lambda *_, **__: SimpleNamespace(ids=[0]))
+    spells_nothing = SimpleNamespace(
+        token_to_id=lambda _: 0, encode=lambda *_, **__: SimpleNamespace(ids=[0]), truncation=None
+    )
     listed = replace(model.family.words, directory=folder)
     unlisted = replace(listed, directory=folder / "elsewhere", tokenizer=spells_nothing)
-    unguided = pack.part("mcsjd_core.pipeline.sampling").NO_GUIDANCE
+    unguided, cut_note = (
+        pack.part("mcsjd_core.pipeline.sampling").NO_GUIDANCE,
+        pack.part("mcsjd_core.text.words").cut_note,
+    )
     unknown = [words.note(["a red car"]) for words in (listed, unlisted)]
-    return [unguided, *unknown, *(f"{note} {unguided}" for note in unknown)]
+    return [
+        unguided,
+        *unknown,
+        *(cut_note(["a red car"], limit) for limit in ("5 tokens", "5 tokens and 9 characters")),
+    ]
 
 
 def test_every_text_is_translated_and_nothing_else(path, pack, model_folder, tiny_video, model, tmp_path):

@@ -38,7 +38,7 @@ class Drawing:
     first_tokens: Tensor | None
     earlier_tokens: Tensor | None
     kept_tokens: Tensor | None = None
-    # What a person should know of the prompts: unknown words, ends that are not read, a negative one without effect.
+    # What a person should know of the prompts, a line each: unknown words, ends that are not read, a negative without effect.
     note: str | None = None
 
     @classmethod
@@ -72,7 +72,7 @@ class Drawing:
         prompt = model.prompt(texts, negatives if guided else None, guided, size, encoded)
         note = _note_of(model, prompt, [*texts, *(negatives or ()) * guided], encoded)
         if any(negatives or ()) and not guided:
-            note = " ".join(filter(None, (note, NO_GUIDANCE)))
+            note = "\n".join(filter(None, (note, NO_GUIDANCE)))
         return cls(model, prompt, grid, settings, first, earlier_tokens, kept_tokens, note)
 
     @property

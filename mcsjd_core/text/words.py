@@ -37,9 +37,9 @@ class Words:
         return [word for word in words if id in self.tokenizer.encode(word, add_special_tokens=False).ids]
 
     def note(self, texts: Iterable[str]) -> str | None:
-        """A sentence about the words that are unknown, and one about the texts that are cut; None without either."""
+        """A line about the words that are unknown, and one about the texts that are cut; None without either."""
         texts = list(dict.fromkeys(texts))
-        return " ".join(filter(None, (self._unknown_note(texts), self._cut_note(texts)))) or None
+        return "\n".join(filter(None, (self._unknown_note(texts), self._cut_note(texts)))) or None
 
     def _unknown_note(self, texts: list[str]) -> str | None:
         unknown = self.unknown(texts)
