@@ -91,7 +91,7 @@ def test_prompts_are_told_whose_end_the_tokenizer_cuts_off(tmp_path):
     assert words.note(["red red red apple", "red"]) == sentence.format('"red red red apple"')
     long = "apple " * 9
     assert words.note([long, "red o red o", long]) == sentence.format(f'"{long[:40]}...", "red o red o"')
-    unknown, cut = words.note(["a red red red"]).split(". ")
+    unknown, cut = words.note(["a red red red"]).splitlines()
     assert unknown.startswith("This model does not know a:") and cut == sentence.format('"a red red red"')
 
 
