@@ -139,3 +139,12 @@ def test_a_note_is_shown_in_the_reader_s_language(tmp_path):
         -1
     ]
     assert "此模型不认识 car" in seen[SAMPLER]
+
+
+def test_a_graph_that_cannot_be_read_is_queued_all_the_same(browser):
+    """Other packs may save what they like: without keys a graph has no texts, and that is all."""
+    strange = quickstart()
+    strange["nodes"].append({"id": 99, "type": "FromAnotherPack", "inputs": 5})
+    queued = browser.page(("open", strange), ("queue", None), ("executed", 1, STATS, FIRST))[1]
+    assert queued["nodes"][-1]["inputs"] == 5
+    assert shown(browser, strange) != FIRST

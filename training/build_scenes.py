@@ -100,5 +100,5 @@ if __name__ == "__main__":
     a = parser.parse_args()
     run = loop.settings_from(a)
     budgets = {"codec": a.codec_minutes, "transformer": run.minutes}
-    scale = a.rate_scale or (0.5 if a.start_from else 1.0)
+    scale = (0.5 if a.start_from else 1.0) if a.rate_scale is None else a.rate_scale
     build(pictures(a.npm, a.root, a.work, a.seed), a.work, a.out, budgets, run, a.start_from, scale)

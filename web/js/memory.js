@@ -15,8 +15,18 @@ export function rootGraph() {
   return app.rootGraph ?? app.graph; // newer frontends, older ones
 }
 
+// Without keys a graph has no texts. That is better than an error here, which would keep every graph from being queued.
+function keysFor(workflow) {
+  try {
+    return keysOf(workflow);
+  } catch (error) {
+    console.warn("MC-SJD: texts of this graph are not kept:", error);
+    return new Map();
+  }
+}
+
 function keysNow() {
-  return keysOf(rootGraph().serialize());
+  return keysFor(rootGraph().serialize());
 }
 
 function read() {
@@ -68,7 +78,7 @@ export function recall() {
 // Two graphs belong to a run: the one that is sent, which pictures hold as well, and, with the next seed, the one that is left.
 const { queuePrompt } = api;
 api.queuePrompt = async function (number, prompt, ...others) {
-  const keys = keysOf(prompt?.workflow);
+  const keys = keysFor(prompt?.workflow);
   latest = undefined;
   const answer = await queuePrompt.call(this, number, prompt, ...others);
   const run = runOf(answer?.prompt_id);
