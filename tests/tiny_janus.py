@@ -34,6 +34,24 @@ def build_tokenizer(*, roles: bool = True, order: int = 0) -> Tokenizer:
     return tokenizer
 
 
+def prompt_ids(tokenizer, text: str) -> list[int]:
+    """The published form as one string with its control tokens in it."""
+    whole = f"{BOS}{USER}: {text}\n\n{ASSISTANT}:{BEGIN}"
+    return tokenizer.encode(whole, add_special_tokens=False).ids
+
+
+def unconditional(tokenizer, ids: list[int]) -> list[int]:
+    """The rule of transformers: pad in place of all that is neither first nor begin of image."""
+    kept = {tokenizer.token_to_id(BOS), tokenizer.token_to_id(BEGIN)}
+    return [id if id in kept else tokenizer.token_to_id(PAD) for id in ids]
+
+
+def rows_of(model, texts: list[str]) -> list[list[int]]:
+    """Conditional and unconditional ids of every text, in turn."""
+    conditional = [prompt_ids(model.tokenizer, text) for text in texts]
+    return [ids for row in conditional for ids in (row, unconditional(model.tokenizer, row))]
+
+
 def write_native(directory: Path, *, seed: int = 0, kv_heads: int = 4, **tokenizer_options) -> Path:
     """The layout of transformers, written by transformers."""
     import transformers
