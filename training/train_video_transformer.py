@@ -29,6 +29,7 @@ from mcsjd_core.nn.grid_positions import GridPositions
 from mcsjd_core.nn.transformer import TransformerConfig
 
 from . import loop, motion_data, video_captions
+from .disturbance import disturb
 from .motion_data import CELL, CHUNK, SIZE, STEPS, Clip, Stage
 from .muon import Muon
 from .train_video_codec import pixels_of
@@ -77,22 +78,8 @@ class Sequences:
         clips = [motion_data.draw_clip(self.stage, rng) for _ in range(s.tokens // (frames * PER_FRAME))]
         codes = self.encode(clips, frames)
         captions = [motion_data.caption(self.stage, clip, rng) for clip in clips]
-        return self.disturb(codes, rng), codes, captions
-
-    def disturb(self, codes: Tensor, rng: np.random.Generator) -> Tensor:
-        """Replace a share of the codes of a stretch in some rows: by any code, by one of the frame before, or by a repeat."""
-        seen, length = codes.clone(), codes.shape[1]
-        for row in seen[: int(len(seen) * self.settings.disturbed)]:
-            start = int(rng.integers(PER_FRAME, length))
-            places = torch.arange(start, min(length, start + int(rng.integers(8, self.settings.longest + 1))))
-            guesses = (
-                torch.from_numpy(rng.integers(CODEC.codebook_size, size=len(places))).to(codes.device),
-                row[places - PER_FRAME],
-                row[start - 1].expand(len(places)),
-            )
-            wrong = torch.from_numpy(rng.random(len(places)) < rng.uniform(0.1, 1.0)).to(codes.device)
-            row[places] = torch.where(wrong, guesses[rng.integers(len(guesses))], row[places])
-        return seen
+        seen = disturb(codes, rng, s.disturbed, s.longest, PER_FRAME, PER_FRAME, CODEC.codebook_size)
+        return seen, codes, captions
 
 
 class CodeTable(nn.Module):
