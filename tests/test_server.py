@@ -61,7 +61,9 @@ def succeeds(server, graph: dict) -> list[dict]:
 
 def executed(messages: list[dict]) -> set[str]:
     """Nodes that ran, in a run whose other nodes were remembered."""
-    return {message["data"]["node"] for message in messages if message["type"] == "executing"} - {None}
+    # A client that comes back at once is told the last node of the run before, without the run's id.
+    told = [message["data"] for message in messages if message["type"] == "executing"]
+    return {data["node"] for data in told if "prompt_id" in data} - {None}
 
 
 def test_the_pack_loads_without_a_word(comfyui):
@@ -184,7 +186,7 @@ def through_the_codec() -> dict:
     ("make", "kind", "after"),
     [
         (slow, "MCSJD_Sampler", 1),
-        (slow, "MCSJD_Sampler", 30),
+        (slow, "MCSJD_Sampler", 5),
         (through_the_codec, "MCSJD_Encode", 2),
         (through_the_codec, "MCSJD_Decode", 2),
     ],
