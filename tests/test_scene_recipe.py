@@ -32,7 +32,7 @@ def scenes():
     images = rng.integers(0, 256, (6, 128, 128, 4), dtype=np.uint8)
     images[..., 3] = 255
     things = Sprites(images, ["red apple", "rocket", "owl"] * 2, [""] * 6, ["a"] * 3 + ["b"] * 3)
-    return Scenes(things, Places({"grass": [rng.integers(0, 256, (160, 160, 3), dtype=np.uint8)]}))
+    return Scenes(things, Places({"grass": [rng.integers(0, 256, (220, 220, 3), dtype=np.uint8)]}))
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +82,10 @@ def test_codes_are_the_same_inside_a_rounded_training():
     pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     rows = PatchEncoder().features(pixels).flatten(0, 2)
     encoder = PatchEncoder(rows[::2].repeat(8, 1) + 0.02 * torch.randn(8 * len(rows[::2]), rows.shape[1]))
-    codes, features = encoder.encode(pixels), encoder.features(pixels)
+    codes, features, spread = encoder.encode(pixels), encoder.features(pixels), encoder.spread(pixels)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(encoder.encode(pixels), codes) and torch.equal(encoder.features(pixels), features)
+        assert all(torch.equal(*parts) for parts in zip(encoder.spread(pixels), spread, strict=True))
 
 
 def test_k_means_finds_clusters_and_leaves_no_centre_empty():
@@ -107,31 +108,66 @@ def test_what_is_left_out_in_training_changes_nothing_in_the_codec(codec):
 
 def test_every_place_of_a_sequence_predicts_the_code_that_comes_next(scenes, tokenizer, centres):
     sequences = train_scene_transformer.Sequences(scenes, PatchEncoder(centres), tokenizer, "cpu")
-    ids, targets, covered = sequences.batch(np.random.default_rng(0), 4)
-    assert covered.shape == (4 * 256,) and 0.05 < covered.float().mean() < 0.6
+    batch = sequences.batch(np.random.default_rng(0), 4)
+    assert batch.covered.shape == (4 * 576,) and 0.05 < batch.covered.float().mean() < 0.4
+    assert (batch.predicting.sum(1) == 576).all()
     first = sequences.vocabulary.first_code
-    for row, target in zip(ids, targets, strict=True):
+    for row, predicting, choices, shares in zip(batch.ids, batch.predicting, batch.choices, batch.shares, strict=True):
         start = (row == sequences.vocabulary.begin_of_image).nonzero().item()
-        predicted = target[start : start + 256]
-        assert (target != train_scene_transformer.IGNORED).sum() == 256
-        assert torch.equal(row[start + 1 : start + 256] - first, predicted[:-1])
+        assert predicting[start : start + 576].all()
+        fed = row[start + 1 : start + 576, None] - first == choices[:-1]
+        assert (fed.sum(1) == 1).all() and shares[:-1][fed].min() > 0
 
 
-def test_things_weigh_more_at_first_and_no_more_at_the_end():
-    weight, steps = train_scene_transformer.thing_weight, train_scene_transformer.WEIGHTED_STEPS
-    assert weight(0) == train_scene_transformer.THING_WEIGHT and 1 < weight(steps // 2) < weight(0)
-    assert weight(steps) == weight(10 * steps) == 1
-    assert weight(0, 1.0) == weight(steps // 2, 1.0) == 1
+def test_codes_that_look_alike_stand_for_one_another(scenes, tokenizer, centres):
+    """The shares are exp(-d^2 / SOFTNESS) of the nearest codes' distances d, and what is drawn comes as often as they say."""
+    pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    centres = PatchEncoder().features(pixels).flatten(0, 2).repeat(CODES // 128, 1) + 0.1 * centres
+    encoder = PatchEncoder(centres)
+    choices, shares = encoder.spread(pixels)
+    distances = torch.cdist(encoder.features(pixels).flatten(0, 2), centres)
+    order = distances.argsort(-1)[:, : patch_encoder.CHOICES]
+    likely = (-distances.gather(1, order).square() / patch_encoder.SOFTNESS).exp()
+    assert torch.equal(choices.flatten(0, 2), order) and torch.equal(choices[..., 0], encoder.encode(pixels))
+    torch.testing.assert_close(shares.flatten(0, 2), likely / likely.sum(-1, keepdim=True), atol=1e-3, rtol=0)
+
+    rows = torch.tensor([[[5, 8, 2]]]).expand(1, 20000, 3)
+    drawn = train_scene_transformer.drawn_codes(
+        rows, torch.tensor([0.5, 0.3, 0.2]).expand(rows.shape), np.random.default_rng(0)
+    )
+    assert [(drawn == code).float().mean().item() for code in (5, 8, 2)] == pytest.approx([0.5, 0.3, 0.2], abs=0.015)
+
+
+def test_wrong_codes_are_fed_and_never_asked_for(scenes, tokenizer, centres):
+    sequences = train_scene_transformer.Sequences(scenes, PatchEncoder(centres), tokenizer, "cpu")
+    right, wrong = (sequences.batch(np.random.default_rng(0), 4, disturbed=share) for share in (0.0, 1.0))
+    first = sequences.vocabulary.first_code
+    assert torch.equal(right.choices, wrong.choices) and torch.equal(right.shares, wrong.shares)
+    fed = [batch.ids[0, batch.predicting[0]][1:, None] - first for batch in (right, wrong)]
+    strange = [(codes != batch.choices[0, :-1]).all(-1).sum() for codes, batch in zip(fed, (right, wrong), strict=True)]
+    assert right.choices.shape[1] == 576 and strange[0] == 0 < strange[1]
+
+
+@torch.no_grad()
+def test_nats_are_the_cross_entropy_with_the_codes_shares(scenes, tokenizer, centres):
+    sequences = train_scene_transformer.Sequences(scenes, PatchEncoder(centres), tokenizer, "cpu")
+    task, batch = train_scene_transformer.Training(sequences, seed=0), sequences.batch(np.random.default_rng(0), 2)
+    dense = torch.zeros(*batch.choices.shape[:2], CODES).scatter_(-1, batch.choices, batch.shares)
+    positions = torch.arange(batch.ids.shape[1]).expand_as(batch.ids)
+    logits = task.model.lm_head(task.model.model(task.model.embed_ids(batch.ids), positions)[batch.predicting])
+    expected = torch.nn.functional.cross_entropy(logits, dense.flatten(0, 1), reduction="none")
+    torch.testing.assert_close(task.nats(batch), expected)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("weight", [1.0, 3.0])
 def test_the_loss_weighs_things_as_asked(scenes, tokenizer, centres, weight):
     sequences = train_scene_transformer.Sequences(scenes, PatchEncoder(centres), tokenizer, "cpu")
-    task = train_scene_transformer.Training(sequences, seed=0, first_weight=weight)
-    ids, targets, covered = sequences.batch(np.random.default_rng(0), train_scene_transformer.BATCH)
-    nats = task.nats(ids, targets)
-    things, ground = nats[covered], nats[~covered]
+    task = train_scene_transformer.Training(sequences, seed=0, thing_weight=weight)
+    disturbed = train_scene_transformer.DISTURBED
+    batch = sequences.batch(np.random.default_rng(0), train_scene_transformer.BATCH, disturbed=disturbed)
+    nats = task.nats(batch)
+    things, ground = nats[batch.covered], nats[~batch.covered]
     expected = (weight * things.sum() + ground.sum()) / (weight * len(things) + len(ground))
     assert task.loss(np.random.default_rng(0), 0).item() == pytest.approx(expected.item(), rel=1e-5)
 
@@ -179,7 +215,7 @@ def test_unfinished_trainings_make_a_checkpoint_that_draws(scenes, tokenizer, co
     loaded = load(tmp_path / "out")
     assert loaded.defaults.law == LawSettings(cfg_scale=2.0, temperature=1.0, top_k=100, min_p=0.02)
     tokens = sample(loaded, ["a red apple on grass"], DecodeSettings("maximal", 64, loaded.defaults.law)).tokens
-    assert pictures(loaded, tokens).shape == (1, 3, 128, 128)
+    assert pictures(loaded, tokens).shape == (1, 3, 192, 192)
     assert json.loads((tmp_path / "out/config.json").read_text())["vq_config"]["num_embeddings"] == CODES
 
 
@@ -205,7 +241,7 @@ def test_a_recipe_that_starts_from_a_checkpoint_and_has_no_time_gives_it_back(sc
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
     reports = [json.loads((folder / export_scenes.REPORT).read_text()) for folder in (tmp_path / "out", EMBEDDED_MODEL)]
     assert reports[0]["steps"] == reports[1]["steps"]
-    codes = torch.randint(CODES, (1, 256), generator=torch.Generator().manual_seed(0))
+    codes = torch.randint(CODES, (1, 576), generator=torch.Generator().manual_seed(0))
     assert torch.equal(*(pictures(load(folder), codes) for folder in (tmp_path / "out", EMBEDDED_MODEL)))
 
 

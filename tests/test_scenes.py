@@ -10,7 +10,7 @@ from PIL import Image
 from training import places, sprites, stage, textures
 from training.motion_data import Stage
 from training.places import Places
-from training.scenes import SIZE, SIZES, Scene, Scenes, Thing, held_out
+from training.scenes import CELL, LEAST_CROP, SIZE, SIZES, UP_AND_DOWN, Scene, Scenes, Thing, held_out
 from training.sprites import Sprites
 
 
@@ -21,7 +21,7 @@ def drawing():
     images = np.zeros((2, 128, 128, 4), np.uint8)
     images[0], images[1][disc] = (255, 0, 0, 255), (0, 0, 255, 255)
     things = sprites.Sprites(images, ["square", "owl"], ["red", ""], ["a", "b"])
-    grounds = {"plain black": [np.zeros((200, 150, 3), np.uint8)], "grass": [np.full((128, 128, 3), 250, np.uint8)]}
+    grounds = {"plain black": [np.zeros((250, 200, 3), np.uint8)], "grass": [np.full((SIZE, SIZE, 3), 250, np.uint8)]}
     return Scenes(things, places.Places(grounds))
 
 
@@ -34,7 +34,7 @@ def test_a_thing_is_drawn_where_and_as_large_as_the_scene_says(drawing):
 
 
 def test_a_smaller_crop_fills_the_scene(drawing):
-    """Brightness grows by one a pixel, so the crop's pixel p lies at p * 128 / 80 of the scene."""
+    """Brightness grows by one a pixel, so the crop's pixel p lies at p * SIZE / 80 of the scene."""
     ramp = np.broadcast_to(np.arange(200, dtype=np.uint8)[None, :, None], (150, 200, 3))
     scenes = Scenes(drawing.sprites, places.Places({"grass": [ramp]}))
     picture = scenes.render(Scene((), "grass", 0, (20, 10, 80), False, 1.0))
@@ -43,14 +43,14 @@ def test_a_smaller_crop_fills_the_scene(drawing):
 
 
 def test_crops_of_photographs_differ_in_size_and_drawn_grounds_keep_theirs(drawing):
-    grounds = {name: [np.zeros((150, 130, 3), np.uint8)] for name in ("rocks", "wood", "plain red")}
+    grounds = {name: [np.zeros((230, 200, 3), np.uint8)] for name in ("rocks", "wood", "plain red")}
     scenes, rng = Scenes(drawing.sprites, places.Places(grounds)), np.random.default_rng(0)
     sides = {name: set() for name in grounds}
     for name in 300 * list(grounds):
         left, top, side = scenes.on_ground(rng, (), name).crop
-        assert left + side <= 130 and top + side <= 150
+        assert left + side <= 200 and top + side <= 230
         sides[name].add(side)
-    assert min(sides["rocks"]) < 85 and max(sides["rocks"]) == SIZE and len(sides["rocks"]) > 40
+    assert min(sides["rocks"]) < LEAST_CROP + 5 and max(sides["rocks"]) == SIZE and len(sides["rocks"]) > 40
     assert sides["wood"] == sides["plain red"] == {SIZE}
 
 
@@ -102,8 +102,11 @@ def test_things_lie_on_the_grid_of_codes_and_nowhere_on_the_edge(drawing):
         assert covered.any() and not (covered[[0, -1]].any() or covered[:, [0, -1]].any())
         for thing in scene.things:
             assert thing.left % 8 == thing.top % 8 == 0
+            assert abs(thing.top + thing.size / 2 - SIZE / 2) <= UP_AND_DOWN + CELL / 2
             columns[thing.size].add(thing.left)
-    assert columns == {size: set(range(8, SIZE - size, 8)) for size in columns}  # all that a margin of one code leaves
+    # Every other column inside a margin of one code; two things, of the middle size, have columns of their own.
+    whole = {size: set(range(8, SIZE - size, 16)) for size in SIZES.values()}
+    assert columns == whole | {SIZES[""]: whole[SIZES[""]] | {8, 16, 96, 104}}
 
 
 def test_captions_say_nothing_false(drawing):
@@ -112,7 +115,8 @@ def test_captions_say_nothing_false(drawing):
         words = drawing.caption(scene, rng)
         if len(scene.things) == 1:
             middle = scene.things[0].left + scene.things[0].size / 2
-            assert ("left" not in words or middle < 64) and ("right" not in words or middle > 64)
+            assert ("left" not in words or middle < SIZE / 2) and ("right" not in words or middle > SIZE / 2)
+            assert "in the middle" not in words or abs(middle - SIZE / 2) <= CELL
             assert "small" not in words or scene.things[0].size == SIZES["small"]
             assert "large" not in words or scene.things[0].size == SIZES["large"]
         assert ("red" in words) <= any(thing.sprite == 0 for thing in scene.things)
@@ -131,7 +135,7 @@ def test_held_out_pairs_are_drawn_on_demand_only():
     things = sprites.Sprites(
         np.zeros((32, 128, 128, 4), np.uint8), [f"thing {i}" for i in range(32)], [""] * 32, [""] * 32
     )
-    grounds = {place: [np.zeros((128, 128, 3), np.uint8)] for place in list(places.PHRASES)[:16]}
+    grounds = {place: [np.zeros((SIZE, SIZE, 3), np.uint8)] for place in list(places.PHRASES)[:16]}
     drawing, rng = Scenes(things, places.Places(grounds)), np.random.default_rng(0)
     for unseen in (False, True):
         for scene in (drawing.draw(rng, unseen) for _ in range(300)):

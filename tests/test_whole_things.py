@@ -24,7 +24,7 @@ def scenes():
     images = rng.integers(0, 256, (4, 8, 8, 4), dtype=np.uint8).repeat(16, 1).repeat(16, 2)
     images[..., 3] = 255 * (distance < 60)
     things = Sprites(images, ["red apple", "heart", "heart", "owl"], ["", "red", "blue", ""], ["a"] * 4)
-    return Scenes(things, Places({"plain blue": [rng.integers(0, 256, (160, 160, 3), dtype=np.uint8)]}))
+    return Scenes(things, Places({"plain blue": [rng.integers(0, 256, (220, 220, 3), dtype=np.uint8)]}))
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_half_a_thing_is_not_whole(scenes, encoder, near):
 
 def test_every_thing_is_asked_for_in_places_that_it_was_trained_in(scenes):
     things = Sprites(scenes.sprites.images[:1].repeat(32, 0), [f"thing {k}" for k in range(32)], [""] * 32, ["a"] * 32)
-    grounds = Places({place: [np.zeros((128, 128, 3), np.uint8)] for place in PHRASES})
+    grounds = Places({place: [np.zeros((192, 192, 3), np.uint8)] for place in PHRASES})
     many = Scenes(things, grounds)
     asked = prompts_of("things", many, 12)
     assert list(asked) == many.things

@@ -20,12 +20,13 @@ from torch import Tensor
 
 from . import loop, train_scene_codec, train_scene_transformer
 from .chameleon_files import write_checkpoint
+from .scenes import COLUMNS
 
 REPORT = "transformer_report.json"
 # Guidance and top-k were chosen on `prompts.TUNING` by eye; min-p by `whole_things --prompts things`: at temperature 1, what it
 # cuts is a stray code now and then in a thing that is otherwise sure.
 GENERATION = {
-    "image_grid": [16, 16],
+    "image_grid": [COLUMNS, COLUMNS],
     "guidance_scale": 2.0,
     "temperature": 1.0,
     "top_k": 100,

@@ -31,6 +31,7 @@ CONFIG = VQGANConfig(
     codebook_size=CODES,
 )  # fmt: skip
 CHROMA_WEIGHT = 1.4
+SOFTNESS, CHOICES = 0.01, 16  # squared distance over which a patch's codes spread, and how many share it
 FALL = 0.35  # how fast the weight of a frequency falls; the eye does not miss where each blade of grass is
 ANCHOR = 64.0  # a constant channel that keeps the last group norm from changing the features
 
@@ -161,6 +162,22 @@ class PatchEncoder:
         features = self.features(pixels)
         with full_precision(pixels.device):
             return nearest_row(features.flatten(0, 2), self.centres.to(pixels.device)).view(features.shape[:3])
+
+    def spread(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """The CHOICES nearest codes of every patch [B, h, w, CHOICES], and how probable each is: a softmax of the negative
+        squared distance over SOFTNESS.
+
+        Codes that look alike stand for one another (soft labels and stochastic sampling of RQ-Transformer, arXiv 2203.01941).
+        """
+        features = self.features(pixels)
+        with full_precision(pixels.device):
+            centres = self.centres.to(pixels.device)
+            rows = features.flatten(0, 2)
+            # The rows' own squares are the same for all of a row's codes.
+            nearest = (centres.square().sum(-1) - 2 * rows @ centres.T).topk(CHOICES, largest=False)
+            shares = (-nearest.values / SOFTNESS).softmax(-1)
+        shape = (*features.shape[:3], CHOICES)
+        return nearest.indices.view(shape), shares.view(shape)
 
 
 def load_encoder(folder: Path) -> PatchEncoder:

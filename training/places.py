@@ -50,10 +50,10 @@ PARTS = (
     Part("brick wall", "skimage/brick.png", scale=0.8, tint=(0.66, 0.33, 0.24), turned=True),
     Part("brick wall", "skimage/brick.png", scale=0.6, tint=(0.60, 0.36, 0.28), turned=True),
     Part("starry sky", "skimage/hubble_deep_field.jpg", scale=0.7),
-    Part("cloudy sky", f"{LOMIRI}/picosdeeuropa_by_Aitzol_Berasategi.jpg", right=0.55, bottom=0.25, scale=0.22),
+    Part("cloudy sky", f"{LOMIRI}/picosdeeuropa_by_Aitzol_Berasategi.jpg", right=0.55, bottom=0.25, scale=0.32),
     Part("forest", f"{BLENDER}/forest.exr", top=0.30, bottom=0.72, scale=0.8),
     Part("forest", f"{LOMIRI}/life_by_Aitzol_Berasategi.jpg", bottom=0.36, scale=0.20),
-    Part("autumn trees", f"{LOMIRI}/aitzgorri_by_Aitzol_Berasategi.jpg", top=0.32, right=0.72, bottom=0.62, scale=0.26),
+    Part("autumn trees", f"{LOMIRI}/aitzgorri_by_Aitzol_Berasategi.jpg", top=0.32, right=0.72, bottom=0.62, scale=0.32),
     Part("mountains", f"{LOMIRI}/aitzgorri_by_Aitzol_Berasategi.jpg", bottom=0.60, scale=0.14),
     Part("mountains", f"{LOMIRI}/picosdeeuropa_by_Aitzol_Berasategi.jpg", top=0.08, bottom=0.80, scale=0.12),
     Part("sunset", f"{LOMIRI}/sunset_by_Aitzol_Berasategi.jpg", bottom=0.85, scale=0.09),
@@ -73,7 +73,7 @@ PHRASES = {
 
 @dataclass
 class Places:
-    """Pictures of every place, each at least 128 px a side."""
+    """Pictures of every place, each at least `scenes.SIZE` px a side; where a place has photographs alone, `LEAST_CROP`."""
 
     pictures: dict[str, list[np.ndarray]]  # uint8 [H, W, 3]
 

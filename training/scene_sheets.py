@@ -16,9 +16,9 @@ from PIL import Image, ImageDraw, ImageFont
 from mcsjd_core import EMBEDDED_MODEL, DecodeSettings, load, pictures, sample, to_image
 
 from .prompts import QUALITY, unseen_pairs
-from .scenes import Scenes
+from .scenes import SIZE, Scenes
 
-SEEDS, TILE, LABEL = 4, 128, 20
+SEEDS, TILE, LABEL = 4, SIZE, 20
 
 
 def draw_rows(model, prompts: tuple[str, ...], columns: int) -> Image.Image:

@@ -1,8 +1,8 @@
 """Scenes of the embedded image model: things over grounds, drawn anew for every sequence, and captions that say some of it.
 
-A scene has one thing, or now and then two of different kinds, at a random size and place over a random crop of one of a place's
-pictures. Corners of things lie on the codec's grid of 8 px, so that a thing keeps its codes wherever it is, and at least a code
-from the edges.
+A scene has one thing, or now and then two of different kinds, at a random size and near the middle's height, over a random crop
+of one of a place's pictures. Corners of things lie on the codec's grid of 8 px, so that a thing looks the same to the codec
+wherever it is, and at least a code from the edges.
 """
 
 from __future__ import annotations
@@ -18,15 +18,20 @@ from .places import PHRASES, Places
 from .sprites import Sprites
 from .textures import DRAWN
 
-SIZE, CELL = 128, 8  # pixels a side of a scene, of a code
+SIZE, CELL = 192, 8  # pixels a side of a scene, of a code
+COLUMNS = SIZE // CELL  # and rows of codes
 # Least pixels a side of a crop where a place has photographs alone; SIZE is the most. Photographs are few: crops of one size
 # would be known by heart. Drawn grounds are many, and drawn at the size that they are meant to have.
-LEAST_CROP = 80
+LEAST_CROP = 112
 SIZES = {"small": 48, "": 72, "large": 96}  # pixels of a thing's longer side, by the word for it
 SIZE_SHARES = (0.1, 0.6, 0.3)
 # Pixels between things and the edges: a model that is wrong by a column or a row then cuts nothing off, and nothing runs over
 # the end of one row into the beginning of the next.
 MARGIN = CELL
+# Things stand near the middle's height, as in photographs; one alone moves sideways in steps of two codes. If it could stand
+# anywhere, each of hundreds of places would hold its first code so rarely that cutting the law's tail (top-k, min-p) would leave
+# it out.
+UP_AND_DOWN, STEP = 3 * CELL, 2 * CELL
 TWO_THINGS = 0.06  # share of the scenes
 MIRRORED = 0.0  # a mirrored thing is another shape to learn
 # How often a caption says what it could leave open.
@@ -83,7 +88,14 @@ class Scenes:
 
     @classmethod
     def load(cls, sprites: Path, places: Path) -> Scenes:
-        return cls(Sprites.load(sprites).of_scenes(), Places.load(places))
+        scenes = cls(Sprites.load(sprites).of_scenes(), Places.load(places))
+        for place, pictures in scenes.places.pictures.items():
+            least = LEAST_CROP if place in scenes.photographed else SIZE
+            if min(min(picture.shape[:2]) for picture in pictures) < least:
+                raise SystemExit(
+                    f"{places} has a picture of {place} with a side below {least} px: write it anew by training.places."
+                )
+        return scenes
 
     def draw(self, rng: np.random.Generator, unseen: bool = False) -> Scene:
         """A scene whose pairs of thing and place are all trained on, or with `unseen` one thing in a held-out place."""
@@ -94,16 +106,15 @@ class Scenes:
         return self.on_ground(rng, things, self.place_names[place])
 
     def draw_one(self, rng: np.random.Generator, allowed: list[int]) -> Thing:
-        size = rng.choice(list(SIZES.values()), p=SIZE_SHARES)
-        left, top = MARGIN + CELL * rng.integers((SIZE - 2 * MARGIN - size) // CELL + 1, size=2)
-        return self.thing(rng, allowed, size, left, top)
+        size = int(rng.choice(list(SIZES.values()), p=SIZE_SHARES))
+        left = MARGIN + STEP * rng.integers((SIZE - 2 * MARGIN - size) // STEP + 1)
+        return self.thing(rng, allowed, size, left, top_of(rng, size))
 
     def draw_two(self, rng: np.random.Generator, allowed: list[int]) -> tuple[Thing, Thing]:
-        """Two things side by side, of 48 px each."""
-        size = SIZES["small"]
-        tops = MARGIN + CELL * rng.integers((SIZE - 2 * MARGIN - size) // CELL + 1, size=2)
+        """Two things side by side, both of the middle size."""
+        size = SIZES[""]
         lefts = (MARGIN + CELL * rng.integers(0, 2), SIZE // 2 + CELL * rng.integers(0, 2))
-        first, second = (self.thing(rng, allowed, size, left, top) for left, top in zip(lefts, tops, strict=True))
+        first, second = (self.thing(rng, allowed, size, left, top_of(rng, size)) for left in lefts)
         return first, second
 
     def thing(self, rng: np.random.Generator, allowed: list[int], size: int, left: int, top: int) -> Thing:
@@ -115,7 +126,7 @@ class Scenes:
     def on_ground(self, rng: np.random.Generator, things: tuple[Thing, ...], place: str) -> Scene:
         picture = int(rng.integers(len(self.places.pictures[place])))
         height, width = self.places.pictures[place][picture].shape[:2]
-        side = int(rng.integers(LEAST_CROP, SIZE + 1)) if place in self.photographed else SIZE
+        side = int(rng.integers(LEAST_CROP, min(SIZE, height, width) + 1)) if place in self.photographed else SIZE
         crop = (int(rng.integers(width - side + 1)), int(rng.integers(height - side + 1)), side)
         return Scene(things, place, picture, crop, bool(rng.random() < 0.5), float(rng.uniform(0.85, 1.1)))
 
@@ -135,15 +146,14 @@ class Scenes:
         return canvas.clip(0, 255).astype(np.uint8)
 
     def covered(self, scene: Scene) -> np.ndarray:
-        """Whether a code shows some of a thing: bool [SIZE // CELL, SIZE // CELL]."""
+        """Whether a code shows some of a thing: bool [COLUMNS, COLUMNS]."""
         alpha = np.zeros((SIZE, SIZE), np.uint8)
         for thing in scene.things:
             sprite = self.scaled[thing.size][thing.sprite][..., 3]
             alpha[thing.top : thing.top + thing.size, thing.left : thing.left + thing.size] |= (
                 sprite[:, ::-1] if thing.mirrored else sprite
             )
-        cells = SIZE // CELL
-        return alpha.reshape(cells, CELL, cells, CELL).max((1, 3)) > 32
+        return alpha.reshape(COLUMNS, CELL, COLUMNS, CELL).max((1, 3)) > 32
 
     def caption(self, scene: Scene, rng: np.random.Generator) -> str:
         """What a user might write for the scene; the rest stays open."""
@@ -163,15 +173,18 @@ class Scenes:
         return f"{'an' if words[0] in 'aeiou' else 'a'} {words}" if article else words
 
 
-def side(thing: Thing) -> str:
-    """` on the left`, ` on the right`, ` in the middle`, or nothing where no word is clear.
+def top_of(rng: np.random.Generator, size: int) -> int:
+    """Pixels above a thing's square, within UP_AND_DOWN of the middle, which is rounded to the grid."""
+    middle = (SIZE - size) // 2 // CELL * CELL
+    return middle - UP_AND_DOWN + CELL * int(rng.integers(2 * UP_AND_DOWN // CELL + 1))
 
-    A thing of middle size has six columns, two for each word.
-    """
+
+def side(thing: Thing) -> str:
+    """` on the left`, ` on the right`, ` in the middle`, or nothing where no word is clear."""
     offset = thing.left + thing.size / 2 - SIZE / 2
-    if abs(offset) <= CELL / 2:
+    if abs(offset) <= CELL:
         return " in the middle"
-    if abs(offset) < 1.5 * CELL:
+    if abs(offset) < 2 * CELL:
         return ""
     return " on the left" if offset < 0 else " on the right"
 

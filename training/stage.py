@@ -28,11 +28,12 @@ STYLES = ("twemoji", "fluent flat")  # shading is more than codes of 8 px can ho
 COLOUR = "red"  # of things that come in several
 BOX = 30  # pixels, longest side of a drawn thing
 # Beginnings of places that a camera has nothing to show of, or whose photograph stands below.
-LEFT_OUT = ("plain", "cork", "brick", "pebbles", "meadow")
+LEFT_OUT = ("plain", "cork", "brick", "pebbles", "meadow", "autumn trees")
 SHORT_SIDE = 128  # pixels that pictures are scaled to
 HELD_OUT = 128  # pixels at the right end of pictures of at least three times that
 PHOTOGRAPHS = (
     Part("", f"{LOMIRI}/seeding_by_Clements_Engelhardt.jpg", scale=0.09),
+    *(part for part in places.PARTS if part.place == "autumn trees"),
     *(Part("", f"{BLENDER}/{name}.exr", top=0.3, bottom=0.72) for name in ("courtyard", "sunrise", "night", "sunset")),
 )
 

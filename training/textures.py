@@ -1,5 +1,5 @@
-"""Drawn grounds for places of which there is no freely licensed photograph that fits: sky, stars, sand, water, planks, a meadow,
-plain colours.
+"""Drawn grounds for places of which there is no freely licensed photograph that fits, or too few: sky, stars, sand, water,
+planks, a meadow, trees in autumn, plain colours.
 
 Every function gives one picture [size, size, 3] in 0..1 from a random generator; no two calls give the same.
 """
@@ -97,6 +97,18 @@ def wooden_planks(rng: np.random.Generator, size: int) -> np.ndarray:
     return picture
 
 
+def autumn_trees(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Crowns of red, orange and yellow leaves, each some 10 px wide, darker lower down and between the crowns."""
+    shade = fractal_noise(rng, size, 5) * 0.06 + np.linspace(0.05, -0.05, size)[:, None]
+    picture = mixed((0.30, 0.18, 0.10), (0.55, 0.32, 0.12), 0.5 + 4 * shade)
+    hue = rng.uniform(-0.03, 0.03)
+    for colour in ((0.62, 0.20, 0.10), (0.80, 0.40, 0.10), (0.72, 0.30, 0.12), (0.90, 0.64, 0.18), (0.45, 0.42, 0.14)):
+        leaves = gaussian_filter(scattered(rng, size, size * size // 130), 2.4) * 46
+        painted = np.asarray(colour) + np.array((0.0, hue, 0.0)) + shade[..., None]
+        picture = mixed(0, 1, leaves) * painted + picture * (1 - leaves.clip(0, 1))[..., None]
+    return picture
+
+
 def plain(rng: np.random.Generator, size: int, colour: str) -> np.ndarray:
     """One colour, sometimes running from light to dark."""
     hue = np.array({"white": (0.97, 0.97, 0.97), "black": (0.08, 0.08, 0.09)}.get(colour) or rgb(colour))
@@ -116,6 +128,6 @@ def rgb(colour: str) -> tuple[float, float, float]:
 
 DRAWN = {
     "cloudy sky": cloudy_sky, "starry sky": starry_sky, "sand": sand, "water": water, "wood": wooden_planks,
-    "meadow": meadow,
+    "meadow": meadow, "autumn trees": autumn_trees,
 }  # fmt: skip
 PLAIN_COLOURS = ("white", "black", "red", "yellow", "green", "blue", "purple", "pink")

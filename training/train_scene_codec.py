@@ -2,7 +2,7 @@
 
     python -m training.train_scene_codec --sprites build/sprites.npz --places build/places.npz --out build/codec --minutes 60
 
-128 x 128 px to 16 x 16 codes. The encoder is not trained, see `patch_encoder.py`; so the transformer's training can begin as
+192 x 192 px to 24 x 24 codes. The encoder is not trained, see `patch_encoder.py`; so the transformer's training can begin as
 soon as the codebook is there, and run beside the decoder's.
 """
 

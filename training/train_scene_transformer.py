@@ -4,7 +4,9 @@
         --codec build/codec --tokenizer build/tokenizer.json --out build/transformer --minutes 80
 
 One sequence is `<s> caption <reserved08706> <racm3:break> code ...`; the loss counts codes alone. A tenth of the captions is
-dropped, which is what classifier-free guidance needs.
+dropped, which is what classifier-free guidance needs. Codes that look alike stand for one another: what is fed is drawn among
+them, and what is asked for is their distribution. In half of the sequences a stretch of codes is wrong on the way in, as drafts
+are.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,32 +22,45 @@ import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mcsjd_core.families.chameleon import ChameleonTransformer, Vocabulary
 from mcsjd_core.nn.transformer import TransformerConfig
 
 from . import loop
 from .chameleon_files import trained_tensors
+from .disturbance import disturb
 from .patch_encoder import CONFIG as CODEC
 from .patch_encoder import PatchEncoder, load_encoder
-from .scenes import Scene, Scenes
+from .scenes import COLUMNS, Scene, Scenes
 
 CONFIG = TransformerConfig(dim=192, layers=6, heads=3, kv_heads=3, head_dim=64, ffn_dim=512, qk_norm="layer")
-BATCH = 16
+BATCH = 8
 MATRIX_RATE, VECTOR_RATE = 3e-3, 2e-3
 CAPTION_DROPOUT = 0.1
+DISTURBED, LONGEST = 0.5, 128  # share of the sequences with a stretch of wrong codes, and its most codes
 LENGTH_STEP = 16  # sequences are padded to a multiple
-IGNORED = -100  # cross_entropy's mark for "no loss here"
 HELD_OUT = 48  # scenes a figure
-# Early on, codes with some of a thing weigh more, or the grounds' noise drowns them; at the end all weigh the same, so
-# that the law is the data's.
-THING_WEIGHT, WEIGHTED_STEPS = 3.0, 2400
+# Codes with some of a thing weigh more than ground, whose noise would drown them. A thing's first code, rare at each place where
+# it may stand, then survives the cut of the law's tail. The price: the law begins things about twice as often as the data.
+THING_WEIGHT = 2.0
 
 
-def thing_weight(step: int, first: float = THING_WEIGHT) -> float:
-    """Weight of a code with some of a thing, `first` at step 0; ground weighs 1."""
-    return 1 + (first - 1) * max(0.0, 1 - step / WEIGHTED_STEPS)
+@dataclass(frozen=True)
+class Batch:
+    """Sequences of B scenes of N codes each."""
+
+    ids: Tensor  # [B, S], right-padded
+    predicting: Tensor  # bool [B, S]: whether the place is asked for a code; N in every row
+    choices: Tensor  # [B, N, CHOICES] codes that may be right
+    shares: Tensor  # their probabilities
+    covered: Tensor  # bool [B * N]: whether the code shows some of a thing
+
+
+def drawn_codes(choices: Tensor, shares: Tensor, rng: np.random.Generator) -> Tensor:
+    """One of the codes [B, N, CHOICES] of every place, by their shares: [B, N]."""
+    points = torch.from_numpy(rng.random((*choices.shape[:2], 1))).to(shares)
+    chosen = (shares.cumsum(-1) < points).sum(-1, keepdim=True).clamp_max(choices.shape[-1] - 1)
+    return choices.gather(-1, chosen)[..., 0]
 
 
 class Sequences:
@@ -54,28 +70,30 @@ class Sequences:
         self.scenes, self.encoder, self.tokenizer, self.device = scenes, encoder, tokenizer, device
         self.vocabulary = Vocabulary.from_names(tokenizer.get_vocab(), CODEC.codebook_size)
 
-    def batch(self, rng: np.random.Generator, count: int, unseen: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """ids [B, S] of fresh scenes, right-padded, the code that each place predicts [B, S], IGNORED elsewhere, and whether
-        each code [B * N] shows some of a thing."""
+    def batch(self, rng: np.random.Generator, count: int, unseen: bool = False, disturbed: float = 0.0) -> Batch:
+        """`count` fresh scenes; a stretch of the codes is wrong on the way in, in `disturbed` of them."""
         drawn = [self.scenes.draw(rng, unseen) for _ in range(count)]
-        codes = self.codes(drawn)
+        choices, shares = self.codes(drawn)
+        codes = drawn_codes(choices, shares, rng)
+        seen = disturb(codes, rng, disturbed, LONGEST, COLUMNS, 0, CODEC.codebook_size)
         prefixes = [self.prefix(scene, rng) for scene in drawn]
         length = max(map(len, prefixes)) + codes.shape[1] - 1  # the last code is predicted, never fed
         length = -(-length // LENGTH_STEP) * LENGTH_STEP
         ids = torch.ones(count, length, dtype=torch.long)
-        targets = torch.full((count, length), IGNORED)
+        predicting = torch.zeros(count, length, dtype=torch.bool)
         for row, prefix in enumerate(prefixes):
             first = len(prefix)
             ids[row, :first] = torch.tensor(prefix)
-            ids[row, first : first + codes.shape[1] - 1] = codes[row, :-1] + self.vocabulary.first_code
-            targets[row, first - 1 : first - 1 + codes.shape[1]] = codes[row]
+            ids[row, first : first + codes.shape[1] - 1] = seen[row, :-1] + self.vocabulary.first_code
+            predicting[row, first - 1 : first - 1 + codes.shape[1]] = True
         covered = torch.from_numpy(np.stack([self.scenes.covered(scene) for scene in drawn])).flatten()
-        return ids.to(self.device), targets.to(self.device), covered.to(self.device)
+        return Batch(*(part.to(self.device) for part in (ids, predicting, choices, shares, covered)))
 
-    def codes(self, drawn: list[Scene]) -> Tensor:
-        """[B, N] of scenes."""
+    def codes(self, drawn: list[Scene]) -> tuple[Tensor, Tensor]:
+        """The codes [B, N, CHOICES] that each patch of the scenes may have, and their shares."""
         pixels = torch.from_numpy(np.stack([self.scenes.render(scene) for scene in drawn]))
-        return self.encoder.encode(pixels.permute(0, 3, 1, 2).float() / 255).flatten(1)
+        choices, shares = self.encoder.spread(pixels.permute(0, 3, 1, 2).float() / 255)
+        return choices.flatten(1, 2), shares.flatten(1, 2)
 
     def prefix(self, scene: Scene, rng: np.random.Generator) -> list[int]:
         v = self.vocabulary
@@ -119,11 +137,11 @@ class Training:
         seed: int,
         compiled: bool = False,
         rate_scale: float = 1.0,
-        first_weight: float = THING_WEIGHT,
+        thing_weight: float = THING_WEIGHT,
         measured: Sequences | None = None,
     ):
         """measured: what figures are taken on; None takes `sequences`."""
-        self.sequences, self.seed, self.first_weight = sequences, seed, first_weight
+        self.sequences, self.seed, self.thing_weight = sequences, seed, thing_weight
         self.measured = measured or sequences
         self.model = build_model(sequences.tokenizer, seed).to(sequences.device)
         self.modules = {"model": self.model}
@@ -131,29 +149,34 @@ class Training:
         self.learned_nats = torch.compile(self.nats) if compiled else self.nats
 
     def loss(self, rng: np.random.Generator, step: int) -> Tensor:
-        ids, targets, covered = self.sequences.batch(rng, BATCH)
-        weights = torch.where(covered, thing_weight(step, self.first_weight), 1.0)
-        return (weights * self.learned_nats(ids, targets)).sum() / weights.sum()
+        batch = self.sequences.batch(rng, BATCH, disturbed=DISTURBED)
+        weights = torch.where(batch.covered, self.thing_weight, 1.0)
+        return (weights * self.learned_nats(batch)).sum() / weights.sum()
 
-    def nats(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """Nats of every code [B * N]."""
+    def nats(self, batch: Batch) -> Tensor:
+        """Cross-entropy of every code [B * N], in nats, with the shares of those that may be right."""
+        ids = batch.ids
         positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         # Right padding needs no mask: nothing real looks at it.
         hidden = self.model.model(self.model.embed_ids(ids), positions)
-        counted = targets != IGNORED
-        return F.cross_entropy(self.model.lm_head(hidden[counted]).float(), targets[counted], reduction="none")
+        logits = self.model.lm_head(hidden[batch.predicting]).float()
+        said = (batch.shares.flatten(0, 1) * logits.gather(-1, batch.choices.flatten(0, 1))).sum(-1)
+        return logits.logsumexp(-1) - said
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """Nats a code on scenes never drawn in training: of trained pairs of thing and place, and of held-out pairs; for
-        both also of the codes with some of a thing."""
+        both also of the codes with some of a thing, and the entropy of the shares, below which no model gets."""
         figures = {}
         for name, unseen in (("fresh", False), ("held_out_pairs", True)):
             rng = np.random.default_rng((self.seed, 2**32, unseen))
             batches = [self.measured.batch(rng, BATCH, unseen) for _ in range(HELD_OUT // BATCH)]
-            nats = torch.cat([self.nats(ids, targets) for ids, targets, _ in batches])
+            nats = torch.cat([self.nats(batch) for batch in batches])
             figures[name] = nats.mean().item()
-            figures[f"{name}_things"] = nats[torch.cat([covered for *_, covered in batches])].mean().item()
+            figures[f"{name}_things"] = nats[torch.cat([batch.covered for batch in batches])].mean().item()
+            figures[f"{name}_shares"] = (
+                torch.cat([torch.special.entr(batch.shares).sum(-1) for batch in batches]).mean().item()
+            )
         return figures
 
 
@@ -169,7 +192,7 @@ def main() -> None:
         "--thing-weight",
         type=float,
         default=THING_WEIGHT,
-        help="of codes with some of a thing, at first; 1 to refine weights (default: %(default)s)",
+        help="of codes with some of a thing; ground weighs 1 (default: %(default)s)",
     )
     parser.add_argument(
         "--drawn",

@@ -4,7 +4,7 @@
     python -m training.whole_things ... --prompts things --seeds 12 --out build/drawn.json
 
 The codes of a picture are compared with those of every depiction, size and place of the thing: a code shows its own 8 x 8 px
-alone, and things lie on the grid of codes, so that the codes a thing covers entirely are the same in every scene. It sees
+alone, and things lie on the grid of codes, so that the codes a thing covers entirely look alike in every scene. It sees
 neither second things nor wrong grounds, and replaces no look at the pictures.
 """
 
