@@ -75,7 +75,7 @@ class CropTokens(io.ComfyNode):
                     default=8,
                     min=1,
                     max=4096,
-                    tooltip="Token rows to keep, counted from the top. The embedded image model has 16; other models "
+                    tooltip="Token rows to keep, counted from the top. The embedded image model has 24; other models "
                     "have one for every 8, 16 or 32 pixels of height.",
                 ),
             ],

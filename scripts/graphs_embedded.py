@@ -219,17 +219,17 @@ def continuation() -> Workflow:
     text = """\
 ## Continue a picture
 
-The first picture is turned back into tokens (**Encode**), its upper 4 rows are kept (**Crop Tokens**), and all that is below \
+The first picture is turned back into tokens (**Encode**), its upper 6 rows are kept (**Crop Tokens**), and all that is below \
 them is drawn anew, four times.
 
 **Try**
 - a picture of your own: *Load Image* instead of the first sampler and its Decode.
-- **rows** 8 or 12; another **prompt** for the second sampler.
+- **rows** 12 or 18; another **prompt** for the second sampler.
 - the first sampler's tokens directly into **Crop Tokens**: then nothing is lost in the codec.
 """
     between = [
         Node(5, "MCSJD_Encode", (COLUMNS[2], 590), (340, 80), {}, {"model": (1, 0), "image": (3, 0)}),
-        Node(6, "MCSJD_CropTokens", (COLUMNS[2], 800), (340, 60), {"rows": 4}, {"tokens": (5, 0)}),
+        Node(6, "MCSJD_CropTokens", (COLUMNS[2], 800), (340, 60), {"rows": 6}, {"tokens": (5, 0)}),
     ]
     values = {"prompt": PROMPT, "seed": 300, "batch_size": 4}
     return from_a_picture(7, "Continued", between, values, {"first_tokens": (6, 0)}, text, "continued")
@@ -251,10 +251,10 @@ Tokens are drawn from top left to bottom right: a new one takes into account wha
 """
     x = COLUMNS[2]
     between = [
-        Node(5, "SolidMask", (x, 590), (340, 106), {"value": 0.0, "width": 128, "height": 128}, title="Keep"),
-        Node(6, "SolidMask", (x, 790), (340, 106), {"value": 1.0, "width": 112, "height": 104}, title="Redraw"),
+        Node(5, "SolidMask", (x, 590), (340, 106), {"value": 0.0, "width": 192, "height": 192}, title="Keep"),
+        Node(6, "SolidMask", (x, 790), (340, 106), {"value": 1.0, "width": 176, "height": 152}, title="Redraw"),
         Node(
-            11, "MaskComposite", (x, 990), (340, 126), {"x": 16, "y": 8, "operation": "add"},
+            11, "MaskComposite", (x, 990), (340, 126), {"x": 8, "y": 16, "operation": "add"},
             {"destination": (5, 0), "source": (6, 0)}, title="Where to redraw",
         ),
     ]  # fmt: skip
