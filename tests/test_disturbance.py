@@ -1,4 +1,4 @@
-"""Wrong codes on the way into a training."""
+"""Wrong codes in the input of a training."""
 
 import numpy as np
 import torch

@@ -16,6 +16,8 @@ from torch import Tensor
 from mcsjd_core.codecs.vqgan import VQGANConfig
 from mcsjd_core.nn.transformer import TransformerConfig
 
+from .scenes import COLUMNS
+
 
 def model_config(
     transformer: TransformerConfig, codec: VQGANConfig, vocabulary: dict[str, int], dtype: torch.dtype
@@ -61,7 +63,7 @@ def codec_config(codec: VQGANConfig) -> dict:
         "attn_type": "vanilla",
         "double_latent": False,
         "in_channels": 3,
-        "resolution": 16 * codec.downsampling,
+        "resolution": COLUMNS * codec.downsampling,
     }
 
 

@@ -1,4 +1,4 @@
-"""Wrong codes on the way into a transformer that is being trained; what it is asked for stays right.
+"""Wrong codes in the input of a transformer that is being trained; what it is asked for stays right.
 
 While it decodes, a model sees windows of drafts, most of them wrong at first. One trained on finished pictures alone takes them
 for parts of things, and its laws next to them mean nothing.

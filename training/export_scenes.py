@@ -24,7 +24,8 @@ from .scenes import COLUMNS
 
 REPORT = "transformer_report.json"
 # Guidance and top-k were chosen on `prompts.TUNING` by eye; min-p by `whole_things --prompts things`: at temperature 1, what it
-# cuts is a stray code now and then in a thing that is otherwise sure.
+# cuts is a stray code now and then in a thing that is otherwise sure. That was with the 16 x 16 codes of before; the model card
+# says how they were looked at again.
 GENERATION = {
     "image_grid": [COLUMNS, COLUMNS],
     "guidance_scale": 2.0,

@@ -1,8 +1,8 @@
 """The image codec's encoder and codebook: every 8 x 8 patch by its own low frequencies, and the nearest of 2,048 of them.
 
-A patch's code then depends on that patch alone. A thing keeps its codes wherever on the 8 px grid it lies, whatever is around
-it, which makes codes far easier to learn than those of a network that sees the whole picture. The features are linear, so
-the encoder of an ordinary VQGAN holds them with weights set by hand (`write_encoder`), and the codebook is k-means.
+A patch's code then depends on that patch alone. A thing keeps its nearest codes wherever on the 8 px grid it lies, whatever is
+around it, which makes codes far easier to learn than those of a network that sees the whole picture. The features are linear,
+so the encoder of an ordinary VQGAN holds them with weights set by hand (`write_encoder`), and the codebook is k-means.
 """
 
 from __future__ import annotations

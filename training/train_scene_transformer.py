@@ -5,7 +5,7 @@
 
 One sequence is `<s> caption <reserved08706> <racm3:break> code ...`; the loss counts codes alone. A tenth of the captions is
 dropped, which is what classifier-free guidance needs. Codes that look alike stand for one another: what is fed is drawn among
-them, and what is asked for is their distribution. In half of the sequences a stretch of codes is wrong on the way in, as drafts
+them, and what is asked for is their distribution. In half of the sequences a stretch of codes is wrong in the input, as drafts
 are.
 """
 
@@ -71,7 +71,7 @@ class Sequences:
         self.vocabulary = Vocabulary.from_names(tokenizer.get_vocab(), CODEC.codebook_size)
 
     def batch(self, rng: np.random.Generator, count: int, unseen: bool = False, disturbed: float = 0.0) -> Batch:
-        """`count` fresh scenes; a stretch of the codes is wrong on the way in, in `disturbed` of them."""
+        """`count` fresh scenes; a stretch of the input's codes is wrong in `disturbed` of them."""
         drawn = [self.scenes.draw(rng, unseen) for _ in range(count)]
         choices, shares = self.codes(drawn)
         codes = drawn_codes(choices, shares, rng)

@@ -1,7 +1,7 @@
 """Train the transformer of the small video model, and its text encoder, on codes of clips that are made on the fly.
 
 The first frame of codes is given, the loss counts the others alone. In half of the sequences a stretch of codes is
-replaced on the way in: what comes next has to follow from the frames before, whatever stands in the window that is being
+replaced in the input: what comes next has to follow from the frames before, whatever stands in the window that is being
 drawn. Matrices are trained with Muon, the rest with AdamW.
 
     python -m training.train_video_transformer --stage build-video/stage.npz --encoder build-video/encoder \

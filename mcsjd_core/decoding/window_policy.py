@@ -86,8 +86,8 @@ def _on_line(points: list[tuple[int, float]], at: int) -> float:
 class CommitModel:
     """Tokens committed a forward against the window: 1 + level * SHAPE + tilt * SHAPE * (steps of the ladder from 8).
 
-    Level and tilt are fitted by recursive least squares with forgetting, from a prior; the shape is what the embedded
-    image model showed under fixed windows, at two laws, a window of 16 being 1.
+    Level and tilt are fitted by recursive least squares with forgetting, from a prior; the shape is what an earlier
+    embedded image model showed under fixed windows, at two laws, a window of 16 being 1.
     """
 
     SHAPE = (0.0, 0.12, 0.30, 0.58, 1.0, 1.37, 1.65, 1.80)  # of LADDER
