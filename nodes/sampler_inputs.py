@@ -134,9 +134,8 @@ def batch_and_guesses() -> list:
             tooltip="First guess for a token, before the model has seen it: a random one, the token to its left, the one "
             "above, the one in the same position of the frame before (previous_frame, for videos), or (warm) the "
             "one in the connected warm_tokens. recall begins with random ones and, after each forward, guesses "
-            "again from what the model predicted after the same token; with the embedded image model it needs the "
-            "fewest forwards of those that need no other input. None of this changes what can be drawn. warm "
-            "works only with seed-exact.",
+            "again from what the model predicted after the same token; it can save forwards, how many depends on the "
+            "model. None of this changes what can be drawn. warm works only with seed-exact.",
         ),
     ]
 
