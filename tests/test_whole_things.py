@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from mcsjd_core import EMBEDDED_MODEL
 from training.patch_encoder import PatchEncoder
 from training.places import PHRASES, Places
-from training.prompts import thing_in_place, unseen_pairs
+from training.prompts import TUNING, thing_in_place, unseen_pairs
 from training.scenes import Scenes, held_out
 from training.sprites import Sprites
 from training.whole_things import NEAR, WHOLE, depictions, likeness, prompts_of, thing_in
@@ -85,6 +85,12 @@ def test_every_thing_is_asked_for_in_places_that_it_was_trained_in(scenes):
         assert len(set(prompts)) == 12 and set(prompts) <= trained
     assert not set().union(*asked.values()) & set(unseen_pairs(many))
     assert len(prompts_of("things", many, 40)["thing 0"]) == 40
+
+
+def test_tuning_prompts_are_asked_for_in_every_size(scenes):
+    asked = prompts_of("sizes", scenes, 2)
+    assert len(asked) == 3 * len(TUNING) and set(TUNING) <= set(asked)
+    assert asked["a small lemon on pebbles"] == 2 * ["a small lemon on pebbles"] and "a large lemon on pebbles" in asked
 
 
 def test_the_colour_of_a_ground_is_not_the_things(scenes):

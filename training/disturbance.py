@@ -1,7 +1,7 @@
 """Wrong codes in the input of a transformer that is being trained; what it is asked for stays right.
 
-While it decodes, a model sees windows of drafts, most of them wrong at first. One trained on finished pictures alone takes them
-for parts of things, and its laws next to them mean nothing.
+While it decodes, a model sees windows of drafts, most of them wrong at first. One trained on finished pictures alone has
+never seen such input, and may take wrong codes for parts of things.
 """
 
 from __future__ import annotations

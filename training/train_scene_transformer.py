@@ -41,7 +41,8 @@ DISTURBED, LONGEST = 0.5, 128  # share of the sequences with a stretch of wrong 
 LENGTH_STEP = 16  # sequences are padded to a multiple
 HELD_OUT = 48  # scenes a figure
 # Codes with some of a thing weigh more than ground, whose noise would drown them. A thing's first code, rare at each place where
-# it may stand, then survives the cut of the law's tail. The price: the law begins things about twice as often as the data.
+# it may stand, then is less often cut with the law's tail. The price: a law that is fitted so begins things up to THING_WEIGHT
+# times as often as the data.
 THING_WEIGHT = 2.0
 
 

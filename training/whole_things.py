@@ -75,11 +75,13 @@ def likeness(grid: Tensor, shown: list[tuple[Tensor, Tensor]], near: Tensor) -> 
 def prompts_of(kind: str, scenes: Scenes, seeds: int) -> dict[str, list[str]]:
     """The `seeds` prompts whose pictures are counted together, by what they are called.
 
-    kind: "tuning", "quality" or "unseen", each prompt by itself; "things", each thing in `seeds` places of trained pairs.
+    kind: "tuning", "quality" or "unseen", each prompt by itself; "sizes", each of "tuning" as it is, small and large; "things",
+    each thing in `seeds` places of trained pairs.
     """
     if kind == "things":
         return {name: in_places(number, scenes, seeds) for number, name in enumerate(scenes.things)}
-    chosen = {"tuning": TUNING, "quality": QUALITY, "unseen": unseen_pairs(scenes)}[kind]
+    sized = [prompt.replace(" ", f" {word} " if word else " ", 1) for word in SIZES for prompt in TUNING]
+    chosen = {"tuning": TUNING, "sizes": sized, "quality": QUALITY, "unseen": unseen_pairs(scenes)}[kind]
     return {prompt: [prompt] * seeds for prompt in chosen}
 
 
@@ -96,7 +98,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=EMBEDDED_MODEL)
     for name in ("sprites", "places"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--prompts", choices=("tuning", "quality", "unseen", "things"), default="tuning")
+    parser.add_argument("--prompts", choices=("tuning", "sizes", "quality", "unseen", "things"), default="tuning")
     parser.add_argument("--seeds", type=int, default=16, help="pictures a prompt, or a thing")
     parser.add_argument("--out", type=Path, help="file for which pictures are whole, JSON")
     add_law_arguments(parser)
